@@ -1,0 +1,89 @@
+"""Images by Pillow; SVG by librsvg, which loads nothing external from a buffer."""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from typing import Final
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from mmdata.errors import SampleError
+
+# The formats that training data comes in. Pillow's rarer parsers are a needless way in for hostile files.
+FORMATS: Final = {
+    "PNG": ("image/png", "png"),
+    "JPEG": ("image/jpeg", "jpg"),
+    "WEBP": ("image/webp", "webp"),
+    "GIF": ("image/gif", "gif"),
+    "BMP": ("image/bmp", "bmp"),
+    "TIFF": ("image/tiff", "tif"),
+}
+# Limits are ours (`max_pixels`), checked before a pixel is decoded; Pillow's own guard would speak first, and vaguely.
+Image.MAX_IMAGE_PIXELS = None
+_SVG_START: Final = re.compile(rb"^(\xef\xbb\xbf)?\s*(<\?xml|<!--|<!DOCTYPE svg|<svg)", re.IGNORECASE)
+_SVG_SNIFF_BYTES: Final = 4096
+
+
+def is_svg(data: bytes) -> bool:
+    """Whether the payload begins as an SVG document does."""
+    return bool(_SVG_START.match(data)) and b"<svg" in data[:_SVG_SNIFF_BYTES]
+
+
+def rasterise_svg(data: bytes, side_px: int) -> bytes:
+    """SVG to PNG, the longer side `side_px` pixels, transparency kept.
+
+    Raises SampleError `bad_image` where librsvg cannot read it.
+    """
+    import pyvips
+
+    pyvips.cache_set_max(0)
+    try:
+        natural = pyvips.Image.svgload_buffer(data)
+        scale = side_px / max(natural.width, natural.height, 1)
+        # Always RGBA, so that equal drawings give equal bytes whatever librsvg thinks of their ground.
+        png: bytes = pyvips.Image.svgload_buffer(data, scale=scale).write_to_buffer(".png", strip=True)
+    except pyvips.Error as error:
+        raise SampleError("bad_image", f"SVG that librsvg cannot read: {_first_line(error)}") from None
+    return png
+
+
+def open_image(data: bytes, max_pixels: int) -> Image.Image:
+    """A fully decoded image, its first frame, upright as EXIF says.
+
+    Raises SampleError: `not_an_image`, `too_many_pixels` (before decoding), `bad_image` (truncated or corrupt).
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            image = Image.open(io.BytesIO(data), formats=list(FORMATS))
+        except UnidentifiedImageError:
+            raise SampleError("not_an_image", f"not an image: it begins with {data[:16]!r}") from None
+        except Exception as error:
+            raise SampleError("bad_image", f"header cannot be read: {_first_line(error)}") from None
+        pixels = image.width * image.height
+        if pixels > max_pixels:
+            size = f"{image.width} x {image.height} = {pixels} pixels"
+            raise SampleError("too_many_pixels", f"{size}, more than max_pixels: {max_pixels}")
+        try:
+            image.load()
+            upright = ImageOps.exif_transpose(image)
+        except Exception as error:
+            # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, zlib.error, ... on corrupt data.
+            raise SampleError("bad_image", f"cannot be decoded: {_first_line(error)}") from None
+    upright.format = image.format
+    return upright
+
+
+def encode_like(image: Image.Image, extension: str) -> bytes:
+    """Encode in the format that `extension` names: JPEG at quality 95, else lossless."""
+    buffer = io.BytesIO()
+    name = {kind[1]: name for name, kind in FORMATS.items()}[extension]
+    options = {"JPEG": {"quality": 95}, "WEBP": {"lossless": True}}.get(name, {})
+    image.save(buffer, format=name, **options)
+    return buffer.getvalue()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).strip().splitlines()[0]

@@ -1,0 +1,41 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+SCRATCH_MARK = ".partial-"
+
+
+@contextmanager
+def appearing(path: Path) -> Iterator[Path]:
+    """A scratch path that becomes `path`, flushed to the disk, when the block ends well, and vanishes when it does not.
+
+    A crash leaves at worst a file with `.partial-` in its name, which `sweep_scratch` removes.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f"{path.name}{SCRATCH_MARK}{os.getpid()}")
+    try:
+        yield scratch
+        with scratch.open("rb") as file:
+            os.fsync(file.fileno())
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON with sorted keys, whole or not at all."""
+    with appearing(path) as scratch:
+        scratch.write_text(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def sweep_scratch(folder: Path) -> None:
+    """Remove what a killed build left half-written below `folder`."""
+    for path in folder.rglob(f"*{SCRATCH_MARK}*"):
+        path.unlink(missing_ok=True)

@@ -1,0 +1,182 @@
+"""Parts: the unit of work and of commit.
+
+A base part is a tar of payloads beside a Parquet of rows, one row for each input, those that failed included. A score
+part is a Parquet of long rows. A part's name is the fingerprint of everything that made it; a part that exists is done.
+The tar is renamed into place before the Parquet: the Parquet's presence is the commit.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mmdata.sample import Failure, Member, Sample
+from mmdata.store.files import appearing
+from mmdata.store.tar import TarWriter, read_range
+
+MEMBER = pa.struct(
+    [
+        ("name", pa.string()),
+        ("modality", pa.string()),
+        ("mime", pa.string()),
+        ("extension", pa.string()),
+        ("lang", pa.string()),
+        ("bytes", pa.int64()),
+        ("sha256", pa.string()),
+        ("offset", pa.int64()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("duration_s", pa.float64()),
+        ("sample_rate", pa.int32()),
+        ("channels", pa.int32()),
+        ("text", pa.string()),
+        ("chars", pa.int32()),
+        ("words", pa.int32()),
+        ("error", pa.string()),
+    ]
+)
+BASE_SCHEMA = pa.schema(
+    [
+        ("sample_id", pa.string()),
+        ("source", pa.string()),
+        ("key", pa.string()),
+        ("parent_id", pa.string()),
+        ("variant", pa.string()),
+        ("attributes", pa.string()),
+        ("failed_step", pa.string()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+        ("members", pa.list_(MEMBER)),
+    ]
+)
+SCORE_SCHEMA = pa.schema(
+    [
+        ("sample_id", pa.string()),
+        ("aligner", pa.string()),
+        ("edge", pa.string()),
+        ("score", pa.float32()),
+        ("measures", pa.string()),
+        ("new_name", pa.string()),
+        ("new_text", pa.string()),
+        ("new_lang", pa.string()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+    ]
+)
+_MEASURES = ("width", "height", "duration_s", "sample_rate", "channels", "text", "chars", "words")
+
+
+@dataclass(frozen=True)
+class BadMember:
+    """An optional member that could not be read; the sample goes on without it, the row says why."""
+
+    name: str
+    modality: str
+    error: str
+
+
+class BasePartWriter:
+    """Writes one base part; commits when the block ends well."""
+
+    def __init__(self, parquet: Path) -> None:
+        """The part is `parquet` and the tar beside it."""
+        self._parquet = parquet
+        self._rows: list[dict[str, Any]] = []
+
+    def __enter__(self) -> BasePartWriter:
+        """Open the scratch tar."""
+        self._appearing = appearing(self._parquet.with_suffix(".tar"))
+        self._file = self._appearing.__enter__().open("wb")
+        self._tar = TarWriter(self._file)
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        """Commit: the tar first, then the Parquet; or leave nothing."""
+        if error[0] is None:
+            self._tar.finish()
+        self._file.close()
+        self._appearing.__exit__(*error)
+        if error[0] is None:
+            write_table(self._parquet, pa.Table.from_pylist(self._rows, BASE_SCHEMA))
+
+    def add(self, sample: Sample, bad: Iterable[BadMember] = ()) -> None:
+        """Append a sample's payloads and row."""
+        members = [self._member(sample.sample_id, member) for member in sample.members.values()]
+        members += [{"name": b.name, "modality": b.modality, "error": b.error} for b in bad]
+        self._rows.append({**_identity(sample), "members": members})
+
+    def add_failure(self, sample: Sample, failure: Failure) -> None:
+        """Append the row of a sample that is out; nothing of it is stored."""
+        row = {"failed_step": failure.step, "reason": failure.reason, "detail": failure.detail}
+        self._rows.append({**_identity(sample), **row, "members": []})
+
+    def _member(self, sample_id: str, member: Member) -> dict[str, Any]:
+        offset = self._tar.add(f"{sample_id}.{member.name}.{member.extension}", member.data)
+        return {
+            "name": member.name,
+            "modality": member.modality,
+            "mime": member.mime,
+            "extension": member.extension,
+            "lang": member.lang,
+            "bytes": len(member.data),
+            "sha256": member.sha256,
+            "offset": offset,
+            **member.measures,
+        }
+
+
+def _identity(sample: Sample) -> dict[str, Any]:
+    return {
+        "sample_id": sample.sample_id,
+        "source": sample.source,
+        "key": sample.key,
+        "parent_id": sample.parent_id,
+        "variant": sample.variant,
+        "attributes": json.dumps(sample.attributes, sort_keys=True, ensure_ascii=False),
+    }
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """A table as Parquet, whole or not at all."""
+    with appearing(path) as scratch:
+        pq.write_table(table, scratch, compression="zstd")
+
+
+def read_base_rows(parquet: Path, start: int = 0, stop: int | None = None) -> list[dict[str, Any]]:
+    """Rows of a base part as dictionaries, those that failed included, in the order of the part."""
+    table = pq.read_table(parquet)
+    return table.slice(start, None if stop is None else stop - start).to_pylist()
+
+
+def row_count(parquet: Path) -> int:
+    """Rows of a part, from its footer."""
+    return int(pq.read_metadata(parquet).num_rows)
+
+
+def iter_samples(parquet: Path, rows: Iterable[dict[str, Any]], names: frozenset[str]) -> Iterator[Sample]:
+    """Samples of a base part that did not fail, with the payloads of the members named; the others without payload."""
+    with parquet.with_suffix(".tar").open("rb") as tar:
+        for row in rows:
+            if row["failed_step"] is None:
+                members = [_load_member(m, tar, names) for m in row["members"] if m["error"] is None]
+                yield Sample(
+                    sample_id=row["sample_id"],
+                    source=row["source"],
+                    key=row["key"],
+                    members={member.name: member for member in members},
+                    parent_id=row["parent_id"],
+                    variant=row["variant"],
+                    attributes=json.loads(row["attributes"]),
+                )
+
+
+def _load_member(row: dict[str, Any], tar: Any, names: frozenset[str]) -> Member:
+    data = read_range(tar, row["offset"], row["bytes"]) if row["name"] in names else b""
+    measures = {name: row[name] for name in _MEASURES if row[name] is not None}
+    return Member(row["name"], row["modality"], row["mime"], row["extension"], data, row["lang"], measures)
