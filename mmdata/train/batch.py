@@ -1,0 +1,131 @@
+"""What passes from the loader to the model.
+
+Shapes: B samples in a batch, M modalities, N samples of the batch that have a modality, K hashes a sample; values are
+(N, S) token ids, (N, 3, H, W) uint8 pixels, or (N, T) int16 samples in time at 16 kHz.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Example:
+    """One decoded sample.
+
+    Attributes:
+        row: its place in the index.
+        values: an array for each modality that it has.
+        text_hash_K: hashes by which samples count as having the same text; 0 where there is none.
+    """
+
+    row: int
+    values: dict[str, npt.NDArray[np.generic]]
+    text_hash_K: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A sample that cannot be used, with what is needed to find it."""
+
+    shard: str
+    sample_id: str
+    key: str
+    member: str
+    reason: str
+    message: str
+
+    def __str__(self) -> str:
+        """One line for people."""
+        return f"'{self.member}' of {self.key} ({self.sample_id} in {self.shard}): {self.message}"
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """One modality of a batch; only the samples that have it.
+
+    Attributes:
+        row_N: their rows in the batch.
+        values: see the top of the file; shorter ones are padded with zeros.
+        length_N: true lengths along the last axis.
+    """
+
+    row_N: Tensor
+    values: Tensor
+    length_N: Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some samples.
+
+    Attributes:
+        row_B: places in the index.
+        present_BM: which modalities a sample has.
+        text_hash_BK: see `Example`.
+        inputs: the modalities' values; a modality that no sample has is left out.
+        failures: samples that were asked for and are not here.
+    """
+
+    row_B: Tensor
+    present_BM: Tensor
+    text_hash_BK: Tensor
+    inputs: dict[str, Inputs]
+    failures: list[Failure] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        """Samples."""
+        return len(self.row_B)
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on another device."""
+        inputs = {
+            name: Inputs(part.row_N.to(device), part.values.to(device), part.length_N.to(device))
+            for name, part in self.inputs.items()
+        }
+        row_B, present_BM, text_hash_BK = (
+            self.row_B.to(device),
+            self.present_BM.to(device),
+            self.text_hash_BK.to(device),
+        )
+        return Batch(row_B, present_BM, text_hash_BK, inputs, self.failures)
+
+
+@dataclass(frozen=True)
+class Collate:
+    """Makes a batch of examples, for modalities in a fixed order."""
+
+    modalities: tuple[str, ...]
+
+    def __call__(self, items: Sequence[Example | Failure]) -> Batch:
+        """Failures are set apart; what is left may be nothing."""
+        examples = [item for item in items if isinstance(item, Example)]
+        failures = [item for item in items if isinstance(item, Failure)]
+        present = [[name in example.values for name in self.modalities] for example in examples]
+        hashes = [example.text_hash_K for example in examples]
+        columns = len(hashes[0]) if hashes else 1
+        return Batch(
+            row_B=torch.tensor([example.row for example in examples], dtype=torch.int64),
+            present_BM=torch.tensor(present, dtype=torch.bool).reshape(-1, len(self.modalities)),
+            text_hash_BK=torch.tensor(hashes, dtype=torch.int64).reshape(-1, columns),
+            inputs={name: part for name in self.modalities if (part := _inputs(name, examples))},
+            failures=failures,
+        )
+
+
+def _inputs(modality: str, examples: Sequence[Example]) -> Inputs | None:
+    rows = [row for row, example in enumerate(examples) if modality in example.values]
+    if not rows:
+        return None
+    arrays = [examples[row].values[modality] for row in rows]
+    lengths = [array.shape[-1] for array in arrays]
+    padded = np.zeros((len(arrays), *arrays[0].shape[:-1], max(lengths)), dtype=arrays[0].dtype)
+    for slot, array in zip(padded, arrays, strict=True):
+        slot[..., : array.shape[-1]] = array
+    return Inputs(torch.tensor(rows), torch.from_numpy(padded), torch.tensor(lengths))

@@ -1,0 +1,101 @@
+"""A line of `log.jsonl` for every so many steps, and the same for people."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from mmdata.train.batch import Failure
+
+Say = Callable[[str], None]
+
+
+def say_line(line: str) -> None:
+    """Print at once, also into a pipe."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+class TrainLog:
+    """`log.jsonl` (steps and measurements) and `failures.jsonl` (members that cannot be decoded, each once)."""
+
+    def __init__(self, folder: Path, say: Say, from_step: int) -> None:
+        """Go on after `from_step`: lines of later steps are of work that is done again, and are dropped."""
+        self._steps, self._failures = folder / "log.jsonl", folder / "failures.jsonl"
+        self._say = say
+        kept = [line for line in _lines(self._steps) if _step_of(line) <= from_step]
+        self._steps.write_text("".join(kept))
+        if not from_step:
+            self._failures.unlink(missing_ok=True)
+
+    def step(self, record: dict[str, Any], total_steps: int) -> None:
+        """A training step; its loss, lr, samples_per_s and wait_share are also said."""
+        _append(self._steps, record)
+        pairs = " ".join(f"{name} {value:.3f}" for name, value in record["losses"].items())
+        done = f"step {record['step']}/{total_steps} loss {record['loss']:.4f} ({pairs}) lr {record['lr']:.2e}"
+        self._say(f"{done} {record['samples_per_s']:.0f} samples/s, {record['wait_share']:.0%} waiting for data")
+
+    def measured(self, step: int, metrics: dict[str, Any], lines: list[str]) -> None:
+        """A measurement on the held-out split."""
+        _append(self._steps, {"step": step, "metrics": metrics})
+        for line in lines:
+            self._say(line)
+
+    def failure(self, failure: Failure) -> None:
+        """A sample that is skipped."""
+        _append(self._failures, vars(failure))
+        self._say(f"skipped {failure}")
+
+    def note(self, line: str) -> None:
+        """Say something."""
+        self._say(line)
+
+
+class Window:
+    """Sums since the last line of the log."""
+
+    def __init__(self) -> None:
+        """Start now."""
+        self._started = time.perf_counter()
+        self._samples = 0
+        self._wait_s = 0.0
+
+    def add(self, samples: int, wait_s: float) -> None:
+        """One step: its samples, and how long it waited for them."""
+        self._samples += samples
+        self._wait_s += wait_s
+
+    def record(self, step: int, lr: float, loss: Tensor, terms: dict[str, Tensor]) -> dict[str, Any]:
+        """The line for this step; the losses are this step's, the speeds those since the last line."""
+        spent_s = max(time.perf_counter() - self._started, 1e-9)
+        return {
+            "step": step,
+            "loss": float(loss),
+            "losses": {name: float(term.detach()) for name, term in terms.items()},
+            "lr": lr,
+            "samples_per_s": self._samples / spent_s,
+            "wait_share": self._wait_s / spent_s,
+        }
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text().splitlines(keepends=True) if path.exists() else []
+
+
+def _step_of(line: str) -> float:
+    """The step of a line; infinite for one that was cut off by a kill."""
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")
+
+
+def _append(path: Path, record: dict[str, Any]) -> None:
+    with path.open("a") as file:
+        file.write(json.dumps(record) + "\n")

@@ -1,0 +1,73 @@
+"""`mmdata train`: from a training file to a model, its log and its metrics. Imports torch only when it starts."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmdata.errors import MissingExtraError, SpecError
+from mmdata.train.config import TrainConfig, load_config, load_document, unknown_members
+from mmdata.train.manifest import open_folder
+
+if TYPE_CHECKING:
+    from mmdata.train.session import Session
+
+__all__ = ["load_config", "train"]
+
+
+def train(
+    config_path: Path,
+    overrides: Sequence[str] = (),
+    output: Path | None = None,
+    say: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
+    """Train, or go on where the last run of the same command stopped, and measure.
+
+    Args:
+        config_path: a training file.
+        overrides: `a.b=c` each, laid over it.
+        output: folder of the result, instead of the file's.
+        say: takes a line of progress; prints where nothing is given.
+
+    Returns:
+        `status` (`finished`, `stopped` by a signal, or `already_finished`), `output`, `step`, `steps`, `seconds` of
+        training, counts of `samples`, and, unless stopped, `metrics` by direction.
+
+    Raises SpecError for the file, TrainError for the shards or the training, MissingExtraError without torch.
+    """
+    given = [*overrides, f"output={json.dumps(str(output))}"] if output else list(overrides)
+    config, document = load_document(config_path, given)
+    folder = open_folder(Path(config.data.shards))
+    known = {name: member.modality for name, member in folder.manifest.members.items()}
+    if lines := unknown_members(config, document, known):
+        raise SpecError(lines)
+    _check_installed()
+    from mmdata.train.log import say_line
+    from mmdata.train.session import Session
+
+    return _carry_out(Session(config, folder, say or say_line))
+
+
+def _carry_out(session: Session) -> dict[str, Any]:
+    done = session.finished_before()
+    if done is not None:
+        return done
+    session.prepare()
+    if not session.train():
+        return session.summary("stopped")
+    session.finish()
+    return session.summary("finished")
+
+
+def _check_installed() -> None:
+    for package in ("torch", "tokenizers", "safetensors"):
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtraError("mmdata train", package, "train")
+
+
+def schema() -> dict[str, Any]:
+    """JSON Schema of a training file, for editors."""
+    return TrainConfig.model_json_schema()

@@ -1,0 +1,212 @@
+"""Where every sample's members lie in the tars: offsets and sizes, found by one pass over the tar headers.
+
+Tars are trusted no more than any other input: nothing is unpacked, every read is bounded, links, sparse files and
+devices are passed over, and what disagrees with the manifest stops the training before it starts.
+
+Shapes: N samples, F files a sample (its JSON, then one for each member).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tarfile
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mmdata.errors import SampleError, TrainError
+from mmdata.train.manifest import Manifest, ShardEntry, ShardFolder
+
+_JSON = 0
+_MAX_JSON_BYTES = 1 << 20
+_MAX_OPEN_SHARDS = 64
+
+
+@dataclass(frozen=True)
+class ShardIndex:
+    """The samples of one split, in the order of the shards.
+
+    Attributes:
+        folder: where the shards are.
+        shards: their names.
+        members: names of the members that are looked at.
+        shard_N: which shard a sample is in.
+        ids_N: sample ids, ASCII.
+        offset_NF: where a file's content starts in its shard, -1 where the sample lacks it.
+        size_NF: its bytes.
+    """
+
+    folder: Path
+    shards: tuple[str, ...]
+    members: tuple[str, ...]
+    shard_N: npt.NDArray[np.int32]
+    ids_N: npt.NDArray[np.bytes_]
+    offset_NF: npt.NDArray[np.int64]
+    size_NF: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        """Samples."""
+        return len(self.shard_N)
+
+    def has(self, member: str) -> npt.NDArray[np.bool_]:
+        """Shape (N,): whether a sample has the member, and a byte in it."""
+        return np.asarray(self.size_NF[:, 1 + self.members.index(member)] > 0)
+
+    def take(self, rows: npt.NDArray[np.int64]) -> ShardIndex:
+        """The samples at `rows`."""
+        arrays = (self.shard_N[rows], self.ids_N[rows], self.offset_NF[rows], self.size_NF[rows])
+        return ShardIndex(self.folder, self.shards, self.members, *arrays)
+
+    def id(self, row: int) -> str:
+        """The sample's id."""
+        return bytes(self.ids_N[row]).decode()
+
+    def place(self, row: int) -> str:
+        """The name of the sample's shard."""
+        return self.shards[self.shard_N[row]]
+
+
+def index_split(folder: ShardFolder, split: str, members: Sequence[str]) -> ShardIndex:
+    """Index the members of every sample of a split.
+
+    Raises TrainError where a shard is missing, is no tar, or does not hold what the manifest says.
+    """
+    columns = _columns(folder.manifest, members)
+    entries = folder.split(split).shards
+    scans = [_scan_shard(folder.path / entry.path, entry, columns) for entry in entries]
+    counts = [len(scan) for scan in scans]
+    table_NF2 = np.array([files for scan in scans for files in scan.values()], dtype=np.int64)
+    return ShardIndex(
+        folder=folder.path,
+        shards=tuple(entry.path for entry in entries),
+        members=tuple(members),
+        shard_N=np.repeat(np.arange(len(entries), dtype=np.int32), counts),
+        ids_N=np.array([name.encode() for scan in scans for name in scan], dtype=np.bytes_),
+        offset_NF=np.ascontiguousarray(table_NF2[..., 0]),
+        size_NF=np.ascontiguousarray(table_NF2[..., 1]),
+    )
+
+
+def _columns(manifest: Manifest, members: Sequence[str]) -> dict[str, int]:
+    """Column of each file ending."""
+    columns = {"json": _JSON}
+    for column, member in enumerate(members, start=1):
+        columns.update(dict.fromkeys(manifest.members[member].fields, column))
+    return columns
+
+
+def _scan_shard(path: Path, entry: ShardEntry, columns: dict[str, int]) -> dict[str, list[tuple[int, int]]]:
+    """(offset, size) of the files of each sample of one tar, by sample id."""
+    try:
+        size = path.stat().st_size
+        if size != entry.bytes:
+            raise TrainError(f"{path}: has {size} bytes, the manifest says {entry.bytes}; build the shards again")
+        samples = _grouped(path, columns, size)
+    except (OSError, tarfile.TarError, UnicodeError, ValueError) as error:
+        raise TrainError(f"{path}: cannot be read as a tar: {error}") from None
+    if len(samples) != entry.samples:
+        counts = f"holds {len(samples)} samples, the manifest says {entry.samples}"
+        raise TrainError(f"{path}: {counts}; build the shards again")
+    return samples
+
+
+def _grouped(path: Path, columns: dict[str, int], shard_bytes: int) -> dict[str, list[tuple[int, int]]]:
+    samples: dict[str, list[tuple[int, int]]] = {}
+    last = ""
+    for name, offset, size in _files(path, shard_bytes):
+        sample_id, _, ending = name.partition(".")
+        if sample_id != last and sample_id in samples:
+            raise TrainError(f"{path}: the files of sample {sample_id} do not stand together")
+        files = samples.setdefault(sample_id, [(-1, 0)] * (1 + max(columns.values())))
+        last = sample_id
+        column = columns.get(ending)
+        if column is None:
+            continue
+        if files[column][0] >= 0:
+            raise TrainError(f"{path}: sample {sample_id} has two files for one member, the second is '{name}'")
+        files[column] = (offset, size)
+    return samples
+
+
+def _files(path: Path, shard_bytes: int) -> Iterator[tuple[str, int, int]]:
+    """(name, offset, size) of every plain file of a tar. Offsets only ever rise, so this ends."""
+    position = -1
+    with tarfile.open(path, "r:") as tar:
+        while info := tar.next():
+            # `next` keeps every entry: a list that grows by the shard, for nothing.
+            tar.members.clear()  # type: ignore[attr-defined]  # the stubs leave it out
+            end = info.offset_data + max(info.size, 0)
+            if info.size < 0 or info.offset_data <= position or end > shard_bytes:
+                raise TrainError(f"{path}: the entry '{info.name}' leads out of the tar; the file is damaged")
+            position = info.offset_data
+            if info.isreg() and not info.issparse() and info.name.isascii():
+                yield info.name, info.offset_data, info.size
+
+
+class ShardReader:
+    """Reads members by offset. Each process opens its own files; a pickled reader arrives closed."""
+
+    def __init__(self, index: ShardIndex, member_max_bytes: int) -> None:
+        """Read the samples of `index`, no more than `member_max_bytes` at once."""
+        self._index = index
+        self._max_bytes = member_max_bytes
+        self._open: OrderedDict[int, int] = OrderedDict()
+
+    def read(self, row: int, member: str, at_most: int | None = None) -> bytes:
+        """Bytes of a member of a sample, or its first `at_most`.
+
+        Raises SampleError where it is too large or the shard ends before it does.
+        """
+        column = 1 + self._index.members.index(member)
+        size = int(self._index.size_NF[row, column])
+        size = size if at_most is None else min(size, at_most)
+        if size > self._max_bytes:
+            raise SampleError("member_too_large", f"{size} bytes, at most {self._max_bytes} are read")
+        return self._pread(row, column, size)
+
+    def key(self, row: int) -> str:
+        """The sample's key, where its source named it; its id where the JSON cannot be read."""
+        sample_id = self._index.id(row)
+        size = int(self._index.size_NF[row, _JSON])
+        if not 0 < size <= _MAX_JSON_BYTES:
+            return sample_id
+        try:
+            record: Any = json.loads(self._pread(row, _JSON, size))
+            return str(record["key"])[:200]
+        except (SampleError, ValueError, KeyError, TypeError, RecursionError):
+            return sample_id
+
+    def _pread(self, row: int, column: int, size: int) -> bytes:
+        handle = self._handle(int(self._index.shard_N[row]))
+        data = os.pread(handle, size, int(self._index.offset_NF[row, column]))
+        if len(data) != size:
+            raise SampleError("short_read", f"the shard ends after {len(data)} of {size} bytes")
+        return data
+
+    def _handle(self, shard: int) -> int:
+        if shard in self._open:
+            self._open.move_to_end(shard)
+            return self._open[shard]
+        if len(self._open) >= _MAX_OPEN_SHARDS:
+            os.close(self._open.popitem(last=False)[1])
+        self._open[shard] = os.open(self._index.folder / self._index.shards[shard], os.O_RDONLY)
+        return self._open[shard]
+
+    def close(self) -> None:
+        """Close what is open."""
+        while self._open:
+            os.close(self._open.popitem()[1])
+
+    def __del__(self) -> None:
+        """Close with the reader."""
+        self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the open files."""
+        return {**self.__dict__, "_open": OrderedDict()}
