@@ -1,0 +1,408 @@
+"""Image and text embeddings by any model that open_clip can build.
+
+Shapes: N samples, D embedding size, H and W pixels, C colour channels, L tokens of a text.
+
+Importing this module imports neither torch nor open_clip: `locate` serves `mmdata plan`, and `prepare_image` runs in
+light worker processes. Only `Clip.load` needs them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import json
+import pickle
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from mmdata.errors import MissingExtraError, WeightsError
+from mmdata.models.device import resolve_device
+from mmdata.models.weights import Weights, cache_dir, content_identity
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+
+CONFIG_NAME = "open_clip_config.json"
+# The names that open_clip itself looks for first (`_find_checkpoint_in_dir`), in its order.
+CHECKPOINT_NAMES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+# Whatever of these lies in a model folder changes how it reads texts, so it is part of the model's identity.
+_TEXT_NAMES = (
+    "config.json",
+    "merges.txt",
+    "sentencepiece.bpe.model",
+    "special_tokens_map.json",
+    "spiece.model",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "vocab.txt",
+)
+_CHECKPOINT_SUFFIXES = {".bin", ".pt", ".pth", ".safetensors"}
+# Bounds the memory of one forward pass; a ViT-L/14 at 336 px stays under 8 GiB on an accelerator in bf16.
+_IMAGES_A_PASS = {"cuda": 256}
+_IMAGES_A_PASS_ELSEWHERE = 64
+_TEXTS_A_PASS = 256
+# Beyond this aspect ratio only the part of the image that survives the centre crop is scaled up: the whole of a
+# 10 x 50,000 px strip would be a 224 x 1,120,000 px image. Differs from open_clip by rounding between two passes.
+_MAX_FULL_RESIZE_RATIO = 8
+_RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+
+
+@dataclass(frozen=True)
+class ImageRecipe:
+    """How a model wants its images; small and picklable, to be sent to worker processes.
+
+    Attributes:
+        side_px: height and width of the prepared image.
+        mean: of each colour channel, on the scale 0 to 1.
+        std: of each colour channel, on the scale 0 to 1.
+        interpolation: `bicubic` or `bilinear`.
+        resize_mode: `shortest` crops the longer side, `longest` pads the shorter one, `squash` changes the aspect.
+        fill: grey level 0 to 255 of what `longest` pads with.
+    """
+
+    side_px: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: str = "bicubic"
+    resize_mode: str = "shortest"
+    fill: int = 0
+
+
+def prepare_image(recipe: ImageRecipe, image: Image.Image) -> NDArray[np.uint8]:
+    """Scale and crop or pad as open_clip's evaluation transform does, up to its normalisation.
+
+    Transparent images are laid on white, where open_clip drops the alpha channel and shows whatever colour the
+    transparent pixels happen to carry. Palette and CMYK images become RGB before scaling, not after it.
+
+    Returns:
+        uint8 `[3, side_px, side_px]`, RGB.
+    """
+    scale = {"shortest": _scale_shortest, "longest": _scale_longest, "squash": _scale_squash}[recipe.resize_mode]
+    square = scale(recipe, to_rgb(image))
+    return np.ascontiguousarray(np.asarray(square, dtype=np.uint8).transpose(2, 0, 1))
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """RGB, with transparency on white and 16-bit grey scaled to 8 bits (Pillow would clip it)."""
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    layer = image.convert("RGBA")
+    white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
+    return Image.alpha_composite(white, layer).convert("RGB")
+
+
+def _scale_shortest(recipe: ImageRecipe, image: Image.Image) -> Image.Image:
+    side_px, resampling = recipe.side_px, _RESAMPLING[recipe.interpolation]
+    short, long = sorted(image.size)
+    long_px = int(side_px * long / short)  # torchvision truncates here
+    start_px = round((long_px - side_px) / 2.0)
+    if long > _MAX_FULL_RESIZE_RATIO * short:
+        scale = long / long_px
+        span = (start_px * scale, (start_px + side_px) * scale)
+        box = (span[0], 0.0, span[1], short) if image.width == long else (0.0, span[0], short, span[1])
+        return image.resize((side_px, side_px), resampling, box=box)
+    if image.width <= image.height:
+        scaled = image.resize((side_px, long_px), resampling)
+        return scaled.crop((0, start_px, side_px, start_px + side_px))
+    scaled = image.resize((long_px, side_px), resampling)
+    return scaled.crop((start_px, 0, start_px + side_px, side_px))
+
+
+def _scale_longest(recipe: ImageRecipe, image: Image.Image) -> Image.Image:
+    side_px = recipe.side_px
+    ratio = max(image.size) / side_px
+    size = (max(1, round(image.width / ratio)), max(1, round(image.height / ratio)))
+    scaled = image.resize(size, _RESAMPLING[recipe.interpolation])
+    square = Image.new("RGB", (side_px, side_px), (recipe.fill,) * 3)
+    square.paste(scaled, ((side_px - size[0]) // 2, (side_px - size[1]) // 2))
+    return square
+
+
+def _scale_squash(recipe: ImageRecipe, image: Image.Image) -> Image.Image:
+    return image.resize((recipe.side_px, recipe.side_px), _RESAMPLING[recipe.interpolation])
+
+
+def locate(model: str, pretrained: str | None = None) -> Weights:
+    """Say which weights `model` names and whether they are here, in milliseconds.
+
+    Args:
+        model: a folder with `open_clip_config.json` and a checkpoint, `hf-hub:organisation/name`, or the name of an
+            open_clip architecture.
+        pretrained: for an architecture: a tag that open_clip knows, or a checkpoint file. Folders and hub ids bring
+            their own weights and ignore it.
+
+    Raises:
+        WeightsError: something is missing; the message says what, and how to get it.
+    """
+    if model.startswith("hf-hub:"):
+        return Weights(identity=model)
+    folder = _as_folder(model)
+    if folder is not None:
+        return _locate_folder(folder)
+    _check_architecture(model)
+    if pretrained is None:
+        raise WeightsError(
+            f"model {model!r} has no weights: random ones would score noise; "
+            "give 'pretrained' a tag such as 'openai' or the path of a checkpoint, or 'model' an existing folder"
+        )
+    if not _is_path(pretrained):
+        return Weights(identity=f"{model}/{pretrained}")
+    checkpoint = Path(pretrained).expanduser()
+    if not checkpoint.is_file():
+        raise WeightsError(f"checkpoint {pretrained} for model {model!r} is not there")
+    return Weights(identity=f"{model}/{content_identity([checkpoint])}", path=checkpoint)
+
+
+def _as_folder(model: str) -> Path | None:
+    if model.startswith("local-dir:"):
+        return Path(model.removeprefix("local-dir:")).expanduser()
+    folder = Path(model).expanduser()
+    return folder if _is_path(model) or folder.is_dir() else None
+
+
+def _is_path(text: str) -> bool:
+    path = Path(text).expanduser()
+    return text.startswith(("~", ".")) or path.is_absolute() or path.is_file() or path.suffix in _CHECKPOINT_SUFFIXES
+
+
+def _locate_folder(folder: Path) -> Weights:
+    checkpoints = [folder / name for name in CHECKPOINT_NAMES if (folder / name).is_file()]
+    if not (folder / CONFIG_NAME).is_file():
+        raise WeightsError(_missing(folder, CONFIG_NAME))
+    if not checkpoints:
+        raise WeightsError(_missing(folder, " or ".join(CHECKPOINT_NAMES)))
+    texts = [folder / name for name in _TEXT_NAMES if (folder / name).is_file()]
+    return Weights(identity=content_identity([folder / CONFIG_NAME, checkpoints[0], *texts]), path=folder)
+
+
+def _missing(folder: Path, what: str) -> str:
+    ours = folder.parent == cache_dir() / "models"
+    other = "give the folder of an open_clip model, or run: mmdata fetch lite"
+    fix = f"run: mmdata fetch {folder.name}" if ours else other
+    state = f"has no {what}" if folder.is_dir() else "is not there"
+    return f"model folder {folder} {state}; {fix}"
+
+
+def _check_architecture(model: str) -> None:
+    """Check a name against the configs that open_clip ships, without importing it (that takes seconds)."""
+    found = importlib.util.find_spec("open_clip")
+    if found is None or not found.submodule_search_locations:
+        return
+    configs = Path(found.submodule_search_locations[0]) / "model_configs"
+    known = {path.stem for path in configs.glob("*.json")}
+    if not known or model.replace("/", "-") in known:
+        return
+    near = difflib.get_close_matches(model, known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else "python -c 'import open_clip; print(open_clip.list_models())'"
+    raise WeightsError(f"model {model!r} is neither a folder nor an architecture that open_clip knows; {hint}")
+
+
+class Clip:
+    """An image tower and a text tower whose embeddings lie in one space."""
+
+    def __init__(self, model: Any, tokenizer: Any, recipe: ImageRecipe, width: int, device: torch.device) -> None:
+        """Take over a built model; use `Clip.load`."""
+        import torch
+
+        self.recipe = recipe
+        self.width = width
+        self._device = device
+        self._model = model.to(device).eval()
+        self._tokenize = tokenizer
+        self._mean_C11 = torch.tensor(recipe.mean, device=device).view(3, 1, 1)
+        self._std_C11 = torch.tensor(recipe.std, device=device).view(3, 1, 1)
+
+    @classmethod
+    def load(cls, model: str, pretrained: str | None = None, device: str = "auto") -> Clip:
+        """Build a model with open_clip's own factory; checkpoints are never unpickled.
+
+        Args:
+            model: as in `locate`.
+            pretrained: as in `locate`.
+            device: as in `resolve_device`.
+
+        Raises:
+            MissingExtraError: open_clip is not installed.
+            WeightsError: the weights are missing, or are not those of this model.
+            FatalError: the device is not there.
+        """
+        locate(model, pretrained)
+        try:
+            import open_clip
+        except ImportError as error:
+            raise MissingExtraError(f"the CLIP model {model!r}", "open-clip-torch", "clip") from error
+        folder = _as_folder(model)
+        name = f"local-dir:{folder}" if folder else model
+        target = resolve_device(device)
+        try:
+            built = _build(open_clip, name, pretrained, folder)
+            tokenizer = open_clip.get_tokenizer(name)
+            width = int(open_clip.get_model_config(name)["embed_dim"])
+        except (RuntimeError, OSError, ValueError, KeyError, AssertionError, pickle.UnpicklingError) as error:
+            # A hub that cannot be reached, a checkpoint of another model and a file that would run code all end here.
+            raise WeightsError(f"model {model!r} (pretrained {pretrained!r}) does not load: {error}") from error
+        return cls(built, tokenizer, _recipe_of(built), width, target)
+
+    def embed_images(self, images_NCHW: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Embed what `prepare_image` returned, stacked.
+
+        Returns:
+            float32 `[N, D]`, each row of length 1. The same input gives the same output.
+        """
+        size = _IMAGES_A_PASS.get(self._device.type, _IMAGES_A_PASS_ELSEWHERE)
+        out_ND = np.zeros((len(images_NCHW), self.width), dtype=np.float32)
+        for start in range(0, len(images_NCHW), size):
+            out_ND[start : start + size] = self._image_pass(images_NCHW[start : start + size])
+        return out_ND
+
+    def embed_texts(self, texts: list[str]) -> NDArray[np.float32]:
+        """Embed texts, each distinct one once; what exceeds the model's context is cut off, as open_clip does.
+
+        Returns:
+            float32 `[N, D]`, each row of length 1. The same input gives the same output.
+        """
+        if not texts:
+            return np.zeros((0, self.width), dtype=np.float32)
+        distinct = {text: row for row, text in enumerate(dict.fromkeys(texts))}
+        ids_NL = self._tokenize(list(distinct))
+        out_ND = np.zeros((len(distinct), self.width), dtype=np.float32)
+        for rows in _by_length(self._lengths(ids_NL), _TEXTS_A_PASS):
+            out_ND[rows] = self._text_pass(ids_NL[rows])
+        return out_ND[[distinct[text] for text in texts]]
+
+    def _image_pass(self, images_NCHW: NDArray[np.uint8]) -> NDArray[np.float32]:
+        import torch
+
+        with torch.inference_mode():
+            # A copy: torch refuses negative strides, and warns of read-only memory.
+            pixels_NCHW = torch.from_numpy(np.array(images_NCHW, order="C")).to(self._device)
+            unit_NCHW = (pixels_NCHW.float() / 255 - self._mean_C11) / self._std_C11
+            with self._autocast():
+                return _unit_rows(self._model.encode_image(unit_NCHW))
+
+    def _text_pass(self, ids_NL: torch.Tensor) -> NDArray[np.float32]:
+        import torch
+
+        longest = int(self._lengths(ids_NL).max())
+        with torch.inference_mode(), self._autocast():
+            cut_NL = ids_NL[:, :longest].to(self._device)
+            if cut_NL.shape[1] < ids_NL.shape[1] and _is_causal(self._model):
+                return _unit_rows(_encode_causal(self._model, cut_NL))
+            return _unit_rows(self._model.encode_text(cut_NL))
+
+    def _autocast(self) -> torch.autocast:
+        import torch
+
+        # Off the accelerator, bf16 is emulated on most processors: slower and less exact.
+        return torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._device.type == "cuda")
+
+    def _lengths(self, ids_NL: torch.Tensor) -> NDArray[np.int64]:
+        """How many columns of each row the text tower must see for its embedding to be exact."""
+        pad_id = _ignored_id(self._model)
+        if pad_id is None:
+            return np.full(len(ids_NL), ids_NL.shape[1])
+        used_NL = (ids_NL != pad_id).numpy()
+        return np.asarray(used_NL.shape[1] - used_NL[:, ::-1].argmax(axis=1))
+
+
+def _build(open_clip: Any, name: str, pretrained: str | None, folder: Path | None) -> Any:
+    extra: dict[str, Any] = {}
+    if folder is not None:
+        extra = _inner_text_tower(folder)
+        pretrained = None
+    elif pretrained is not None and _is_path(pretrained):
+        pretrained = str(Path(pretrained).expanduser())
+    elif pretrained is not None:
+        # Some tags were trained with QuickGELU; with the plain architecture name open_clip only warns and scores worse.
+        tag = open_clip.get_pretrained_cfg(name, pretrained) or {}
+        extra["force_quick_gelu"] = bool(tag.get("quick_gelu"))
+    return open_clip.create_model(name, pretrained, require_pretrained=True, weights_only=True, **extra)
+
+
+def _inner_text_tower(folder: Path) -> dict[str, Any]:
+    """Make a text tower config that lies inside the model folder an absolute path.
+
+    open_clip resolves `hf_model_name` against the working directory, so a folder that may be moved cannot name it.
+    """
+    text_cfg = json.loads((folder / CONFIG_NAME).read_text())["model_cfg"]["text_cfg"]
+    name = text_cfg.get("hf_model_name")
+    if not name or not (folder / name / "config.json").is_file():
+        return {}
+    return {"text_cfg": {**text_cfg, "hf_model_name": str(folder / name), "hf_model_pretrained": False}}
+
+
+def _recipe_of(model: Any) -> ImageRecipe:
+    cfg = model.visual.preprocess_cfg
+    size = cfg["size"]
+    sides = {size} if isinstance(size, int) else set(size)
+    if len(sides) != 1:
+        raise WeightsError(f"the model wants images of {size} px; only square ones are supported")
+    interpolation = "bilinear" if cfg["interpolation"] == "bilinear" else "bicubic"
+    return ImageRecipe(
+        side_px=sides.pop(),
+        mean=tuple(cfg["mean"]),
+        std=tuple(cfg["std"]),
+        interpolation=interpolation,
+        resize_mode=cfg["resize_mode"],
+        fill=int(cfg["fill_color"]),
+    )
+
+
+def _ignored_id(model: Any) -> int | None:
+    """The token id whose trailing columns cannot change an embedding, None where they can.
+
+    Hugging Face towers mask padding. open_clip's own causal tower pads with 0 after the end token, whose position it
+    pools at, and which sees nothing to its right. Its other towers attend to padding.
+    """
+    config = getattr(getattr(model, "text", None), "config", None)
+    pad_id = getattr(config, "pad_token_id", None)
+    if isinstance(pad_id, int):
+        return pad_id
+    return 0 if _is_causal(model) else None
+
+
+def _is_causal(model: Any) -> bool:
+    pools_at_end = getattr(model, "text_pool_type", None) in {"argmax", "eos"}
+    return pools_at_end and getattr(model, "attn_mask", None) is not None and hasattr(model, "positional_embedding")
+
+
+def _encode_causal(model: Any, ids_NL: torch.Tensor) -> Any:
+    """`CLIP.encode_text` of open_clip 3 with the position table and the mask cut to L.
+
+    open_clip's own method only takes the full context; the result is the same (a test compares them).
+    """
+    from open_clip.transformer import text_global_pool
+
+    length = ids_NL.shape[1]
+    dtype = model.transformer.get_cast_dtype()
+    x_NLK = model.token_embedding(ids_NL).to(dtype) + model.positional_embedding[:length].to(dtype)
+    x_NLK = model.transformer(x_NLK, attn_mask=model.attn_mask[:length, :length])
+    pooled_NK: Any = text_global_pool(
+        model.ln_final(x_NLK), ids_NL, model.text_pool_type, eos_token_id=getattr(model, "text_eos_id", None)
+    )
+    projection = model.text_projection
+    if projection is None:
+        return pooled_NK
+    return projection(pooled_NK) if callable(projection) else pooled_NK @ projection
+
+
+def _by_length(lengths_N: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:
+    """Row numbers in groups of `size`, short texts with short ones, so that little of a pass is padding."""
+    order = np.argsort(lengths_N, kind="stable")
+    for start in range(0, len(order), size):
+        yield order[start : start + size]
+
+
+def _unit_rows(features_ND: torch.Tensor) -> NDArray[np.float32]:
+    from torch.nn.functional import normalize
+
+    return np.asarray(normalize(features_ND.float(), dim=-1).cpu().numpy(), dtype=np.float32)
