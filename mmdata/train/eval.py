@@ -65,7 +65,7 @@ def embed(model: FusedModel, batches: Iterable[Batch], device: torch.device) -> 
 def _embed_batch(model: FusedModel, batch: Batch, device: torch.device) -> tuple[Tensor, ...]:
     encoded = model.encode(batch.to(device))
     visible_MBM = visible_inputs(batch.present_BM, chance=0).to(device)
-    fused_MBD = torch.stack([model.fuse(encoded, visible_BM) for visible_BM in visible_MBM])
+    fused_MBD = model.fuse(encoded, visible_MBM)
     single_MBD = torch.stack(encoded.embeddings).float()
     return batch.row_B, batch.present_BM, batch.text_hash_BK[:, 0], single_MBD.cpu(), fused_MBD.float().cpu()
 

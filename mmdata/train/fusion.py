@@ -1,6 +1,6 @@
 """Adapters bring every modality to one width; the fusion reads whichever of them are there.
 
-Shapes: B samples, S tokens, M modalities, Q latents, W the fusion's width, V a tower's width.
+Shapes: B samples, S tokens, M modalities, Q latents, W the fusion's width, T a tower's width, V views.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class Adapter(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(tower_width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
         self.type_embedding = nn.Parameter(torch.randn(width) * INIT_STD)
 
-    def forward(self, tokens_NSV: Tensor) -> Tensor:
+    def forward(self, tokens_NST: Tensor) -> Tensor:
         """Shape (N, S, W)."""
-        tokens_NSW: Tensor = self.mlp(self.norm(tokens_NSV))
+        tokens_NSW: Tensor = self.mlp(self.norm(tokens_NST))
         return tokens_NSW + self.type_embedding
 
 
@@ -43,27 +43,26 @@ class Fusion(nn.Module):
         self.blocks = nn.ModuleList(CrossBlock(shape.width, shape.heads, dropout) for _ in range(shape.depth))
         self.norm = nn.LayerNorm(shape.width)
 
-    def forward(self, tokens: list[Tensor], masks: list[Tensor], visible_BM: Tensor) -> Tensor:
-        """The fused vectors, shape (B, W).
+    def forward(self, tokens: list[Tensor], masks: list[Tensor], visible_VBM: Tensor) -> Tensor:
+        """The fused vectors of each view, shape (V, B, W).
 
         Args:
-            tokens: for each of the M modalities (B, S, W); what stands where nothing is visible is never read, be
-                it NaN.
+            tokens: for each of the M modalities (B, S, W); what stands where no view sees it is not read, be it NaN.
             masks: for each (B, S), which tokens are real.
-            visible_BM: which modalities are read.
+            visible_VBM: which modalities each view reads.
         """
-        context_BSW, mask_BS = self._context(tokens, masks, visible_BM)
-        latents_BQW = self.latents.expand(len(context_BSW), -1, -1)
+        mask_BVS = self._masks(masks, visible_VBM)
+        context_BSW = torch.cat([*tokens, self.nothing.expand(visible_VBM.shape[1], 1, -1)], dim=1)
+        # A weight of zero times NaN is NaN: what nobody sees must also be zero.
+        context_BSW = context_BSW.masked_fill(~mask_BVS.any(dim=1)[..., None], 0)
+        latents_BVQW = self.latents.expand(*mask_BVS.shape[:2], -1, -1)
         for block in self.blocks:
-            latents_BQW = block(latents_BQW, context_BSW, mask_BS)
-        normed_BQW: Tensor = self.norm(latents_BQW)
-        return normed_BQW.mean(dim=1)
+            latents_BVQW = block(latents_BVQW, context_BSW, mask_BVS)
+        normed_BVQW: Tensor = self.norm(latents_BVQW)
+        return normed_BVQW.mean(dim=2).transpose(0, 1)
 
-    def _context(self, tokens: list[Tensor], masks: list[Tensor], visible_BM: Tensor) -> tuple[Tensor, Tensor]:
-        rows = len(visible_BM)
-        always = torch.ones((rows, 1), dtype=torch.bool, device=visible_BM.device)
-        real = [mask & visible_BM[:, [column]] for column, mask in enumerate(masks)]
-        mask_BS = torch.cat([*real, always], dim=1)
-        context_BSW = torch.cat([*tokens, self.nothing.expand(rows, 1, -1)], dim=1)
-        # A weight of zero times NaN is NaN: what is masked must also be zero.
-        return context_BSW.masked_fill(~mask_BS[..., None], 0), mask_BS
+    def _masks(self, masks: list[Tensor], visible_VBM: Tensor) -> Tensor:
+        """Which tokens each view of each sample reads, the one of `nothing` last. Shape (B, V, S)."""
+        visible_BVM = visible_VBM.transpose(0, 1)
+        real = [mask_BS[:, None] & visible_BVM[..., column, None] for column, mask_BS in enumerate(masks)]
+        return torch.cat([*real, torch.ones_like(visible_BVM[..., :1])], dim=2)

@@ -1,6 +1,6 @@
 """Transformer blocks, used by the towers and by the fusion.
 
-Shapes: N sequences, S tokens, Q queries, W width, H heads.
+Shapes: N sequences, S tokens, Q queries, W width, H heads, V views of a context; L = N * V, R = V * Q.
 """
 
 from __future__ import annotations
@@ -24,12 +24,15 @@ class Attention(nn.Module):
         self.key_value = nn.Linear(width, 2 * width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, query_NQW: Tensor, context_NSW: Tensor, mask_NS: Tensor) -> Tensor:
-        """Shape (N, Q, W). Where `mask_NS` is False nothing is read; each row has at least one True."""
+    def forward(self, query_NQW: Tensor, context_NSW: Tensor, mask_NQS: Tensor) -> Tensor:
+        """Shape (N, Q, W).
+
+        Where `mask_NQS` is False a query does not read; each query reads something. Its Q may be 1, for all alike.
+        """
         query = self._split(self.query(query_NQW))
         key, value = (self._split(part) for part in self.key_value(context_NSW).chunk(2, dim=-1))
         dropout = self.dropout if self.training else 0.0
-        mask = mask_NS[:, None, None, :]
+        mask = mask_NQS[:, None]
         mixed_NHQD = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
         out_NQW: Tensor = self.out(mixed_NHQD.transpose(1, 2).flatten(2))
         return out_NQW
@@ -58,13 +61,16 @@ class Block(nn.Module):
     def forward(self, tokens_NSW: Tensor, mask_NS: Tensor) -> Tensor:
         """Shape (N, S, W)."""
         normed = self.attention_norm(tokens_NSW)
-        tokens_NSW = tokens_NSW + self.attention(normed, normed, mask_NS)
+        tokens_NSW = tokens_NSW + self.attention(normed, normed, mask_NS[:, None])
         out_NSW: Tensor = tokens_NSW + self.mlp(self.mlp_norm(tokens_NSW))
         return out_NSW
 
 
 class CrossBlock(nn.Module):
-    """Queries read a context, then each other, then an MLP (Perceiver, Jaegle et al. 2021)."""
+    """Queries read a context, then each other, then an MLP (Perceiver, Jaegle et al. 2021).
+
+    Several views of one context, which differ in what is masked, share the work on the context.
+    """
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         """Keep the width."""
@@ -73,12 +79,16 @@ class CrossBlock(nn.Module):
         self.cross = Attention(width, heads, dropout)
         self.block = Block(width, heads, dropout)
 
-    def forward(self, query_NQW: Tensor, context_NSW: Tensor, mask_NS: Tensor) -> Tensor:
-        """Shape (N, Q, W)."""
-        query_NQW = query_NQW + self.cross(self.query_norm(query_NQW), self.context_norm(context_NSW), mask_NS)
-        every_NQ = torch.ones(query_NQW.shape[:2], dtype=torch.bool, device=query_NQW.device)
-        out_NQW: Tensor = self.block(query_NQW, every_NQ)
-        return out_NQW
+    def forward(self, query_NVQW: Tensor, context_NSW: Tensor, mask_NVS: Tensor) -> Tensor:
+        """Shape (N, V, Q, W): the queries of the V views, none of which sees another."""
+        rows, _, queries, width = query_NVQW.shape
+        asked_NRW = self.query_norm(query_NVQW).flatten(1, 2)
+        mask_NRS = mask_NVS.repeat_interleave(queries, dim=1)
+        read_NRW = self.cross(asked_NRW, self.context_norm(context_NSW), mask_NRS)
+        latents_LQW = (query_NVQW + read_NRW.view_as(query_NVQW)).view(-1, queries, width)
+        every_LQ = torch.ones(latents_LQW.shape[:2], dtype=torch.bool, device=latents_LQW.device)
+        out_LQW: Tensor = self.block(latents_LQW, every_LQ)
+        return out_LQW.view(rows, -1, queries, width)
 
 
 def masked_mean(tokens_NSW: Tensor, mask_NS: Tensor) -> Tensor:

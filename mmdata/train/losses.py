@@ -98,11 +98,11 @@ def _pair_terms(model: FusedModel, encoded: Encoded, same_BB: Tensor) -> dict[st
 
 def _fusion_terms(model: FusedModel, encoded: Encoded, same_BB: Tensor, visible_MBM: Tensor) -> dict[str, Tensor]:
     terms = {}
+    fused_MBD = model.fuse(encoded, visible_MBM)
     for column, name in enumerate(model.modalities):
-        visible_BM = visible_MBM[column]
-        rows_N = (encoded.present_BM[:, column] & visible_BM.any(dim=1)).nonzero()[:, 0]
+        rows_N = (encoded.present_BM[:, column] & visible_MBM[column].any(dim=1)).nonzero()[:, 0]
         if len(rows_N) > 1:
-            fused_ND = model.fuse(encoded, visible_BM)[rows_N]
             partner_ND = encoded.embeddings[column][rows_N]
-            terms[f"fusion~{name}"] = info_nce(fused_ND, partner_ND, model.scale(), same_BB[rows_N][:, rows_N])
+            term = info_nce(fused_MBD[column][rows_N], partner_ND, model.scale(), same_BB[rows_N][:, rows_N])
+            terms[f"fusion~{name}"] = term
     return terms

@@ -1,6 +1,7 @@
 """The fused model: towers, adapters, heads, fusion.
 
-Shapes: B samples, M modalities, N samples that have a modality, S tokens, W the fusion's width, D embedding dimensions.
+Shapes: B samples, M modalities, N samples that have a modality, S tokens, W the fusion's width, T a tower's,
+D embedding dimensions, V views of a sample.
 """
 
 from __future__ import annotations
@@ -77,11 +78,11 @@ class FusedModel(nn.Module):
         tokens, masks, embeddings = (list(column) for column in zip(*parts, strict=True))
         return Encoded(tokens, masks, embeddings, batch.present_BM)
 
-    def fuse(self, encoded: Encoded, visible_BM: Tensor) -> Tensor:
-        """Embeddings of what is both present and visible, of unit length. Shape (B, D)."""
-        visible_BM = visible_BM & encoded.present_BM
-        embedding_BD: Tensor = self.fusion_head(self.fusion(encoded.tokens, encoded.masks, visible_BM))
-        return embedding_BD
+    def fuse(self, encoded: Encoded, visible_VBM: Tensor) -> Tensor:
+        """Embeddings of what is both present and visible, of unit length, for V choices of that. Shape (V, B, D)."""
+        visible_VBM = visible_VBM & encoded.present_BM
+        embedding_VBD: Tensor = self.fusion_head(self.fusion(encoded.tokens, encoded.masks, visible_VBM))
+        return embedding_VBD
 
     def scale(self) -> Tensor:
         """Inverse temperature, at most 100."""
@@ -93,8 +94,8 @@ class FusedModel(nn.Module):
         if inputs is None:
             none = torch.zeros((rows, 0, self.width), device=device)
             return none, none[..., 0].bool(), torch.zeros((rows, self.embed_dim), device=device)
-        tokens_NSV, mask_NS = self.towers[name](inputs.values, inputs.length_N)
-        tokens_NSW = self.adapters[name](tokens_NSV)
+        tokens_NST, mask_NS = self.towers[name](inputs.values, inputs.length_N)
+        tokens_NSW = self.adapters[name](tokens_NST)
         embedding_ND = self.heads[name](masked_mean(tokens_NSW, mask_NS))
         return tuple(_spread(part, inputs.row_N, rows) for part in (tokens_NSW, mask_NS, embedding_ND))  # type: ignore[return-value]
 

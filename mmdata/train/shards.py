@@ -65,7 +65,7 @@ class ShardIndex:
 
     def id(self, row: int) -> str:
         """The sample's id."""
-        return bytes(self.ids_N[row]).decode()
+        return str(self.ids_N[row], "ascii")
 
     def place(self, row: int) -> str:
         """The name of the sample's shard."""

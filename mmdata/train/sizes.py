@@ -76,8 +76,8 @@ def _shape(width: int, depth: int, heads: int) -> TowerShape:
 
 SIZES = {
     "tiny": Architecture(
-        text=_shape(96, 2, 4), image=_shape(96, 3, 4), audio=_shape(96, 3, 1),
-        fusion=FusionShape(width=96, depth=1, heads=4, latents=4), embed_dim=128, patch_px=8,
+        text=_shape(96, 2, 4), image=_shape(96, 2, 4), audio=_shape(96, 3, 1),
+        fusion=FusionShape(width=96, depth=1, heads=4, latents=4), embed_dim=96, patch_px=16,
     ),
     "small": Architecture(
         text=_shape(256, 4, 4), image=_shape(256, 6, 4), audio=_shape(256, 6, 1),
