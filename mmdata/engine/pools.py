@@ -1,0 +1,111 @@
+"""Processes: a pool of workers that decode, and one process for each accelerator that holds the models.
+
+A worker that dies (a decoder that crashes, the out-of-memory killer) breaks the pool. Whatever was running is then run
+again, alone, in a process of its own; what kills that process too is `WorkerDied`, and its caller finds the sample.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, Final
+
+from mmdata.errors import MmdataError
+
+_WATCH_S: Final = 1.0
+_CONTEXT: Final = multiprocessing.get_context("spawn")
+
+
+class WorkerDied(MmdataError):
+    """A process died over this piece of work, twice."""
+
+
+class Pools:
+    """The processes of one build; `async with` starts them and leaves none behind."""
+
+    def __init__(self, workers: int) -> None:
+        """`workers` processes that decode; the model's process comes with its first use."""
+        self.workers = workers
+        self._pool = self._new(workers)
+        self._model: ProcessPoolExecutor | None = None
+        self._alone = asyncio.Lock()
+
+    def __enter__(self) -> Pools:
+        """Nothing starts before it is used."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """End every process, at once if the build did not end well."""
+        for pool in (self._pool, self._model):
+            if pool is not None:
+                _end(pool, kill=error[0] is not None)
+
+    async def work(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Run in a worker. Raises WorkerDied, or what the function raised."""
+        pool = self._pool
+        try:
+            return await asyncio.get_running_loop().run_in_executor(pool, _call, function, arguments)
+        except BrokenProcessPool:
+            if self._pool is pool:
+                _end(pool, kill=True)
+                self._pool = self._new(self.workers)
+            return await self.work_alone(function, *arguments)
+
+    async def work_alone(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Run in a fresh process, nothing beside it. Raises WorkerDied."""
+        async with self._alone:
+            pool = self._new(1)
+            try:
+                return await asyncio.get_running_loop().run_in_executor(pool, _call, function, arguments)
+            except BrokenProcessPool:
+                raise WorkerDied("the process that worked on it died (a crash of a decoder, or out of memory)") from None
+            finally:
+                _end(pool, kill=True)
+
+    async def model(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Run in the process that holds the models. Raises WorkerDied."""
+        if self._model is None:
+            self._model = self._new(1)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._model, _call, function, arguments)
+        except BrokenProcessPool:
+            self._model = None
+            raise WorkerDied("the process that holds the model died; is there enough memory for it?") from None
+
+    @staticmethod
+    def _new(workers: int) -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(workers, mp_context=_CONTEXT, initializer=_settle, initargs=(os.getpid(),))
+
+
+def _call(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    return function(*arguments)
+
+
+def _settle(parent: int) -> None:
+    """Leave Ctrl-C to the parent, and do not outlive it, even where it was killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(_WATCH_S)
+    os._exit(1)
+
+
+def _end(pool: ProcessPoolExecutor, *, kill: bool) -> None:
+    processes = list((pool._processes or {}).values())  # the executor has no public way to end a running call
+    pool.shutdown(wait=not kill, cancel_futures=True)
+    if kill:
+        for process in processes:
+            process.kill()
+        for process in processes:
+            process.join()

@@ -1,0 +1,1 @@
+"""Steps: what a pipeline file can name. One step a file; `registry` finds them by name."""

@@ -1,0 +1,1 @@
+"""What scores the agreement of two modalities of a sample. One step a file."""

@@ -1,0 +1,99 @@
+"""`clip`: agreement of images and texts by a CLIP model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from pydantic import BeforeValidator, Field
+
+from mmdata.errors import SampleError
+from mmdata.models.weights import Weights
+from mmdata.sample import Modality, Sample
+from mmdata.steps.base import Align, Edge, Score
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from mmdata.models.clip import Clip as ClipModel
+
+Names = Annotated[list[str], BeforeValidator(lambda v: [v] if isinstance(v, str) else v)]
+# The pixel limit was kept when the image was taken in.
+_ANY_SIZE = 1 << 40
+
+
+@dataclass(frozen=True)
+class _Item:
+    """One sample, ready for the model: images as uint8 [3, H, W], texts as they are."""
+
+    images: dict[str, np.ndarray[Any, np.dtype[np.uint8]]]
+    texts: dict[str, str]
+
+
+class Clip(Align):
+    """Cosine similarity of image and text embeddings, by any model that open_clip can load."""
+
+    step: ClassVar[str] = "clip"
+    modalities: ClassVar[tuple[Modality, Modality]] = ("image", "text")
+    name: str | None = Field(None, description="the aligner's name in rules and in the catalog; default: clip")
+    model: str = Field(description="an open_clip architecture (ViT-B-32), hub id (hf-hub:org/name) or local folder")
+    pretrained: str | None = Field(None, description="tag or checkpoint file, for an architecture")
+    image: Names = Field(default=["image"], min_length=1, description="image members")
+    text: Names = Field(default=["caption"], min_length=1, description="text members")
+
+    def edges(self) -> list[Edge]:
+        """Every image with every text."""
+        return [Edge(image, text) for image in self.image for text in self.text]
+
+    def weights(self) -> Weights:
+        """Raises WeightsError."""
+        from mmdata.models.clip import locate
+
+        return locate(self.model, self.pretrained)
+
+    def load(self, device: str) -> _Scorer:
+        """Load the model through open_clip's factory."""
+        from mmdata.models.clip import Clip as ClipModel
+
+        return _Scorer(self, ClipModel.load(self.model, self.pretrained, device))
+
+    def prepare(self, recipe: Any, sample: Sample) -> _Item | None:
+        """Decode and resize the images as the model's own preprocessing does."""
+        from mmdata.media.image import open_image
+        from mmdata.models.clip import prepare_image
+
+        there = sample.members
+        images = {
+            name: prepare_image(recipe, open_image(there[name].data, _ANY_SIZE)) for name in self.image if name in there
+        }
+        texts = {name: there[name].text for name in self.text if name in there}
+        return _Item(images, texts) if images and texts else None
+
+
+class _Scorer:
+    def __init__(self, step: Clip, model: ClipModel) -> None:
+        self.step = step
+        self.model = model
+        self.recipe = model.recipe
+
+    def score(self, items: Sequence[_Item]) -> list[list[Score] | SampleError]:
+        """One call of each tower for the batch; cosines of unit vectors."""
+        import numpy as np
+
+        images = [image for item in items for image in item.images.values()]
+        texts = [text for item in items for text in item.texts.values()]
+        image_emb_ND = iter(self.model.embed_images(np.stack(images)))
+        text_emb_ND = iter(self.model.embed_texts(texts))
+        found: list[list[Score] | SampleError] = []
+        for item in items:
+            image_emb = {name: next(image_emb_ND) for name in item.images}
+            text_emb = {name: next(text_emb_ND) for name in item.texts}
+            found.append(
+                [
+                    Score(Edge(image, text).name, float(left_D @ right_D))
+                    for image, left_D in image_emb.items()
+                    for text, right_D in text_emb.items()
+                ]
+            )
+        return found

@@ -1,0 +1,246 @@
+"""The families of steps, each with its one method.
+
+A step is a frozen pydantic model: its fields are the parameters of the YAML file, its docstring and field descriptions
+are its documentation. Steps know no engine: they map a sample, a batch or a table, and the engine decides where.
+Importing a step must be light (no torch): `mmdata plan` imports all that a file names.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from mmdata.errors import SampleError
+from mmdata.models.weights import Weights
+from mmdata.sample import Member, Modality, Sample
+from mmdata.spec import Frozen
+
+if TYPE_CHECKING:
+    from mmdata.store.curation import Curation
+
+
+class Step(Frozen):
+    """Base of all steps."""
+
+    step: ClassVar[str]
+    """The name in YAML."""
+    version: ClassVar[int] = 1
+    """Goes into fingerprints: raise it when the same input no longer gives the same output."""
+
+    def identity(self) -> dict[str, Any]:
+        """All that decides what the step makes of an input: goes into fingerprints."""
+        return {"step": self.step, "version": self.version, "params": self.model_dump(mode="json")}
+
+    def reads(self) -> dict[str, Modality | None]:
+        """Members it names and the modality each must have (None: any); a plan checks that they are declared."""
+        return {}
+
+
+@dataclass(frozen=True)
+class Declared:
+    """A member that a source declares: every sample of it has one if it is required."""
+
+    modality: Modality
+    required: bool
+    lang: str | None = None
+
+
+@dataclass(frozen=True)
+class Ref:
+    """Where one member of an input is.
+
+    Attributes:
+        name: of the member.
+        modality: of the member.
+        url: an fsspec URL or a path; None where the text stands in `text`.
+        text: the payload itself, for text that a table holds.
+        lang: as the source says, None where it does not.
+        line: for a text member out of a file of many lines: see `steps.sources.files`.
+        required: whether the sample is out without it.
+        version: what changes when the content does (size and mtime, a digest of inline text); None where nothing is
+            there.
+    """
+
+    name: str
+    modality: Modality
+    url: str | None = None
+    text: str | None = None
+    lang: str | None = None
+    line: int | str | None = None
+    required: bool = True
+    version: str | None = None
+
+
+@dataclass(frozen=True)
+class Input:
+    """One thing that a source names; it ends with exactly one fate.
+
+    Attributes:
+        key: what the source calls it; unique in the source.
+        refs: its members. A required one that is not there stands here too, without a version.
+        attributes: columns carried along.
+        problem: why it can be no sample (a row that cannot be read, say), else None.
+    """
+
+    key: str
+    refs: tuple[Ref, ...]
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    problem: tuple[str, str] | None = None
+
+
+class Source(Step):
+    """Names the inputs; reads none of them."""
+
+    name: str | None = None
+
+    @property
+    def label(self) -> str:
+        """The source's name, which goes into every sample_id."""
+        return self.name or self.step
+
+    @abstractmethod
+    def members(self) -> dict[str, Declared]:
+        """Every member that a sample of this source can have, by name."""
+
+    @abstractmethod
+    def inputs(self) -> Iterator[Input]:
+        """All inputs, sorted by key, streamed. Raises PlanError where the source is not there at all."""
+
+
+class Ingest(Step):
+    """Checks and measures payloads of one modality; the payload may be replaced (SVG becomes PNG)."""
+
+    modality: ClassVar[Modality]
+    max_bytes: int
+
+    @abstractmethod
+    def decode(self, ref: Ref, data: bytes) -> Member:
+        """The member. Raises SampleError."""
+
+
+@dataclass(frozen=True)
+class NewText:
+    """A text that an aligner made for a sample that had none: becomes a member."""
+
+    name: str
+    text: str
+    lang: str | None
+
+
+@dataclass(frozen=True)
+class Score:
+    """How well the two members of an edge agree.
+
+    Attributes:
+        edge: `{left}_{right}`, as rules name it.
+        score: higher agrees better; the aligner's own scale. None where there was nothing to compare.
+        measures: what else the aligner found, by name.
+        new_text: a text made on the way.
+    """
+
+    edge: str
+    score: float | None
+    measures: Mapping[str, Any] = field(default_factory=dict)
+    new_text: NewText | None = None
+
+
+class Scorer(Protocol):
+    """A loaded model, living in the one process of its accelerator."""
+
+    recipe: Any
+    """What workers need to prepare samples; small, picklable."""
+
+    def score(self, items: Sequence[Any]) -> list[list[Score] | SampleError]:
+        """For each prepared item its scores, or why it has none."""
+
+
+@dataclass(frozen=True)
+class Edge:
+    """Two members that an aligner compares. `right` need not be there in every sample."""
+
+    left: str
+    right: str
+
+    @property
+    def name(self) -> str:
+        """The edge as rules and the catalog name it."""
+        return f"{self.left}_{self.right}"
+
+
+class Align(Step):
+    """Scores the agreement of modalities: workers prepare samples, the model's process scores batches of them."""
+
+    modalities: ClassVar[tuple[Modality, Modality]]
+    batch_samples: ClassVar[int] = 64
+    name: str | None = None
+
+    @property
+    def label(self) -> str:
+        """The aligner's name in rules and in the catalog."""
+        return self.name or self.step
+
+    @abstractmethod
+    def edges(self) -> list[Edge]:
+        """The pairs of members it compares, left of `modalities[0]`, right of `modalities[1]`."""
+
+    def reads(self) -> dict[str, Modality | None]:
+        """The ends of its edges, less what it makes itself."""
+        ends = {name: kind for e in self.edges() for name, kind in zip((e.left, e.right), self.modalities, strict=True)}
+        return {name: kind for name, kind in ends.items() if name not in self.new_members()}
+
+    def new_members(self) -> dict[str, Declared]:
+        """Members that it makes where they are missing."""
+        return {}
+
+    @abstractmethod
+    def weights(self) -> Weights:
+        """The weights it will load, without loading them. Raises WeightsError."""
+
+    @abstractmethod
+    def load(self, device: str) -> Scorer:
+        """Load the model."""
+
+    @abstractmethod
+    def prepare(self, recipe: Any, sample: Sample) -> Any:
+        """Decode one sample for the model, in a worker: no torch here. None where it has none of the edges.
+
+        Raises SampleError.
+        """
+
+    def identity(self) -> dict[str, Any]:
+        """Parameters and the weights' content; where the weights lie does not matter."""
+        mine = super().identity()
+        mine["params"].pop("model", None)
+        return {**mine, "weights": self.weights().identity}
+
+
+class Augment(Step):
+    """Makes children of a sample: all modalities change together or the child is not made."""
+
+    @abstractmethod
+    def make(self, sample: Sample, seed: int) -> Sample:
+        """The child; depends only on the sample and the seed.
+
+        Raises SampleError with the reason why the pair would not stay true (a veto).
+        """
+
+class Curate(Step):
+    """Decides in SQL. Steps run in the order of the file, each over the candidates that are still in."""
+
+    @abstractmethod
+    def check(self, curation: Curation) -> None:
+        """Bind the SQL against empty tables. Raises duckdb.Error, or ValueError with a sentence."""
+
+    @abstractmethod
+    def apply(self, curation: Curation) -> None:
+        """Write fates, groups or splits."""
+
+
+class Write(Step):
+    """What goes into the training set and how it is cut into shards."""
+
+    members: list[str] | None
+    samples_per_shard: int
+    bytes_per_shard: int

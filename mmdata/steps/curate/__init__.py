@@ -1,0 +1,1 @@
+"""What decides, in SQL over the candidates. One step a file."""

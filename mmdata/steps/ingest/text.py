@@ -1,0 +1,46 @@
+"""`text`: strict UTF-8 in NFC, with its language."""
+
+from __future__ import annotations
+
+import re
+from typing import ClassVar
+
+from pydantic import ByteSize, Field
+
+from mmdata.errors import SampleError
+from mmdata.sample import Member, Modality
+from mmdata.steps.base import Ingest, Ref
+
+
+class Text(Ingest):
+    """Text: strict UTF-8, NFC, blanks around it removed; one line of many where the source says so; its language."""
+
+    step: ClassVar[str] = "text"
+    modality: ClassVar[Modality] = "text"
+    max_bytes: ByteSize = Field(ByteSize(1 << 20), description="larger files have failed, unread")
+    detect_language: bool = Field(True, description="guess the language where the source does not give it")
+
+    def decode(self, ref: Ref, data: bytes) -> Member:
+        """The member, measured. Raises SampleError: `not_utf8`, `no_such_line`, `empty_text`, ..."""
+        from mmdata.media.text import count_words, decode_text, detect_language
+
+        text = decode_text(_line(data, ref.line) if ref.line is not None else data)
+        if not text:
+            raise SampleError("empty_text", "the text is empty")
+        lang = ref.lang or (detect_language(text) if self.detect_language else None)
+        measures = {"text": text, "chars": len(text), "words": count_words(text)}
+        return Member(ref.name, "text", "text/plain", "txt", text.encode(), lang, measures)
+
+
+def _line(data: bytes, line: int | str) -> bytes:
+    """The line of that number (from 1), or the `{text}` of the first line that fits the template."""
+    lines = data.removeprefix(b"\xef\xbb\xbf").splitlines()
+    if isinstance(line, int):
+        if not 1 <= line <= len(lines):
+            raise SampleError("no_such_line", f"line {line} of {len(lines)}")
+        return lines[line - 1]
+    before, after = (re.escape(part.encode()) for part in line.split("{text}", 1))
+    for candidate in lines:
+        if match := re.fullmatch(before + b"(.*)" + after, candidate):
+            return match[1]
+    raise SampleError("no_such_line", f"no line like '{line}'")

@@ -1,0 +1,227 @@
+"""`files`: a folder in which the members of a sample share a stem.
+
+A path template names the files of a member: `{stem}.png` and `{stem}.txt` belong together where `{stem}` is the same.
+`{stem}` may contain folders and is the sample's key; `{lang}` makes one member for each language listed. Where a file
+fits several templates, the one with the most literal characters takes it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+from collections.abc import Iterator
+from itertools import groupby
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from mmdata.errors import PlanError
+from mmdata.sample import MODALITIES, Modality
+from mmdata.spec import Frozen
+from mmdata.steps.base import Declared, Input, Ref, Source
+
+_BY_EXTENSION: dict[str, Modality] = {
+    **dict.fromkeys(["png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff", "svg"], "image"),
+    **dict.fromkeys(["txt", "caption"], "text"),
+    **dict.fromkeys(["wav", "ogg", "oga", "opus", "flac", "mp3", "m4a", "aac", "aiff"], "audio"),
+}
+_OUTSIDE = "link outside root"
+_HOLE = re.compile(r"\{(\w*)\}")
+_PATTERNS = {"stem": r"(?P<stem>.+)", "lang": r"(?P<lang>[A-Za-z]{2,3}(?:[_@-][A-Za-z]+)?)"}
+
+
+_BY_NAME: dict[str, Modality] = {
+    **{name: name for name in MODALITIES},
+    **dict.fromkeys(["photo", "picture"], "image"),
+    **dict.fromkeys(["caption", "transcript", "title"], "text"),
+    **dict.fromkeys(["speech", "sound", "music"], "audio"),
+}
+
+
+def modality_of(name: str, given: Modality | None) -> Modality | None:
+    """The modality given, else what a member of this name usually is."""
+    return given or _BY_NAME.get(name.split("_")[0])
+
+
+class MemberFiles(Frozen):
+    """The files of one member (of one for each language, where the path or the line has `{lang}`)."""
+
+    path: Annotated[list[str], BeforeValidator(lambda v: [v] if isinstance(v, str) else v)] = Field(
+        min_length=1, description="path templates below root with {stem}, perhaps {lang}; the first that exists is taken"
+    )
+    modality: Modality | None = Field(None, description="told by the file extension where it is not given")
+    required: bool = Field(True, description="whether a sample without it has failed; never for {lang}")
+    lang: str | None = Field(None, description="language of the text or speech; detected for text where not given")
+    line: int | str | None = Field(
+        None, description="of a text file: the number of one line, or a template such as '{lang}.utf8={text}'"
+    )
+    langs: list[str] = Field(default=[], description="the languages to take, where the path or the line has {lang}")
+
+    @model_validator(mode="after")
+    def _holes_fit(self) -> MemberFiles:
+        for path in self.path:
+            holes = _HOLE.findall(path)
+            if holes.count("stem") != 1 or set(holes) - set(_PATTERNS) or len(holes) != len(set(holes)):
+                raise ValueError(f"the path '{path}' must have {{stem}} once, may have {{lang}} once, and nothing else")
+            if path.startswith("/") or ".." in Path(path).parts:
+                raise ValueError(f"the path '{path}' must stay below root")
+        if isinstance(self.line, str) and "text" not in _HOLE.findall(self.line):
+            raise ValueError(f"the line template '{self.line}' must have {{text}}")
+        if self.by_lang != bool(self.langs):
+            raise ValueError("`langs` lists the languages to take, and needs {lang} in the path or the line")
+        if self.modality is None and self._told() is None:
+            raise ValueError(f"cannot tell the modality of '{self.path[0]}'; add `modality:`")
+        return self
+
+    @property
+    def by_lang(self) -> bool:
+        """Whether this stands for one member a language."""
+        return any("{lang}" in text for text in [*self.path, str(self.line)])
+
+    @property
+    def kind(self) -> Modality:
+        """The modality, given or told by the extension."""
+        return self.modality or self._told() or "tensor"
+
+    def _told(self) -> Modality | None:
+        return _BY_EXTENSION.get(self.path[0].rpartition(".")[2].lower())
+
+
+class Files(Source):
+    """Files of a folder that share a stem: `{stem}.png` + `{stem}.txt` + ..."""
+
+    step: ClassVar[str] = "files"
+    name: str | None = Field(None, description="names the source in every sample_id; default: files")
+    root: Path = Field(description="the folder")
+    files: Annotated[
+        dict[str, MemberFiles],
+        BeforeValidator(lambda v: {k: {"path": m} if isinstance(m, str | list) else m for k, m in v.items()}),
+    ] = Field(alias="members", min_length=1, description="by name; `caption_{lang}` where it is one for each language")
+
+    @model_validator(mode="after")
+    def _names_fit(self) -> Files:
+        for name, member in self.files.items():
+            if not re.fullmatch(r"[a-z][a-z0-9_]*(\{lang\})?", name):
+                raise ValueError(f"the member name '{name}' must be lower case letters, digits and '_'")
+            if name.endswith("{lang}") != member.by_lang:
+                raise ValueError(f"the member '{name}' must end with {{lang}} exactly if its path or line has {{lang}}")
+        return self
+
+    def identity(self) -> dict[str, Any]:
+        """Where the folder lies does not matter, only what is in it."""
+        mine = super().identity()
+        mine["params"].pop("root")
+        return mine
+
+    def members(self) -> dict[str, Declared]:
+        """One a name, one a language where the name has `{lang}`."""
+        found: dict[str, Declared] = {}
+        for name, files in self.files.items():
+            if files.by_lang:
+                found |= {_named(name, lang): Declared(files.kind, False, lang) for lang in files.langs}
+            else:
+                found[name] = Declared(files.kind, files.required, files.lang)
+        return found
+
+    def inputs(self) -> Iterator[Input]:
+        """Walk the folder; sort by stem in a database on disk, so that memory stays bounded."""
+        root = self.root.expanduser()
+        if not root.is_dir():
+            raise PlanError([f"files: the folder {root} is not there"])
+        with sqlite3.connect("") as listing:
+            listing.execute("CREATE TABLE files (stem TEXT, template INTEGER, lang TEXT, path TEXT, version TEXT)")
+            listing.executemany("INSERT INTO files VALUES (?, ?, ?, ?, ?)", self._matches(root))
+            rows = listing.execute("SELECT * FROM files ORDER BY stem, template, lang, path")
+            for stem, group in groupby(rows, key=lambda row: row[0]):
+                yield self._input(root, stem, list(group))
+
+    def _matches(self, root: Path) -> Iterator[tuple[str, int, str, str, str]]:
+        """(stem, number of the template, language, path, version) of every file that a template takes."""
+        patterns = [(_regex(template), index) for index, template in self._by_literal_length()]
+        wanted = {lang for files in self.files.values() for lang in files.langs}
+        for path, version in _walk(root):
+            for pattern, index in patterns:
+                if match := pattern.fullmatch(path):
+                    lang = match.groupdict().get("lang")
+                    # A file in a language that nobody asked for is no sample of its own, nor is it anything else.
+                    if lang is None or lang in wanted:
+                        yield match["stem"], index, lang or "", path, version
+                    break
+
+    def _templates(self) -> list[str]:
+        return list(dict.fromkeys(path for files in self.files.values() for path in files.path))
+
+    def _by_literal_length(self) -> list[tuple[int, str]]:
+        return sorted(enumerate(self._templates()), key=lambda pair: -len(_HOLE.sub("", pair[1])))
+
+    def _input(self, root: Path, stem: str, rows: list[tuple[str, int, str, str, str]]) -> Input:
+        templates = self._templates()
+        there = {(templates[index], lang): (path, version) for _, index, lang, path, version in rows}
+        refs = [ref for name, files in self.files.items() for ref in _refs(root, stem, name, files, there)]
+        outside = [ref.url for ref in refs if ref.version == _OUTSIDE]
+        problem = ("link_outside_root", f"{outside[0]} is a link that leads out of root") if outside else None
+        return Input(stem, tuple(refs), problem=problem)
+
+
+_There = dict[tuple[str, str], tuple[str, str]]
+
+
+def _refs(root: Path, stem: str, name: str, files: MemberFiles, there: _There) -> Iterator[Ref]:
+    """The refs of one entry of `members`; of a required member also where its file is missing."""
+    for lang in files.langs or [""]:
+        keys = [(path, lang if "{lang}" in path else "") for path in files.path]
+        path, version = next((there[key] for key in keys if key in there), (None, None))
+        required = files.required and not files.by_lang
+        if path is None and required:
+            path = " or ".join(template.replace("{stem}", stem) for template in files.path)
+        if path is not None:
+            yield Ref(
+                name=_named(name, lang),
+                modality=files.kind,
+                url=str(root / path) if version else path,
+                lang=lang or files.lang,
+                line=files.line.replace("{lang}", lang) if isinstance(files.line, str) else files.line,
+                required=required,
+                version=version,
+            )
+
+
+def _named(name: str, lang: str) -> str:
+    return name.replace("{lang}", lang.lower().replace("-", "_").replace("@", "_"))
+
+
+def _regex(template: str) -> re.Pattern[str]:
+    parts = _HOLE.split(template)
+    return re.compile("".join(_PATTERNS[part] if i % 2 else re.escape(part) for i, part in enumerate(parts)), re.DOTALL)
+
+
+def _walk(root: Path) -> Iterator[tuple[str, str]]:
+    """(path, version) of every file below root; hidden ones left out, links to folders not followed."""
+    real_root = os.path.realpath(root) + os.sep
+    stack = [""]
+    while stack:
+        folder = stack.pop()
+        with os.scandir(root / folder) as entries:
+            for entry in entries:
+                path = f"{folder}{entry.name}"
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    stack.append(f"{path}/")
+                elif entry.is_file():
+                    yield _printable(path), _version(entry, real_root)
+
+
+def _version(entry: os.DirEntry[str], real_root: str) -> str:
+    # A folder may be a stranger's unpacked archive: a link in it must not bring in files from elsewhere.
+    if entry.is_symlink() and not os.path.realpath(entry.path).startswith(real_root):
+        return _OUTSIDE
+    stat = entry.stat()
+    return f"{stat.st_size}-{stat.st_mtime_ns}"
+
+
+def _printable(path: str) -> str:
+    """A name that is not UTF-8 is shown escaped; reading it fails, and so it ends in the ledger."""
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -1,0 +1,1 @@
+"""What is written for training. One step a file."""

@@ -1,0 +1,202 @@
+"""`catalog.duckdb`: views over the Parquet of a build, made anew from it at any time.
+
+The file is written aside and renamed, and never held open: anybody can query it while a build runs, and sees the parts
+that were committed when it was last refreshed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from mmdata.errors import MmdataError
+from mmdata.store import sql
+from mmdata.store.curation import parquet
+from mmdata.store.files import SCRATCH_MARK, write_json
+from mmdata.store.sql import quoted
+
+_MEMBER: Final = (
+    "modality VARCHAR, name VARCHAR, mime VARCHAR, bytes BIGINT, sha256 VARCHAR, width INTEGER, height INTEGER, "
+    "duration_s DOUBLE, sample_rate INTEGER, channels INTEGER, lang VARCHAR, text VARCHAR, chars INTEGER, words INTEGER, "
+    "error VARCHAR"
+)
+_EMPTY: Final = {
+    "base": "SELECT NULL::VARCHAR AS sample_id, NULL::VARCHAR AS source, NULL::VARCHAR AS key, NULL::VARCHAR AS parent_id, "
+    "NULL::VARCHAR AS variant, '{}' AS attributes, NULL::VARCHAR AS failed_step, NULL::VARCHAR AS reason, "
+    f"NULL::VARCHAR AS detail, []::STRUCT({_MEMBER})[] AS members, '' AS filename WHERE false",
+    "scored": "SELECT NULL::VARCHAR AS sample_id, NULL::VARCHAR AS aligner, NULL::VARCHAR AS edge, NULL::FLOAT AS score, "
+    "NULL::VARCHAR AS measures, NULL::VARCHAR AS new_name, NULL::VARCHAR AS new_text, NULL::VARCHAR AS new_lang, "
+    "NULL::VARCHAR AS reason, NULL::VARCHAR AS detail WHERE false",
+    "fates": "SELECT NULL::VARCHAR AS sample_id, NULL::VARCHAR AS fate, NULL::VARCHAR AS step, NULL::VARCHAR AS rule, "
+    "NULL::DOUBLE AS value, NULL::DOUBLE AS threshold, NULL::VARCHAR AS detail WHERE false",
+    "places": "SELECT NULL::VARCHAR AS sample_id, NULL::VARCHAR AS group_id, NULL::VARCHAR AS split WHERE false",
+    "selection": "SELECT NULL::VARCHAR AS sample_id, NULL::VARCHAR AS shard WHERE false",
+}
+_VIEWS: Final = {
+    "samples": """
+SELECT b.sample_id, b.source, b.key, p.group_id, b.parent_id, b.variant, p.split, f.fate, s.shard,
+    CAST(json(b.attributes) AS MAP(VARCHAR, VARCHAR)) AS attributes
+FROM base b LEFT JOIN places p USING (sample_id) LEFT JOIN fates f USING (sample_id) LEFT JOIN selection s USING (sample_id)
+""",
+    "members": """
+SELECT sample_id, m.modality, m.name, m.mime, m.bytes, m.sha256, m.width, m.height, m.duration_s, m.sample_rate,
+    m.channels, m.lang, m.text, m.chars, m.words, m.error, NULL AS made_by
+FROM (SELECT sample_id, unnest(members) AS m FROM base)
+UNION ALL BY NAME
+SELECT sample_id, 'text' AS modality, new_name AS name, 'text/plain' AS mime,
+    octet_length(encode(new_text)) AS bytes, sha256(new_text) AS sha256, new_lang AS lang, new_text AS text,
+    length(new_text) AS chars, aligner AS made_by
+FROM scored WHERE new_text IS NOT NULL
+""",
+    "scores": "SELECT sample_id, aligner, edge, score, measures FROM scored WHERE reason IS NULL",
+}
+_RUN: Final = {
+    "run_id": "VARCHAR",
+    "status": "VARCHAR",
+    "started": "TIMESTAMP",
+    "ended": "TIMESTAMP",
+    "inputs": "BIGINT",
+    "selection": "VARCHAR",
+    "mmdata": "VARCHAR",
+    "command": "VARCHAR",
+}
+_STEP: Final = {
+    "step": "VARCHAR",
+    "unit": "VARCHAR",
+    "total": "BIGINT",
+    "done": "BIGINT",
+    "before": "BIGINT",
+    "samples": "BIGINT",
+    "failed": "BIGINT",
+    "wall_s": "DOUBLE",
+    "cpu_s": "DOUBLE",
+    "peak_rss_bytes": "BIGINT",
+}
+_SHARD: Final = {"path": "VARCHAR", "split": "VARCHAR", "samples": "BIGINT", "bytes": "BIGINT", "sha256": "VARCHAR"}
+
+
+def path_of(output: Path) -> Path:
+    """The catalog of a build folder."""
+    return output / "catalog.duckdb"
+
+
+def describe_build(
+    output: Path, name: str, selection: str, base: Sequence[tuple[str, str]], scores: Sequence[tuple[str, str]]
+) -> None:
+    """Note which parts and decisions make up the build that runs: what the catalog shows from now on."""
+    value = {"name": name, "selection": selection, "base": base, "scores": scores}
+    write_json(output / "build.json", value)
+
+
+def refresh(output: Path) -> None:
+    """Make the catalog anew from what is committed now. Raises MmdataError where `output` holds no build."""
+    build = _read_build(output)
+    path = path_of(output)
+    scratch = path.with_name(f"{path.name}{SCRATCH_MARK}{os.getpid()}")
+    scratch.unlink(missing_ok=True)
+    connection = sql.connect(str(scratch))
+    try:
+        for name, query in _queries(output.resolve(), build).items():
+            connection.execute(f"CREATE VIEW {name} AS {query}")
+        _fill(connection, "build", {"name": "VARCHAR", "selection": "VARCHAR", "folder": "VARCHAR"}, [_whose(output, build)])
+        _fill(connection, "shards", _SHARD, _shards(output))
+        runs = [json.loads(file.read_text(encoding="utf-8")) for file in sorted((output / "log").glob("*.json"))]
+        _fill(connection, "runs", _RUN, [_timed(run["run"]) for run in runs])
+        steps = [{"run_id": run["run"]["run_id"], **step} for run in runs for step in run["steps"]]
+        _fill(connection, "steps", {"run_id": "VARCHAR", **_STEP}, steps)
+    finally:
+        connection.close()
+    scratch.replace(path)
+
+
+def is_fresh(output: Path, selection: str) -> bool:
+    """Whether the catalog shows this build, finished, where it now lies."""
+    try:
+        connection = sql.connect(str(path_of(output)), access_mode="READ_ONLY")
+        rows = connection.execute("SELECT selection, folder, (SELECT count(*) FROM fates) FROM build").fetchall()
+        connection.close()
+    except sql.Error:
+        return False
+    return bool(rows and rows[0][:2] == (selection, str(output.resolve())) and rows[0][2])
+
+
+def open_catalog(output: Path) -> Any:
+    """A read-only connection; the catalog is made anew first where it is missing or the folder was moved.
+
+    Raises MmdataError where `output` holds no build.
+    """
+    build = _read_build(output)
+    if not is_fresh(output, build["selection"]):
+        refresh(output)
+    return sql.connect(str(path_of(output)), access_mode="READ_ONLY")
+
+
+def counts(output: Path) -> dict[str, dict[str, int]]:
+    """How many originals of each fate, children of each fate, and samples of each split were kept."""
+    connection = open_catalog(output)
+    query = "SELECT {0}, count(*) FROM samples WHERE {1} GROUP BY 1 ORDER BY 2 DESC, 1"
+    found = {
+        "fates": query.format("fate", "parent_id IS NULL"),
+        "children": query.format("fate", "parent_id IS NOT NULL"),
+        "splits": query.format("split", "fate = 'kept'"),
+    }
+    return {name: dict(connection.execute(sql_text).fetchall()) for name, sql_text in found.items()}
+
+
+def _read_build(output: Path) -> dict[str, Any]:
+    try:
+        build: dict[str, Any] = json.loads((output / "build.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise MmdataError(f"{output}: no build here (build.json is missing); give the folder that a build wrote") from None
+    return build
+
+
+def _queries(folder: Path, build: dict[str, Any]) -> dict[str, str]:
+    parts = {
+        name: [path for label, part in build[key] if (path := folder / "parts" / label / f"{part}.parquet").exists()]
+        for name, key in (("base", "base"), ("scored", "scores"))
+    }
+    decided = folder / "decided" / build["selection"]
+    if (decided / "shards.json").exists():
+        parts |= {name: [decided / f"{name}.parquet"] for name in ("fates", "places", "selection")}
+    found = dict(_EMPTY)
+    for name, paths in parts.items():
+        if paths:
+            found[name] = f"SELECT * FROM {parquet(paths, filename=name == 'base')}"
+    return found | _VIEWS
+
+
+def _whose(output: Path, build: dict[str, Any]) -> dict[str, Any]:
+    return {"name": build["name"], "selection": build["selection"], "folder": str(output.resolve())}
+
+
+def _shards(output: Path) -> list[dict[str, Any]]:
+    try:
+        manifest = json.loads((output / "shards" / "manifest.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return []
+    return [{"split": name, **shard} for name, split in manifest["splits"].items() for shard in split["shards"]]
+
+
+def _timed(run: dict[str, Any]) -> dict[str, Any]:
+    return {**run, **{key: run[key] and f"epoch:{run[key]}" for key in ("started", "ended")}}
+
+
+def _fill(connection: Any, name: str, columns: dict[str, str], rows: Sequence[dict[str, Any]]) -> None:
+    connection.execute(f"CREATE TABLE {name} ({', '.join(f'{c} {kind}' for c, kind in columns.items())})")
+    for row in rows:
+        values = ", ".join(_literal(row.get(column)) for column in columns)
+        connection.execute(f"INSERT INTO {name} VALUES ({values})")
+
+
+def _literal(value: Any) -> str:
+    if value is None:
+        return "NULL"
+    if isinstance(value, str) and value.startswith("epoch:"):
+        return f"make_timestamp({int(float(value[6:]) * 1e6)})"
+    return quoted(value) if isinstance(value, str) else repr(value)
+
+

@@ -1,0 +1,163 @@
+"""The tables that curation decides over.
+
+`candidates` has one row for each sample that did not fail, with a struct column for each declared member (NULL where
+the sample has none) and for each aligner: `image.width`, `caption.words`, `clip.image_caption`. `parent` holds the
+aligners' scores of a child's parent. `fates` grows as steps decide; `undecided` are the candidates without a fate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmdata.sample import MEASURES, Modality
+from mmdata.store import sql
+from mmdata.store.sql import identifier, quoted
+
+if TYPE_CHECKING:
+    import duckdb
+
+_FATES = (
+    "CREATE TABLE fates (sample_id VARCHAR, fate VARCHAR, step VARCHAR, rule VARCHAR, value DOUBLE, threshold DOUBLE, "
+    "detail VARCHAR)"
+)
+_PLACES = "CREATE TABLE places (sample_id VARCHAR, group_id VARCHAR, split VARCHAR)"
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What the candidates have: the modality of each member, the edges of each aligner."""
+
+    members: Mapping[str, Modality]
+    aligners: Mapping[str, Sequence[str]]
+
+    def names(self) -> list[str]:
+        """Every name a rule may use, for error messages."""
+        found = ["sample_id", "source", "key", "parent_id", "variant", "attributes"]
+        found += [f"{m}.{field}" for m, modality in self.members.items() for field in MEASURES[modality]]
+        return found + [f"{aligner}.{edge}" for aligner, edges in self.aligners.items() for edge in edges]
+
+
+class Curation:
+    """A DuckDB session over one build's candidates."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, columns: Columns, seed: int) -> None:
+        """Use `empty` or `load`."""
+        self.connection = connection
+        self.columns = columns
+        self.seed = seed
+
+    @classmethod
+    def empty(cls, columns: Columns) -> Curation:
+        """Tables of the right types without rows: what a plan checks SQL against."""
+        connection = sql.connect(enable_external_access=False)
+        struct = [f"{identifier(m)} STRUCT({_fields(MEASURES[kind])})" for m, kind in columns.members.items()]
+        struct += [f"{identifier(a)} {_score_type(edges)}" for a, edges in columns.aligners.items()]
+        if columns.aligners:
+            parents = ", ".join(f"{identifier(a)} {_score_type(edges)}" for a, edges in columns.aligners.items())
+            struct.append(f"parent STRUCT({parents})")
+        texts = ("sample_id", "source", "key", "parent_id", "variant")
+        names = ", ".join([*(f"{name} VARCHAR" for name in texts), "attributes MAP(VARCHAR, VARCHAR)", *struct])
+        connection.execute(f"CREATE TABLE candidates ({names})")
+        connection.execute("CREATE VIEW undecided AS SELECT * FROM candidates")
+        connection.execute(_FATES)
+        connection.execute(_PLACES)
+        return cls(connection, columns, 0)
+
+    @classmethod
+    def load(
+        cls, columns: Columns, seed: int, base: Sequence[Path], scores: Sequence[Path], scratch: Path, memory: str
+    ) -> Curation:
+        """Fill the tables from parts; what does not fit in `memory` spills into the folder `scratch`.
+
+        After loading, no SQL can read or write any file but in that folder: rules may come from strangers.
+        """
+        config = {"memory_limit": memory, "temp_directory": str(scratch / "spill"), "preserve_insertion_order": False}
+        connection = sql.connect(str(scratch / "curation.duckdb"), **config)
+        connection.execute(f"SET allowed_directories = [{quoted(str(scratch))}]")
+        connection.execute(f"CREATE TABLE base AS SELECT *, filename AS part FROM {parquet(base, filename=True)}")
+        if scores:
+            connection.execute(f"CREATE TABLE scores AS SELECT * FROM {parquet(scores)}")
+        else:
+            connection.execute(_NO_SCORES)
+        connection.execute("SET enable_external_access = false")
+        connection.execute("SET lock_configuration = true")
+        connection.execute(_FATES)
+        connection.execute(_PLACES)
+        connection.execute(_FAILED)
+        connection.execute(_candidates(columns))
+        connection.execute(
+            "CREATE VIEW undecided AS SELECT * FROM candidates c "
+            "WHERE NOT EXISTS (SELECT 1 FROM fates f WHERE f.sample_id = c.sample_id)"
+        )
+        return cls(connection, columns, seed)
+
+    def one(self, query: str) -> Any:
+        """The single value of a query."""
+        row = self.connection.execute(query).fetchone()
+        return row[0] if row else None
+
+
+def parquet(paths: Sequence[Path], *, filename: bool = False) -> str:
+    """`read_parquet([...])` over exactly these files."""
+    names = ", ".join(quoted(str(path)) for path in paths)
+    return f"read_parquet([{names}]{', filename=true' if filename else ''})"
+
+
+_NO_SCORES = (
+    "CREATE TABLE scores (sample_id VARCHAR, aligner VARCHAR, edge VARCHAR, score FLOAT, measures VARCHAR, "
+    "new_name VARCHAR, new_text VARCHAR, new_lang VARCHAR, reason VARCHAR, detail VARCHAR)"
+)
+# A vetoed child was never made: nobody lost a sample, so it is dropped, not failed.
+_FAILED = """
+INSERT INTO fates
+SELECT sample_id, 'failed', failed_step, reason, NULL, NULL, detail FROM base
+WHERE failed_step IS NOT NULL AND parent_id IS NULL
+UNION ALL
+SELECT sample_id, 'dropped', failed_step, reason, NULL, NULL, detail FROM base
+WHERE failed_step IS NOT NULL AND parent_id IS NOT NULL
+UNION ALL
+SELECT s.sample_id, 'failed', min(s.aligner), min_by(s.reason, s.aligner), NULL, NULL, min_by(s.detail, s.aligner)
+FROM scores s WHERE s.reason IS NOT NULL GROUP BY s.sample_id
+"""
+
+
+def _fields(measures: Mapping[str, str]) -> str:
+    return ", ".join(f"{identifier(name)} {kind}" for name, kind in measures.items())
+
+
+def _score_type(edges: Sequence[str]) -> str:
+    return f"STRUCT({', '.join(f'{identifier(edge)} FLOAT' for edge in edges)})"
+
+
+def _candidates(columns: Columns) -> str:
+    """One pass over the rows for the members, one grouping of the scores, one join of children to parents."""
+    members = [_member_column(name, kind) for name, kind in columns.members.items()]
+    aligners = [_aligner_column(name, edges) for name, edges in columns.aligners.items()]
+    named = [identifier(name) for name in columns.aligners]
+    own = "".join(f", p.{name}" for name in named)
+    parent = "".join(f", {name} := q.{name}" for name in named).removeprefix(", ")
+    parents = f", CASE WHEN b.parent_id IS NULL THEN NULL ELSE struct_pack({parent}) END AS parent" if named else ""
+    pivot = f"SELECT sample_id{''.join(', ' + a for a in aligners)} FROM scores GROUP BY sample_id"
+    return f"""
+CREATE TABLE candidates AS
+WITH pivoted AS ({pivot})
+SELECT b.sample_id, b.source, b.key, b.parent_id, b.variant,
+    CAST(json(b.attributes) AS MAP(VARCHAR, VARCHAR)) AS attributes{"".join(", " + m for m in members)}{own}{parents}
+FROM base b LEFT JOIN pivoted p ON p.sample_id = b.sample_id LEFT JOIN pivoted q ON q.sample_id = b.parent_id
+WHERE NOT EXISTS (SELECT 1 FROM fates f WHERE f.sample_id = b.sample_id)
+"""
+
+
+def _member_column(name: str, kind: Modality) -> str:
+    found = f"list_filter(b.members, lambda m: m.name = {quoted(name)} AND m.error IS NULL)[1]"
+    fields = ", ".join(f"{identifier(f)} := ({found}).{identifier(f)}" for f in MEASURES[kind])
+    return f"CASE WHEN {found} IS NULL THEN NULL ELSE struct_pack({fields}) END AS {identifier(name)}"
+
+
+def _aligner_column(name: str, edges: Sequence[str]) -> str:
+    one = "max(score) FILTER (WHERE aligner = {} AND edge = {})"
+    fields = ", ".join(f"{identifier(e)} := {one.format(quoted(name), quoted(e))}" for e in edges)
+    return f"struct_pack({fields}) AS {identifier(name)}"

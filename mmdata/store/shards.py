@@ -1,0 +1,179 @@
+"""Write shards from a selection: deterministic tars, their indexes, the manifest and the dataset card."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+from mmdata.errors import FatalError
+from mmdata.sample import Modality
+from mmdata.store.files import appearing, write_json
+from mmdata.store.selection import ShardPlan
+from mmdata.store.tar import TarWriter, read_range
+
+INDEX_SCHEMA: Final = pa.schema(
+    [
+        ("sample_id", pa.string()),
+        ("name", pa.string()),
+        ("field", pa.string()),
+        ("offset", pa.int64()),
+        ("bytes", pa.int64()),
+        ("sha256", pa.string()),
+    ]
+)
+_HF_TYPES: Final = {"image": "image", "audio": "audio", "video": "video", "text": "string"}
+
+
+def index_path(shard: Path) -> Path:
+    """The index beside a shard: where each file's payload begins, its size and digest."""
+    return shard.with_suffix(".index.parquet")
+
+
+def is_written(folder: Path, plan: ShardPlan) -> bool:
+    """Whether the shard that is there is the one that is wanted."""
+    about = _about(folder, plan.path)
+    return about is not None and about["fingerprint"] == plan.fingerprint
+
+
+def write_shard(output: Path, decided: Path, plan: ShardPlan) -> int:
+    """Write one shard; returns how many samples it holds.
+
+    The index goes last and names the fingerprint of the selection, so that a shard without it, or beside an older one,
+    counts as not written. Raises FatalError where a part no longer holds what the selection says.
+    """
+    rows = pq.ParquetFile(decided / "selection.parquet").read_row_group(plan.row_group).to_pylist()
+    shard = output / "shards" / plan.path
+    index: list[dict[str, Any]] = []
+    with appearing(shard) as scratch, scratch.open("wb") as file, ExitStack() as stack:
+        tar = TarWriter(file)
+        parts: dict[str, BinaryIO] = {}
+        for row in rows:
+            if row["part"] not in parts:
+                parts[row["part"]] = stack.enter_context((output / row["part"]).with_suffix(".tar").open("rb"))
+            index += _add_sample(tar, row, parts[row["part"]])
+        tar.finish()
+        file.flush()
+    about = {"fingerprint": plan.fingerprint, "sha256": tar.sha256.hexdigest(), "bytes": tar.offset, "samples": len(rows)}
+    table = pa.Table.from_pylist(index, INDEX_SCHEMA).replace_schema_metadata({"mmdata": json.dumps(about)})
+    with appearing(index_path(shard)) as scratch:
+        pq.write_table(table, scratch, compression="zstd")
+    return len(rows)
+
+
+def _add_sample(tar: TarWriter, row: Mapping[str, Any], part: BinaryIO) -> list[dict[str, Any]]:
+    record = row["json"].encode()
+    entries = [("", "json", record, hashlib.sha256(record).hexdigest())]
+    for file in row["files"]:
+        data = file["text"].encode() if file["offset"] is None else read_range(part, file["offset"], file["bytes"])
+        if hashlib.sha256(data).hexdigest() != file["sha256"]:
+            raise FatalError(f"{row['part']}: '{file['name']}' of {row['sample_id']} was changed on disk; delete the part")
+        entries.append((file["name"], file["field"], data, file["sha256"]))
+    return [
+        {
+            "sample_id": row["sample_id"],
+            "name": name,
+            "field": field,
+            "offset": tar.add(f"{row['sample_id']}.{field}", data),
+            "bytes": len(data),
+            "sha256": digest,
+        }
+        for name, field, data, digest in entries
+    ]
+
+
+def write_manifest(
+    output: Path, name: str, fingerprint: str, plans: Sequence[ShardPlan], members: Mapping[str, tuple[Modality, str | None]]
+) -> dict[str, Any]:
+    """Write `manifest.json` and the dataset card; remove shards that are no longer part of the set.
+
+    The manifest is what a trainer reads: counts, sizes and digests of every shard, and which field holds which member.
+    """
+    folder = output / "shards"
+    folder.mkdir(parents=True, exist_ok=True)
+    wanted = {plan.path for plan in plans}
+    for stale in folder.glob("*.tar"):
+        if stale.name not in wanted:
+            index_path(stale).unlink(missing_ok=True)
+            stale.unlink()
+    splits: dict[str, Any] = {}
+    for plan in plans:
+        about = _about(folder, plan.path) or {}
+        split = splits.setdefault(plan.split, {"samples": 0, "bytes": 0, "shards": []})
+        split["samples"] += about["samples"]
+        split["bytes"] += about["bytes"]
+        split["shards"].append({"path": plan.path, **{key: about[key] for key in ("samples", "bytes", "sha256")}})
+    manifest = {
+        "format": "mmdata-shards",
+        "version": 1,
+        "name": name,
+        "fingerprint": fingerprint,
+        "members": _members(folder, plans, members),
+        "splits": splits,
+    }
+    _write_card(folder, manifest)
+    write_json(folder / "manifest.json", manifest)
+    return manifest
+
+
+def _about(folder: Path, path: str) -> dict[str, Any] | None:
+    shard = folder / path
+    try:
+        metadata = pq.read_schema(index_path(shard)).metadata or {}
+        about: dict[str, Any] = json.loads(metadata[b"mmdata"])
+        return about if shard.stat().st_size == about["bytes"] else None
+    except (OSError, KeyError, ValueError, pa.ArrowException):
+        return None
+
+
+def _members(
+    folder: Path, plans: Sequence[ShardPlan], members: Mapping[str, tuple[Modality, str | None]]
+) -> dict[str, Any]:
+    """For each member its modality, the fields it stands under and how many samples of each split have it."""
+    fields: dict[str, set[str]] = {}
+    counts: dict[str, Counter[str]] = {}
+    for plan in plans:
+        index = pq.read_table(index_path(folder / plan.path), columns=["name", "field"])
+        for entry in index.group_by(["name", "field"]).aggregate([([], "count_all")]).to_pylist():
+            fields.setdefault(entry["name"], set()).add(entry["field"])
+            counts.setdefault(entry["name"], Counter())[plan.split] += entry["count_all"]
+    return {
+        name: {
+            "modality": modality,
+            "lang": lang,
+            "fields": sorted(fields[name]),
+            "samples": dict(sorted(counts[name].items())),
+        }
+        for name, (modality, lang) in members.items()
+        if name in fields
+    }
+
+
+def _write_card(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """A dataset card, by which `datasets.load_dataset(folder)` knows the splits and every field's type.
+
+    Without it HF datasets infers the fields from the first five samples and refuses a set whose samples differ.
+    """
+    types = {
+        field: _HF_TYPES.get(member["modality"], "binary")
+        for member in manifest["members"].values()
+        for field in member["fields"]
+    }
+    features = [{"name": field, "dtype": kind} for field, kind in sorted(types.items())]
+    features += [{"name": name, "dtype": "string"} for name in ("json", "__key__", "__url__")]
+    files = [{"split": split, "path": f"{split}-*.tar"} for split in manifest["splits"]]
+    card = {
+        "configs": [{"config_name": "default", "data_files": files}],
+        "dataset_info": {"config_name": "default", "features": features},
+    }
+    text = yaml.safe_dump(card, sort_keys=False, allow_unicode=True)
+    with appearing(folder / "README.md") as scratch:
+        scratch.write_text(f"---\n{text}---\n\nBuilt by mmdata from the pipeline `{manifest['name']}`.\n", encoding="utf-8")
