@@ -1,0 +1,398 @@
+"""How well speech and text agree, by Whisper: the text's likelihood given the speech, in one decoder pass.
+
+Nothing is decoded: the text is given to the decoder (teacher forcing) and its tokens' log-likelihoods are read off.
+From each the likelihood of the same text given silence is taken, so that a rare word counts no worse than a common one
+(pointwise mutual information in nats a token).
+
+The encoder sees a clip padded by `MARGIN_S`, not to 30 s. How far depends on the clip alone, never on its batch, so
+that a score does not depend on what it is computed beside.
+
+Shapes: B clips, T encoder frames (20 ms), M mel bands, S width of the model, L tokens of a row, N tokens to score,
+V vocabulary, C samples of audio at 16 kHz.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from mmdata.errors import FatalError, SampleError
+from mmdata.models.device import resolve_device
+from mmdata.models.whisper_weights import load_network, locate
+
+if TYPE_CHECKING:
+    import torch
+    from whisper.model import Whisper as Network
+    from whisper.tokenizer import Tokenizer
+
+__all__ = ["MAX_AUDIO_S", "MIN_AUDIO_S", "SAMPLE_RATE", "SpeechScore", "Transcript", "Whisper", "locate"]
+
+SAMPLE_RATE = 16_000
+MAX_AUDIO_S = 30.0  # what Whisper was trained on (Radford et al. 2022, section 2.1)
+MIN_AUDIO_S = 0.1
+# Silence behind the clip. Measured on 550 English prompts, tiny.en: see tests/unit/models/test_whisper.py.
+MARGIN_S = 1.0
+# Padded lengths are multiples of this, and at least this share of the length: clips of like length share a batch.
+_STEP_S = 0.5
+_STEP_SHARE = 0.1
+# A step of the encoder is 20 ms: hop of 160 samples, halved by the second convolution (openai-whisper `audio.py`).
+_FRAME_C = 320
+# Half of the decoder's 448 positions, as in decoding (openai-whisper `DecodingTask`: n_text_ctx // 2).
+_MAX_TEXT_SHARE = 2
+_FRAMES_A_PASS = {"cuda": 96_000}
+_FRAMES_A_PASS_ELSEWHERE = 6_000  # 2 minutes: more does not make a CPU faster
+_LOGIT_ROWS_A_PASS = 512  # 512 x 51,865 float32: 106 MB
+_PRIORS_KEPT = 100_000
+
+AudioC = npt.NDArray[np.float32]
+_KeysValues = list[tuple["torch.Tensor", "torch.Tensor"]]
+
+
+@dataclass(frozen=True)
+class SpeechScore:
+    """Agreement of one clip with one text, in nats.
+
+    The end token counts as a token of the text: a text that stops before the speech does is penalised for it.
+
+    Attributes:
+        logprob_per_token: mean log-likelihood of the text's tokens and the end token given the audio.
+        silence_logprob_per_token: the same given 30 s of silence: what the text is worth to the language model alone.
+        score: their difference; about 0 says that hearing the audio does not help to predict the text.
+        tokens: tokens that the means are over, the end token among them.
+        no_speech_prob: probability of Whisper's `<|nospeech|>` right after the start.
+    """
+
+    logprob_per_token: float
+    silence_logprob_per_token: float
+    score: float
+    tokens: int
+    no_speech_prob: float
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """What Whisper hears in one clip, decoded greedily.
+
+    Attributes:
+        text: stripped.
+        language: code as given or detected.
+        avg_logprob: mean log-likelihood in nats of the decoded tokens, the end token counted.
+        no_speech_prob: probability of Whisper's `<|nospeech|>` right after the start.
+    """
+
+    text: str
+    language: str
+    avg_logprob: float
+    no_speech_prob: float
+
+
+class Whisper:
+    """A Whisper network with batching; half precision on CUDA, float32 elsewhere."""
+
+    def __init__(self, network: Network, device: torch.device) -> None:
+        import torch
+
+        self.device = device
+        self.dtype = torch.float16 if device.type == "cuda" else torch.float32
+        self.network = network.to(device).eval()
+        if self.dtype == torch.float16:
+            _halve(self.network)
+        self._priors: OrderedDict[tuple[int, ...], float] = OrderedDict()
+        self._silence: _KeysValues | None = None
+        self._tokenizer = _tokenizer(network, None)
+
+    @classmethod
+    def load(cls, model: str, device: str = "auto") -> Whisper:
+        """Load what `locate` finds.
+
+        Raises:
+            WeightsError: the weights are missing or damaged.
+            MissingExtraError: openai-whisper is not installed.
+            FatalError: the device is not there.
+        """
+        network = load_network(model)
+        return cls(network, resolve_device(device))
+
+    @property
+    def languages(self) -> frozenset[str]:
+        """Codes that the model was trained on; only `en` for an English-only model."""
+        return frozenset(self._tokenizer.all_language_codes if self.network.is_multilingual else ("en",))
+
+    def check(self, audio_C: AudioC, text: str | None = None) -> None:
+        """Raise SampleError where one clip, or one text, cannot be scored.
+
+        Reasons: `audio_shape`, `audio_too_short`, `audio_too_long`, `audio_not_finite`, `text_empty`, `text_too_long`.
+        """
+        if audio_C.ndim != 1:
+            raise SampleError("audio_shape", f"audio of shape {audio_C.shape}, needs one channel")
+        duration_s = audio_C.size / SAMPLE_RATE
+        if duration_s < MIN_AUDIO_S:
+            raise SampleError("audio_too_short", f"{duration_s:.2f} s of audio, needs at least {MIN_AUDIO_S:.2f} s")
+        if duration_s > MAX_AUDIO_S:
+            raise SampleError("audio_too_long", f"{duration_s:.2f} s of audio, Whisper takes {MAX_AUDIO_S:.0f} s")
+        if not np.isfinite(audio_C).all():
+            raise SampleError("audio_not_finite", "the audio holds NaN or infinity")
+        if text is not None:
+            self._encode_text(text)
+
+    def score(
+        self, audio: Sequence[AudioC], texts: Sequence[str], languages: Sequence[str | None]
+    ) -> list[SpeechScore]:
+        """Score each clip with its text.
+
+        Args:
+            audio: float32 [C] each, 16 kHz, mono, `MIN_AUDIO_S` to `MAX_AUDIO_S` long.
+            texts: as written, with case and punctuation: Whisper was trained on such.
+            languages: codes in `languages`; None is English for an English-only model, else detected.
+
+        Raises:
+            ValueError: an item that `check` would refuse, or lists of unequal length.
+            FatalError: a language that the model does not know.
+        """
+        import torch
+
+        self._check_all(audio, languages, texts)
+        tokens = [self._encode_text(text) for text in texts]
+        scores: dict[int, SpeechScore] = {}
+        with torch.inference_mode():
+            for group in self._groups(audio, [len(row) for row in tokens]):
+                clips = [audio[i] for i in group]
+                found = self._score_group(clips, [tokens[i] for i in group], [languages[i] for i in group])
+                scores.update(zip(group, found, strict=True))
+        return [scores[i] for i in range(len(audio))]
+
+    def transcribe(self, audio: Sequence[AudioC], languages: Sequence[str | None]) -> list[Transcript]:
+        """Decode each clip greedily, without timestamps, suppressing what openai-whisper suppresses.
+
+        Clips are padded to 30 s here: decoding on less repeats itself.
+
+        Raises:
+            ValueError: an item that `check` would refuse, or lists of unequal length.
+            FatalError: a language that the model does not know.
+        """
+        import torch
+
+        self._check_all(audio, languages)
+        transcripts: dict[int, Transcript] = {}
+        size = max(1, self._frames_a_pass // _frames(MAX_AUDIO_S))
+        with torch.inference_mode():
+            for start in range(0, len(audio), size):
+                part = range(start, min(start + size, len(audio)))
+                audio_BTS = self._encode([audio[i] for i in part], MAX_AUDIO_S)
+                codes = self._resolve([languages[i] for i in part], self._keys_values(audio_BTS))
+                for code in sorted(set(codes)):
+                    rows = [row for row, own in enumerate(codes) if own == code]
+                    decoded = self._decode(audio_BTS[rows], code)
+                    transcripts.update(zip([part[row] for row in rows], decoded, strict=True))
+        return [transcripts[i] for i in range(len(audio))]
+
+    def _check_all(
+        self, audio: Sequence[AudioC], languages: Sequence[str | None], texts: Sequence[str] | None = None
+    ) -> None:
+        if len(audio) != len(languages) or (texts is not None and len(texts) != len(audio)):
+            raise ValueError(f"{len(audio)} clips, {len(languages)} languages, {texts and len(texts)} texts")
+        unknown = {code for code in languages if code is not None} - self.languages
+        if unknown:
+            known = "only English" if not self.network.is_multilingual else f"{len(self.languages)} languages"
+            raise FatalError(f"Whisper: this model knows {known}, not {', '.join(sorted(unknown))}")
+        for index, clip in enumerate(audio):
+            try:
+                self.check(clip, texts[index] if texts is not None else None)
+            except SampleError as error:
+                raise ValueError(f"item {index}: {error}") from error
+
+    def _encode_text(self, text: str) -> list[int]:
+        """Tokens of the text, with the space in front that Whisper's transcripts start with, and the end token."""
+        if not text.strip():
+            raise SampleError("text_empty", "the text is empty")
+        # Ordinary: a text that spells a special token such as <|endoftext|> is only letters here.
+        tokens = self._tokenizer.encoding.encode_ordinary(" " + text.strip())
+        limit = self.network.dims.n_text_ctx // _MAX_TEXT_SHARE
+        if len(tokens) > limit:
+            raise SampleError("text_too_long", f"the text has {len(tokens)} tokens, Whisper takes {limit}")
+        return [*tokens, self._tokenizer.eot]
+
+    @property
+    def _frames_a_pass(self) -> int:
+        return _FRAMES_A_PASS.get(self.device.type, _FRAMES_A_PASS_ELSEWHERE)
+
+    def _groups(self, audio: Sequence[AudioC], n_tokens: Sequence[int]) -> Iterator[list[int]]:
+        """Indices of clips with one padded length, as many as a pass holds, texts of like length together."""
+        lengths_s = [_padded_s(clip.size) for clip in audio]
+        group: list[int] = []
+        for index in sorted(range(len(audio)), key=lambda i: (lengths_s[i], n_tokens[i], i)):
+            full = (len(group) + 1) * _frames(lengths_s[index]) > self._frames_a_pass
+            if group and (full or lengths_s[index] != lengths_s[group[0]]):
+                yield group
+                group = []
+            group.append(index)
+        if group:
+            yield group
+
+    def _score_group(
+        self, clips: list[AudioC], texts: list[list[int]], languages: list[str | None]
+    ) -> list[SpeechScore]:
+        heard = self._keys_values(self._encode(clips, _padded_s(clips[0].size)))
+        prefixes = [self._prefix(code) for code in self._resolve(languages, heard)]
+        logprobs, no_speech = self._teacher_forced(prefixes, texts, heard)
+        priors = self._silence_logprobs(prefixes, texts)
+        return [
+            SpeechScore(logprob, prior, logprob - prior, len(text), probability)
+            for logprob, prior, text, probability in zip(logprobs, priors, texts, no_speech, strict=True)
+        ]
+
+    def _silence_logprobs(self, prefixes: list[list[int]], texts: list[list[int]]) -> list[float]:
+        """The texts' likelihoods given silence, each computed once while it is remembered."""
+        keys = [tuple(prefix + text) for prefix, text in zip(prefixes, texts, strict=True)]
+        new = {key: row for row, key in enumerate(keys) if key not in self._priors}
+        found = {key: self._priors[key] for key in keys if key in self._priors}
+        if new:
+            if self._silence is None:
+                self._silence = self._keys_values(self._encode([np.zeros(0, np.float32)], MAX_AUDIO_S))
+            rows = list(new.values())
+            logprobs, _ = self._teacher_forced([prefixes[i] for i in rows], [texts[i] for i in rows], self._silence)
+            found.update(zip(new, logprobs, strict=True))
+        self._priors.update(found)
+        while len(self._priors) > _PRIORS_KEPT:
+            self._priors.popitem(last=False)
+        return [found[key] for key in keys]
+
+    def _encode(self, clips: list[AudioC], padded_s: float) -> torch.Tensor:
+        """Encoder states [B, T, S] of clips padded with zeros.
+
+        openai-whisper's encoder takes only 30 s; with its position table cut it takes any length.
+        """
+        import torch
+        from torch.nn.functional import gelu
+        from whisper.audio import log_mel_spectrogram
+
+        length = _frames(padded_s) * _FRAME_C
+        mels = [
+            log_mel_spectrogram(np.pad(clip, (0, length - clip.size)), self.network.dims.n_mels, device=self.device)
+            for clip in clips
+        ]
+        encoder = self.network.encoder
+        hidden_BST = gelu(encoder.conv2(gelu(encoder.conv1(torch.stack(mels).to(self.dtype)))))
+        hidden_BTS = hidden_BST.permute(0, 2, 1)
+        hidden_BTS = (hidden_BTS + encoder.positional_embedding[: hidden_BTS.shape[1]]).to(self.dtype)
+        for block in encoder.blocks:
+            hidden_BTS = block(hidden_BTS)
+        states_BTS: torch.Tensor = encoder.ln_post(hidden_BTS)
+        return states_BTS
+
+    def _keys_values(self, audio_BTS: torch.Tensor) -> _KeysValues:
+        """Keys and values of each decoder layer's cross-attention, [B, T, S] both."""
+        return [(b.cross_attn.key(audio_BTS), b.cross_attn.value(audio_BTS)) for b in self.network.decoder.blocks]
+
+    def _decoder_states(self, tokens_BL: torch.Tensor, heard: _KeysValues) -> torch.Tensor:
+        """Decoder states [B, L, S]; `heard` may be of one clip for all rows (openai-whisper `TextDecoder.forward`)."""
+        decoder = self.network.decoder
+        hidden_BLS = decoder.token_embedding(tokens_BL) + decoder.positional_embedding[: tokens_BL.shape[1]]
+        hidden_BLS = hidden_BLS.to(self.dtype)
+        for block, (keys, values) in zip(decoder.blocks, heard, strict=True):
+            hidden_BLS = hidden_BLS + block.attn(block.attn_ln(hidden_BLS), mask=decoder.mask)[0]
+            shape = (len(tokens_BL), -1, -1)
+            query_BLS = block.cross_attn.query(block.cross_attn_ln(hidden_BLS))
+            mixed_BLS, _ = block.cross_attn.qkv_attention(query_BLS, keys.expand(shape), values.expand(shape))
+            hidden_BLS = hidden_BLS + block.cross_attn.out(mixed_BLS)
+            hidden_BLS = hidden_BLS + block.mlp(block.mlp_ln(hidden_BLS))
+        states_BLS: torch.Tensor = decoder.ln(hidden_BLS)
+        return states_BLS
+
+    def _logits(self, states_NS: torch.Tensor) -> torch.Tensor:
+        """Float32 logits [N, V]."""
+        logits_NV: torch.Tensor = (states_NS @ self.network.decoder.token_embedding.weight.to(self.dtype).T).float()
+        return logits_NV
+
+    def _teacher_forced(
+        self, prefixes: list[list[int]], texts: list[list[int]], heard: _KeysValues
+    ) -> tuple[list[float], list[float]]:
+        """Mean log-likelihood of each text's tokens, and each row's no-speech probability.
+
+        Rows are padded on the right, where a causal decoder does not look. Logits are computed only where a token of
+        a text is predicted: at the places [prefix - 1, prefix + text - 1) of the row.
+        """
+        import torch
+
+        rows = [torch.tensor(prefix + text[:-1]) for prefix, text in zip(prefixes, texts, strict=True)]
+        tokens_BL = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self._tokenizer.eot)
+        states_BLS = self._decoder_states(tokens_BL.to(self.device), heard)
+        lengths = [len(text) for text in texts]
+        wanted = [s[len(p) - 1 : len(p) - 1 + n] for s, p, n in zip(states_BLS, prefixes, lengths, strict=True)]
+        targets_N = torch.tensor([token for text in texts for token in text], device=self.device)
+        logprobs_N = self._log_likelihood(torch.cat(wanted), targets_N)
+        means = [float(part.mean()) for part in torch.split(logprobs_N, lengths)]
+        first_BV = self._logits(states_BLS[:, 0]).softmax(-1)
+        return means, first_BV[:, self._tokenizer.no_speech].tolist()
+
+    def _log_likelihood(self, states_NS: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
+        """Log-likelihoods [N] in float32 on the CPU, in blocks that bound the memory of the logits."""
+        import torch
+
+        size = _LOGIT_ROWS_A_PASS
+        blocks = zip(torch.split(states_NS, size), torch.split(targets_N, size), strict=True)
+        return torch.cat(
+            [-torch.nn.functional.cross_entropy(self._logits(s), t, reduction="none") for s, t in blocks]
+        ).cpu()
+
+    def _prefix(self, language: str) -> list[int]:
+        return list(_tokenizer(self.network, language).sot_sequence_including_notimestamps)
+
+    def _resolve(self, languages: list[str | None], heard: _KeysValues) -> list[str]:
+        """Languages with each None detected (openai-whisper `detect_language`): the likeliest after the start."""
+        import torch
+
+        if not self.network.is_multilingual:
+            return ["en"] * len(languages)
+        if None not in languages:
+            return [language for language in languages if language is not None]
+        sot_B1 = torch.full((len(languages), 1), self._tokenizer.sot, device=self.device)
+        logits_BV = self._logits(self._decoder_states(sot_B1, heard)[:, 0])
+        best_B = logits_BV[:, list(self._tokenizer.all_language_tokens)].argmax(-1).tolist()
+        codes = self._tokenizer.all_language_codes
+        return [language or codes[best] for language, best in zip(languages, best_B, strict=True)]
+
+    def _decode(self, audio_BTS: torch.Tensor, language: str) -> list[Transcript]:
+        import torch
+        from whisper.decoding import DecodingOptions, decode
+
+        half = self.dtype == torch.float16
+        options = DecodingOptions(language=language, without_timestamps=True, fp16=half)
+        return [
+            Transcript(result.text, language, float(result.avg_logprob), float(result.no_speech_prob))
+            for result in decode(self.network, audio_BTS, options)
+        ]
+
+
+def _padded_s(samples: int) -> float:
+    """Length that a clip is padded to: a function of its own length only."""
+    wanted_s = samples / SAMPLE_RATE + MARGIN_S
+    step_s = _STEP_S * max(1, math.floor(wanted_s * _STEP_SHARE / _STEP_S))
+    return min(MAX_AUDIO_S, math.ceil(wanted_s / step_s) * step_s)
+
+
+def _frames(duration_s: float) -> int:
+    return math.ceil(duration_s * SAMPLE_RATE / _FRAME_C)
+
+
+def _tokenizer(network: Network, language: str | None) -> Tokenizer:
+    from whisper.tokenizer import get_tokenizer
+
+    return get_tokenizer(
+        network.is_multilingual, num_languages=network.num_languages, language=language, task="transcribe"
+    )
+
+
+def _halve(network: Network) -> None:
+    """Half precision for what multiplies; openai-whisper's layer norms want float32 and would cast the rest anew."""
+    from torch import nn
+
+    for module in network.modules():
+        if isinstance(module, nn.Linear | nn.Conv1d | nn.Embedding):
+            module.half()
