@@ -70,7 +70,9 @@ def build(spec: Path, output: Path | None, overrides: tuple[str, ...], as_json: 
         reporter = events.reporter(as_json=as_json)
         outcome = run(found, reporter)
     if as_json:
-        reporter.note("done", fates=outcome.fates, children=outcome.children, splits=outcome.splits, wall_s=outcome.wall_s)
+        reporter.note(
+            "done", fates=outcome.fates, children=outcome.children, splits=outcome.splits, wall_s=outcome.wall_s
+        )
     else:
         click.echo(_told(found, outcome))
 
@@ -194,5 +196,3 @@ def _told(found: Plan, outcome: Outcome) -> str:
 
 def _sum(counts: dict[str, int]) -> str:
     return " + ".join(f"{count} {name}" for name, count in counts.items())
-
-

@@ -5,7 +5,6 @@ Nothing heavy is imported here: a plan is made in well under a second, so that a
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -30,7 +29,9 @@ from mmdata.store.files import SCRATCH_MARK
 
 # Raise it when parts are laid out differently: nothing made before is then taken for done.
 _FORMAT: Final = 1
-_RESERVED = frozenset({"sample_id", "source", "key", "parent_id", "variant", "attributes", "parent", "part", "group_id"})
+_RESERVED = frozenset(
+    {"sample_id", "source", "key", "parent_id", "variant", "attributes", "parent", "part", "group_id"}
+)
 
 
 @dataclass(frozen=True)
@@ -92,8 +93,8 @@ class Plan:
     pipeline: Pipeline
     output: Path
     chunks: tuple[Chunk, ...]
-    listing: Path | None = None
-    """Where the inputs stand, a line each, while a build runs; None for a plan that is only shown."""
+    listing: Path = Path()
+    """Where the inputs stand, a line each, while a build runs; a plan that is only shown has none."""
 
     @cached_property
     def _identities(self) -> dict[str, dict[str, Any]]:
@@ -262,7 +263,9 @@ class _Resolver:
     def _members(self, steps: dict[str, list[tuple[Keys, Step]]]) -> dict[str, Declared]:
         members: dict[str, Declared] = {}
         for keys, step in [*steps["sources"], *steps["align"]]:
-            offered = step.members() if isinstance(step, Source) else step.new_members() if isinstance(step, Align) else {}
+            offered = (
+                step.members() if isinstance(step, Source) else step.new_members() if isinstance(step, Align) else {}
+            )
             for name, declared in offered.items():
                 before = members.setdefault(name, declared)
                 if before.modality != declared.modality:
@@ -339,7 +342,7 @@ def _chunks(pipeline: Pipeline, listing: BinaryIO | None) -> Iterator[Chunk]:
         how = [pipeline.ingest[m].identity() for m in sorted(modalities) if m in pipeline.ingest]
         prefix = _fingerprint(_FORMAT, source.label, source.identity(), how)
         for inputs in _cut(source, pipeline.spec.engine.part_samples):
-            lines = b"".join(_line(found) for found in inputs)
+            lines = b"".join(map(_line, inputs)) if listing is not None else b""
             if listing is not None:
                 listing.write(lines)
             content = _fingerprint(prefix, [_content(found) for found in inputs])
@@ -365,7 +368,8 @@ def _cut(source: Source, target: int) -> Iterator[list[Input]]:
 
 
 def _line(found: Input) -> bytes:
-    value = {**dataclasses.asdict(found), "attributes": dict(found.attributes)}
+    refs = [vars(ref) for ref in found.refs]
+    value = {"key": found.key, "refs": refs, "attributes": dict(found.attributes), "problem": found.problem}
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace") + b"\n"
 
 
@@ -396,5 +400,3 @@ def _names(folder: Path) -> set[str]:
         return set(os.listdir(folder))
     except FileNotFoundError:
         return set()
-
-

@@ -13,10 +13,10 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from mmdata.errors import SpecError
 
@@ -24,6 +24,11 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 Keys = tuple[str | int, ...]
+Names = Annotated[
+    list[str],
+    BeforeValidator(lambda v: [v] if isinstance(v, str) else v, json_schema_input_type=str | list[str]),
+]
+"""A list of names, or one name alone."""
 
 # A spec comes from strangers too: aliases can make a small file expand without end.
 _MAX_FILE_BYTES = 1 << 20
@@ -252,7 +257,7 @@ class _Reader:
             return self._mapping(loader, node, keys, above)
         if isinstance(node, yaml.SequenceNode):
             return [self._value(loader, item, (*keys, i), above) for i, item in enumerate(node.value)]
-        return self._scalar(loader, node)
+        return self._scalar(loader, node) if isinstance(node, yaml.ScalarNode) else None
 
     def _mapping(self, loader: Any, node: yaml.MappingNode, keys: Keys, above: frozenset[int]) -> dict[str, Any]:
         written = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
@@ -267,7 +272,7 @@ class _Reader:
             result[key.value] = self._value(loader, value, (*keys, key.value), above)
         return result
 
-    def _scalar(self, loader: Any, node: yaml.Node) -> Any:
+    def _scalar(self, loader: Any, node: yaml.ScalarNode) -> Any:
         if "$" in node.value:
             filled = _VARIABLE.sub(lambda match: self._variable(node, match), node.value)
             plain = not node.style  # None or '', by the loader; a quoted value stays text
@@ -298,7 +303,8 @@ def _apply_override(document: Document, override: str) -> None:
         value = yaml.load(text, Loader=_Loader)  # noqa: S506 - _Loader is one of yaml's two safe loaders
     except yaml.YAMLError as error:
         raise SpecError([f"--set {override}: the value is not YAML: {error}"]) from None
-    parent, keys = document.value, ()
+    parent: Any = document.value
+    keys: Keys = ()
     parts = path.split(".")
     for part in parts[:-1]:
         key = _step_into(parent, part, create=True)

@@ -1,7 +1,7 @@
 """Run a Plan: each chunk goes its way through the steps; then the decisions; then the shards.
 
-A chunk's way is a coroutine: taken in, scored by each aligner, its children made and scored. Some chunks are under way at
-once, never more than keep the processes busy, so memory does not grow with the number of chunks.
+A chunk's way is a coroutine: taken in, scored by each aligner, its children made and scored. Some chunks are under
+way at once, never more than keep the processes busy, so memory does not grow with the number of chunks.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any, Final
 from mmdata import __version__
 from mmdata.engine import work
 from mmdata.engine.events import Reporter, StepProgress
-from mmdata.engine.pools import Pools, WorkerDied
+from mmdata.engine.pools import Pools, WorkerDiedError
 from mmdata.errors import FatalError
 from mmdata.plan import Chunk, Plan
 from mmdata.steps.base import Align, Augment
@@ -35,8 +35,11 @@ _BATCHES_AHEAD: Final = 2
 _CATALOG_EVERY_S: Final = 10.0
 _CURATION_MEMORY: Final = "4GB"
 
+# Rows of a base part to score, and the parents where they are children.
+_Span = tuple[Path, work.Parents | None, tuple[int, int]]
 
-class Stopped(FatalError):
+
+class StoppedError(FatalError):
     """The build was asked to stop (Ctrl-C, SIGTERM); a rerun goes on."""
 
     def __init__(self, signal_number: int) -> None:
@@ -59,7 +62,7 @@ class Outcome:
 def build(plan: Plan, reporter: Reporter) -> Outcome:
     """Run a plan to its end.
 
-    Raises FatalError (and Stopped) where it cannot go on; what is finished stays finished.
+    Raises FatalError (and StoppedError) where it cannot go on; what is finished stays finished.
     """
     began = time.time()
     plan.output.mkdir(parents=True, exist_ok=True)
@@ -67,7 +70,9 @@ def build(plan: Plan, reporter: Reporter) -> Outcome:
         if plan.written() and catalog.is_fresh(plan.output, plan.selection):
             return _outcome(plan, began, did_nothing=True)
         sweep_scratch(plan.output)
-        catalog.describe_build(plan.output, plan.pipeline.spec.name, plan.selection, plan.base_parts(), plan.score_parts())
+        catalog.describe_build(
+            plan.output, plan.pipeline.spec.name, plan.selection, plan.base_parts(), plan.score_parts()
+        )
         run = _Run(plan, reporter)
         with reporter, _logged(plan, run):
             asyncio.run(_stoppable(run.everything))
@@ -125,17 +130,18 @@ class _Run:
             children = self.plan.part(step.step, fingerprint)
             if not children.exists():
                 await self._augment(step, base, children)
-            await self._align_all(fingerprint, children)
+            await self._align_all(fingerprint, children, of=chunk.fingerprint)
         self._refresh_catalog()
 
     async def _ingest(self, chunk: Chunk, out: Path) -> None:
         source = self.plan.pipeline.sources[chunk.source]
         span = (chunk.offset, chunk.length)
+        listing = self.plan.listing
 
         def arguments(poison: dict[str, str]) -> tuple[Any, ...]:
-            return (work.ingest_part, source.label, self.plan.pipeline.ingest, self.plan.listing, span, out, poison)
+            return (work.ingest_part, source.label, self.plan.pipeline.ingest, listing, span, out, poison)
 
-        keys = [found.key for found in work.read_inputs(self.plan.listing, span)]
+        keys = [found.key for found in work.read_inputs(listing, span)]
         done = await self._despite_death(arguments, keys)
         self.streak.add(done.failures)
         self._moved("ingest", done)
@@ -147,7 +153,9 @@ class _Run:
         done = await self._despite_death(arguments, work.rows_of(base)[1])
         self._moved(step.step, done)
 
-    async def _despite_death(self, arguments: Callable[[dict[str, str]], tuple[Any, ...]], names: list[str]) -> work.Done:
+    async def _despite_death(
+        self, arguments: Callable[[dict[str, str]], tuple[Any, ...]], names: list[str]
+    ) -> work.Done:
         """Run a piece of work; where a sample kills the process, find it and go on without it."""
         poison: dict[str, str] = {}
         run: Callable[..., Coroutine[Any, Any, Any]] = self.pools.work
@@ -155,7 +163,7 @@ class _Run:
             try:
                 done: work.Done = await run(work.measured, *arguments(poison))
                 return done
-            except WorkerDied as death:
+            except WorkerDiedError as death:
                 run = self.pools.work_alone
                 poison[await self._killer(arguments, names, poison)] = str(death)
 
@@ -169,54 +177,56 @@ class _Run:
             try:
                 await self.pools.work_alone(*arguments({**known, **dict.fromkeys(left_out, "left out")}))
                 suspects = left_out
-            except WorkerDied:
+            except WorkerDiedError:
                 suspects = suspects[len(left_out) :]
         if not suspects:
             raise FatalError("a worker keeps dying, over no sample in particular; is there enough memory?")
         return suspects[0]
 
-    async def _align_all(self, fingerprint: str, base: Path) -> None:
-        for step in self.plan.pipeline.align:
-            out = self.plan.part(step.label, self.plan.scored(step, fingerprint))
+    async def _align_all(self, fingerprint: str, base: Path, of: str | None = None) -> None:
+        """Score a base part; `of` is the fingerprint of the parents' part, where it holds children."""
+        plan = self.plan
+        for step in plan.pipeline.align:
+            out = plan.part(step.label, plan.scored(step, fingerprint))
+            parents = of and work.Parents(plan.part("ingest", of), plan.part(step.label, plan.scored(step, of)))
             if not out.exists():
-                await self._align(step, base, out)
+                await self._align(step, base, parents or None, out)
 
-    async def _align(self, step: Align, base: Path, out: Path) -> None:
+    async def _align(self, step: Align, base: Path, parents: work.Parents | None, out: Path) -> None:
         """Score a part, batch by batch: workers decode ahead while the model scores."""
         recipe = await self.pools.model(work.load_scorer, step, self.device)
         total, _ = await self.pools.work(work.rows_of, base)
         spans = [(start, min(start + step.batch_samples, total)) for start in range(0, total, step.batch_samples)]
         done = work.Done(total)
-        batches = (self._batch(step, recipe, base, span, done) for span in spans)
+        batches = (self._batch(step, recipe, (base, parents, span), done) for span in spans)
         results = await _all(batches, self.workers + _BATCHES_AHEAD)
         rows = [row for batch in results for row in batch]
-        await self.pools.work(work.commit_scores, rows, out)
+        await self.pools.work(work.commit_scores, step, rows, base, parents, out)
         done.failures = [(row["reason"], row["detail"]) for row in rows if row.get("reason")]
         self._moved(step.label, done)
 
-    async def _batch(
-        self, step: Align, recipe: Any, base: Path, span: tuple[int, int], done: work.Done
-    ) -> list[dict[str, Any]]:
+    async def _batch(self, step: Align, recipe: Any, what: _Span, done: work.Done) -> list[dict[str, Any]]:
         async with self._ahead:
-            prepared = await self._prepare(step, recipe, base, span)
+            prepared = await self._prepare(step, recipe, what)
             rows: list[dict[str, Any]]
             rows, cpu_s, rss = await self.pools.model(work.score_batch, step, self.device, prepared)
         done.cpu_s += prepared.cpu_s + cpu_s
         done.rss_bytes = max(done.rss_bytes, rss)
         return rows
 
-    async def _prepare(self, step: Align, recipe: Any, base: Path, span: tuple[int, int]) -> work.Prepared:
+    async def _prepare(self, step: Align, recipe: Any, what: _Span) -> work.Prepared:
         def arguments(poison: dict[str, str]) -> tuple[Any, ...]:
-            return (work.prepare_batch, step, recipe, base, span, poison)
+            return (work.prepare_batch, step, recipe, *what, poison)
 
+        base, _, span = what
         poison: dict[str, str] = {}
         while True:
             try:
                 prepared: work.Prepared = await self.pools.work(*arguments(poison))
                 return prepared
-            except WorkerDied as death:
-                _, names = await self.pools.work(work.rows_of, base)
-                poison[await self._killer(arguments, names[span[0] : span[1]], poison)] = str(death)
+            except WorkerDiedError as death:
+                _, names = await self.pools.work(work.rows_of, base, span)
+                poison[await self._killer(arguments, names, poison)] = str(death)
 
     # --- all of them ------------------------------------------------------------------------------------------------
 
@@ -308,7 +318,7 @@ async def _all(coroutines: Iterable[Coroutine[Any, Any, Any]], at_once: int) -> 
 
 
 async def _stoppable(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run; Ctrl-C and SIGTERM cancel it. Raises Stopped."""
+    """Run; Ctrl-C and SIGTERM cancel it. Raises StoppedError."""
     task = asyncio.ensure_future(work())
     received: list[int] = []
 
@@ -322,7 +332,7 @@ async def _stoppable(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         await task
     except asyncio.CancelledError:
         if received:
-            raise Stopped(received[0]) from None
+            raise StoppedError(received[0]) from None
         raise
 
 
@@ -333,7 +343,9 @@ def _locked(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise FatalError(f"{folder}: another build runs here; wait for it, or give this one its own --output") from None
+            raise FatalError(
+                f"{folder}: another build runs here; wait for it, or give this one its own --output"
+            ) from None
         yield
 
 
@@ -356,7 +368,7 @@ def _logged(plan: Plan, run: _Run) -> Iterator[None]:
         yield
         record["status"] = "done"
     except BaseException as error:
-        record["status"] = "stopped" if isinstance(error, Stopped) else f"failed: {error}"
+        record["status"] = "stopped" if isinstance(error, StoppedError) else f"failed: {error}"
         raise
     finally:
         record["ended"] = time.time()

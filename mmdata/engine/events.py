@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Final, Protocol, TextIO
+from typing import Any, Final, Protocol, Self, TextIO
 
 _PLAIN_EVERY_S: Final = 5.0
 
@@ -83,7 +83,7 @@ class StepProgress:
 class Reporter(Protocol):
     """Where events go."""
 
-    def __enter__(self) -> Reporter:
+    def __enter__(self) -> Self:
         """Begin."""
 
     def __exit__(
@@ -106,7 +106,7 @@ class JsonReporter:
         self._stream = stream
         self._seen: dict[str, int] = {}
 
-    def __enter__(self) -> JsonReporter:
+    def __enter__(self) -> Self:
         """Nothing to begin."""
         return self
 
@@ -137,7 +137,7 @@ class PlainReporter:
         self._last = time.monotonic()
         self._finished: set[str] = set()
 
-    def __enter__(self) -> PlainReporter:
+    def __enter__(self) -> Self:
         """Nothing to begin."""
         return self
 
@@ -154,7 +154,7 @@ class PlainReporter:
                 self._finished |= {step.label} if ended else set()
         self._last = time.monotonic() if due else self._last
 
-    def note(self, event: str, **values: Any) -> None:
+    def note(self, event: str, **values: Any) -> None:  # noqa: ARG002 - people get the message alone
         """The message, where there is one."""
         if "message" in values:
             print(values["message"], file=self._stream, flush=True)
@@ -174,7 +174,7 @@ class TerminalReporter:
         self._bars = Progress(*columns, console=self._console)
         self._tasks: dict[str, Any] = {}
 
-    def __enter__(self) -> TerminalReporter:
+    def __enter__(self) -> Self:
         """Start drawing."""
         self._bars.start()
         return self
@@ -191,7 +191,7 @@ class TerminalReporter:
             about = describe(step).removeprefix(step.label).strip()
             self._bars.update(self._tasks[step.label], completed=step.done, total=step.total, about=about)
 
-    def note(self, event: str, **values: Any) -> None:
+    def note(self, event: str, **values: Any) -> None:  # noqa: ARG002 - people get the message alone
         """A line above the bars."""
         if "message" in values:
             self._bars.console.print(values["message"], markup=False, highlight=False)

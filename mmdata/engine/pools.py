@@ -1,7 +1,7 @@
 """Processes: a pool of workers that decode, and one process for each accelerator that holds the models.
 
 A worker that dies (a decoder that crashes, the out-of-memory killer) breaks the pool. Whatever was running is then run
-again, alone, in a process of its own; what kills that process too is `WorkerDied`, and its caller finds the sample.
+again, alone, in a process of its own; what kills that process too is `WorkerDiedError`: its caller finds the sample.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from mmdata.errors import MmdataError
 
@@ -23,7 +23,7 @@ _WATCH_S: Final = 1.0
 _CONTEXT: Final = multiprocessing.get_context("spawn")
 
 
-class WorkerDied(MmdataError):
+class WorkerDiedError(MmdataError):
     """A process died over this piece of work, twice."""
 
 
@@ -37,7 +37,7 @@ class Pools:
         self._model: ProcessPoolExecutor | None = None
         self._alone = asyncio.Lock()
 
-    def __enter__(self) -> Pools:
+    def __enter__(self) -> Self:
         """Nothing starts before it is used."""
         return self
 
@@ -48,7 +48,7 @@ class Pools:
                 _end(pool, kill=error[0] is not None)
 
     async def work(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Run in a worker. Raises WorkerDied, or what the function raised."""
+        """Run in a worker. Raises WorkerDiedError, or what the function raised."""
         pool = self._pool
         try:
             return await asyncio.get_running_loop().run_in_executor(pool, _call, function, arguments)
@@ -59,25 +59,27 @@ class Pools:
             return await self.work_alone(function, *arguments)
 
     async def work_alone(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Run in a fresh process, nothing beside it. Raises WorkerDied."""
+        """Run in a fresh process, nothing beside it. Raises WorkerDiedError."""
         async with self._alone:
             pool = self._new(1)
             try:
                 return await asyncio.get_running_loop().run_in_executor(pool, _call, function, arguments)
             except BrokenProcessPool:
-                raise WorkerDied("the process that worked on it died (a crash of a decoder, or out of memory)") from None
+                raise WorkerDiedError(
+                    "the process that worked on it died (a crash of a decoder, or out of memory)"
+                ) from None
             finally:
                 _end(pool, kill=True)
 
     async def model(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Run in the process that holds the models. Raises WorkerDied."""
+        """Run in the process that holds the models. Raises WorkerDiedError."""
         if self._model is None:
             self._model = self._new(1)
         try:
             return await asyncio.get_running_loop().run_in_executor(self._model, _call, function, arguments)
         except BrokenProcessPool:
             self._model = None
-            raise WorkerDied("the process that holds the model died; is there enough memory for it?") from None
+            raise WorkerDiedError("the process that holds the model died; is there enough memory for it?") from None
 
     @staticmethod
     def _new(workers: int) -> ProcessPoolExecutor:

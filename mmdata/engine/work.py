@@ -17,12 +17,12 @@ from typing import Any
 
 import psutil
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from mmdata.errors import SampleError
 from mmdata.plan import Plan, parse_line
 from mmdata.sample import Failure, Member, Modality, Sample, child_id, sample_id
-from mmdata.steps.base import Align, Augment, Ingest, Input, Ref, Score, Scorer
-from mmdata.store import parts
+from mmdata.steps.base import Align, Augment, Edge, Ingest, Input, Ref, Score, Scorer
 from mmdata.store.curation import Curation
 from mmdata.store.parts import SCORE_SCHEMA, BadMember, BasePartWriter, iter_samples, read_base_rows, write_table
 from mmdata.store.selection import ShardPlan, decide_fates, write_decisions
@@ -134,7 +134,9 @@ def _take_in(found: Input, how: Mapping[Modality, Ingest]) -> tuple[list[Member]
             members.append(ingest.decode(ref, _payload(ref, ingest.max_bytes, payloads)))
         except SampleError as error:
             if ref.required:
-                raise SampleError(error.reason, f"{ref.modality} '{ref.name}' ({ref.url or 'inline'}): {error}") from None
+                raise SampleError(
+                    error.reason, f"{ref.modality} '{ref.name}' ({ref.url or 'inline'}): {error}"
+                ) from None
             if error.reason not in _ABSENT:
                 bad.append(BadMember(ref.name, ref.modality, f"{error.reason}: {error}"))
     if not members:
@@ -180,16 +182,28 @@ class Prepared:
     cpu_s: float = 0.0
 
 
-def prepare_batch(step: Align, recipe: Any, base: Path, rows: tuple[int, int], poison: Mapping[str, str]) -> Prepared:
-    """Decode rows `rows[0]` to `rows[1]` of a base part for a model."""
+@dataclass(frozen=True)
+class Parents:
+    """Where the parents of a part of children are, and what an aligner found for them."""
+
+    base: Path
+    scores: Path
+
+
+def prepare_batch(
+    step: Align, recipe: Any, base: Path, parents: Parents | None, span: tuple[int, int], poison: Mapping[str, str]
+) -> Prepared:
+    """Decode rows `span[0]` to `span[1]` of a base part for a model: of a child, only the edges that changed."""
     began = time.process_time()
     prepared = Prepared([], [], [])
-    names = frozenset(name for edge in step.edges() for name in (edge.left, edge.right))
-    for sample in iter_samples(base, read_base_rows(base, *rows), names):
+    rows = read_base_rows(base, *span)
+    changed = _changed_edges(step, rows, parents)
+    names = frozenset(name for edges in changed.values() for edge in edges for name in (edge.left, edge.right))
+    for sample in iter_samples(base, rows, names):
         try:
             if sample.sample_id in poison:
                 raise SampleError("worker_died", poison[sample.sample_id])
-            item = step.prepare(recipe, sample)
+            item = step.prepare(recipe, sample, changed[sample.sample_id])
         except SampleError as error:
             prepared.failures.append(Failure(sample.sample_id, step.label, error.reason, str(error)))
             continue
@@ -198,6 +212,45 @@ def prepare_batch(step: Align, recipe: Any, base: Path, rows: tuple[int, int], p
             prepared.items.append(item)
     prepared.cpu_s = time.process_time() - began
     return prepared
+
+
+def _changed_edges(step: Align, rows: Sequence[dict[str, Any]], parents: Parents | None) -> dict[str, list[Edge]]:
+    """For each sample the edges whose score cannot be its parent's: those of which an end has other bytes."""
+    if parents is None:
+        return {row["sample_id"]: step.edges() for row in rows}
+    known = {row["sample_id"]: _digests(row) for row in read_base_rows(parents.base)}
+    return {row["sample_id"]: _differing(step, _digests(row), known[row["parent_id"]]) for row in rows}
+
+
+def _differing(step: Align, own: Mapping[str, str], parent: Mapping[str, str]) -> list[Edge]:
+    # Payload and language decide a score; a text that neither has is the one the aligner made of the same speech.
+    return [e for e in step.edges() if any(own.get(name) != parent.get(name) for name in (e.left, e.right))]
+
+
+def _digests(row: Mapping[str, Any]) -> dict[str, str]:
+    return {m["name"]: f"{m['sha256']} {m['lang']}" for m in row["members"] if m["error"] is None}
+
+
+def inherited_scores(step: Align, base: Path, parents: Parents) -> list[dict[str, Any]]:
+    """Rows of a part of children that are their parents': the same bytes need no second look by the model."""
+    rows = [row for row in read_base_rows(base) if row["failed_step"] is None]
+    changed = {key: {edge.name for edge in edges} for key, edges in _changed_edges(step, rows, parents).items()}
+    found: dict[str, list[dict[str, Any]]] = {}
+    for score in pq.read_table(parents.scores).to_pylist():
+        found.setdefault(score["sample_id"], []).append(score)
+    return [
+        {**score, "sample_id": row["sample_id"]}
+        for row in rows
+        for score in found.get(row["parent_id"], [])
+        if score["edge"] is not None
+        and _still_there(step, row, score)
+        and score["edge"] not in changed[row["sample_id"]]
+    ]
+
+
+def _still_there(step: Align, row: Mapping[str, Any], score: Mapping[str, Any]) -> bool:
+    left = next(edge.left for edge in step.edges() if edge.name == score["edge"])
+    return left in _digests(row)
 
 
 _loaded: dict[str, Scorer] = {}
@@ -252,9 +305,10 @@ def _failure_row(step: Align, failure: Failure) -> dict[str, Any]:
     }
 
 
-def commit_scores(rows: Sequence[dict[str, Any]], out: Path) -> None:
-    """Write a score part. Rows come in the order of the base part, so equal work gives equal files."""
-    write_table(out, pa.Table.from_pylist(list(rows), SCORE_SCHEMA))
+def commit_scores(step: Align, rows: Sequence[dict[str, Any]], base: Path, parents: Parents | None, out: Path) -> None:
+    """Write a score part: what was scored, in the order of the base part, then what children inherit."""
+    inherited = inherited_scores(step, base, parents) if parents else []
+    write_table(out, pa.Table.from_pylist([*rows, *inherited], SCORE_SCHEMA))
 
 
 # --- augment --------------------------------------------------------------------------------------------------------
@@ -282,9 +336,9 @@ def augment_part(step: Augment, seed: int, base: Path, out: Path, poison: Mappin
     return done
 
 
-def rows_of(base: Path) -> tuple[int, list[str]]:
-    """Rows of a base part and the ids of those that did not fail."""
-    rows = parts.read_base_rows(base)
+def rows_of(base: Path, span: tuple[int, int | None] = (0, None)) -> tuple[int, list[str]]:
+    """Rows of a base part (or of some of its rows) and the ids of those that did not fail."""
+    rows = read_base_rows(base, *span)
     return len(rows), [row["sample_id"] for row in rows if row["failed_step"] is None]
 
 

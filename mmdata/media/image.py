@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from typing import Final
+from typing import Any, Final
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -60,7 +60,7 @@ def open_image(data: bytes, max_pixels: int) -> Image.Image:
             image = Image.open(io.BytesIO(data), formats=list(FORMATS))
         except UnidentifiedImageError:
             raise SampleError("not_an_image", f"not an image: it begins with {data[:16]!r}") from None
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever a parser of hostile bytes raises
             raise SampleError("bad_image", f"header cannot be read: {_first_line(error)}") from None
         pixels = image.width * image.height
         if pixels > max_pixels:
@@ -69,7 +69,7 @@ def open_image(data: bytes, max_pixels: int) -> Image.Image:
         try:
             image.load()
             upright = ImageOps.exif_transpose(image)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - see the next line
             # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, zlib.error, ... on corrupt data.
             raise SampleError("bad_image", f"cannot be decoded: {_first_line(error)}") from None
     upright.format = image.format
@@ -80,8 +80,8 @@ def encode_like(image: Image.Image, extension: str) -> bytes:
     """Encode in the format that `extension` names: JPEG at quality 95, else lossless."""
     buffer = io.BytesIO()
     name = {kind[1]: name for name, kind in FORMATS.items()}[extension]
-    options = {"JPEG": {"quality": 95}, "WEBP": {"lossless": True}}.get(name, {})
-    image.save(buffer, format=name, **options)
+    known: dict[str, dict[str, Any]] = {"JPEG": {"quality": 95}, "WEBP": {"lossless": True}}
+    image.save(buffer, format=name, **known.get(name, {}))
     return buffer.getvalue()
 
 

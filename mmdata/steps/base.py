@@ -203,10 +203,10 @@ class Align(Step):
         """Load the model."""
 
     @abstractmethod
-    def prepare(self, recipe: Any, sample: Sample) -> Any:
-        """Decode one sample for the model, in a worker: no torch here. None where it has none of the edges.
+    def prepare(self, recipe: Any, sample: Sample, edges: Sequence[Edge]) -> Any:
+        """Decode one sample for the model, in a worker: no torch here. None where it has none of `edges`.
 
-        Raises SampleError.
+        `edges` are those of `self.edges()` that are wanted: a child's unchanged edges are not. Raises SampleError.
         """
 
     def identity(self) -> dict[str, Any]:
@@ -225,6 +225,7 @@ class Augment(Step):
 
         Raises SampleError with the reason why the pair would not stay true (a veto).
         """
+
 
 class Curate(Step):
     """Decides in SQL. Steps run in the order of the file, each over the candidates that are still in."""

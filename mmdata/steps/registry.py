@@ -7,10 +7,13 @@ says in which list of the pipeline file it belongs.
 from __future__ import annotations
 
 import importlib
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from mmdata.errors import PlanError
 from mmdata.steps import base
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 FAMILIES: Final[dict[str, type[base.Step]]] = {
     "sources": base.Source,
@@ -67,7 +70,8 @@ def _offered(block: str, name: str) -> type[base.Step] | None:
     return None
 
 
-def _entry_points():  # type: ignore[no-untyped-def]  # noqa: ANN202 - importlib.metadata is slow to import
+def _entry_points() -> tuple[EntryPoint, ...]:
+    # Slow to import, and needed only for a name that is none of ours.
     from importlib.metadata import entry_points
 
-    return entry_points(group="mmdata.steps")
+    return tuple(entry_points(group="mmdata.steps"))

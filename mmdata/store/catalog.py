@@ -19,27 +19,39 @@ from mmdata.store.files import SCRATCH_MARK, write_json
 from mmdata.store.sql import quoted
 
 _MEMBER: Final = (
-    "modality VARCHAR, name VARCHAR, mime VARCHAR, bytes BIGINT, sha256 VARCHAR, width INTEGER, height INTEGER, "
-    "duration_s DOUBLE, sample_rate INTEGER, channels INTEGER, lang VARCHAR, text VARCHAR, chars INTEGER, words INTEGER, "
-    "error VARCHAR"
+    "STRUCT(modality VARCHAR, name VARCHAR, mime VARCHAR, bytes BIGINT, sha256 VARCHAR, width INTEGER, height INTEGER, "
+    "duration_s DOUBLE, sample_rate INTEGER, channels INTEGER, lang VARCHAR, text VARCHAR, chars INTEGER, "
+    "words INTEGER, error VARCHAR)[]"
 )
-_EMPTY: Final = {
-    "base": "SELECT NULL::VARCHAR AS sample_id, NULL::VARCHAR AS source, NULL::VARCHAR AS key, NULL::VARCHAR AS parent_id, "
-    "NULL::VARCHAR AS variant, '{}' AS attributes, NULL::VARCHAR AS failed_step, NULL::VARCHAR AS reason, "
-    f"NULL::VARCHAR AS detail, []::STRUCT({_MEMBER})[] AS members, '' AS filename WHERE false",
-    "scored": "SELECT NULL::VARCHAR AS sample_id, NULL::VARCHAR AS aligner, NULL::VARCHAR AS edge, NULL::FLOAT AS score, "
-    "NULL::VARCHAR AS measures, NULL::VARCHAR AS new_name, NULL::VARCHAR AS new_text, NULL::VARCHAR AS new_lang, "
-    "NULL::VARCHAR AS reason, NULL::VARCHAR AS detail WHERE false",
-    "fates": "SELECT NULL::VARCHAR AS sample_id, NULL::VARCHAR AS fate, NULL::VARCHAR AS step, NULL::VARCHAR AS rule, "
-    "NULL::DOUBLE AS value, NULL::DOUBLE AS threshold, NULL::VARCHAR AS detail WHERE false",
-    "places": "SELECT NULL::VARCHAR AS sample_id, NULL::VARCHAR AS group_id, NULL::VARCHAR AS split WHERE false",
-    "selection": "SELECT NULL::VARCHAR AS sample_id, NULL::VARCHAR AS shard WHERE false",
+_TEXT: Final = "VARCHAR"
+# What each source of the views looks like before a build has written any of it.
+_COLUMNS: Final[dict[str, dict[str, str]]] = {
+    "base": {
+        **dict.fromkeys(["sample_id", "source", "key", "parent_id", "variant", "attributes"], _TEXT),
+        **dict.fromkeys(["failed_step", "reason", "detail"], _TEXT),
+        "members": _MEMBER,
+        "filename": _TEXT,
+    },
+    "scored": {
+        **dict.fromkeys(["sample_id", "aligner", "edge"], _TEXT),
+        "score": "FLOAT",
+        **dict.fromkeys(["measures", "new_name", "new_text", "new_lang", "reason", "detail"], _TEXT),
+    },
+    "fates": {
+        **dict.fromkeys(["sample_id", "fate", "step", "rule"], _TEXT),
+        "value": "DOUBLE",
+        "threshold": "DOUBLE",
+        "detail": _TEXT,
+    },
+    "places": dict.fromkeys(["sample_id", "group_id", "split"], _TEXT),
+    "selection": dict.fromkeys(["sample_id", "shard"], _TEXT),
 }
 _VIEWS: Final = {
     "samples": """
 SELECT b.sample_id, b.source, b.key, p.group_id, b.parent_id, b.variant, p.split, f.fate, s.shard,
     CAST(json(b.attributes) AS MAP(VARCHAR, VARCHAR)) AS attributes
-FROM base b LEFT JOIN places p USING (sample_id) LEFT JOIN fates f USING (sample_id) LEFT JOIN selection s USING (sample_id)
+FROM base b LEFT JOIN places p USING (sample_id) LEFT JOIN fates f USING (sample_id)
+LEFT JOIN selection s USING (sample_id)
 """,
     "members": """
 SELECT sample_id, m.modality, m.name, m.mime, m.bytes, m.sha256, m.width, m.height, m.duration_s, m.sample_rate,
@@ -101,7 +113,12 @@ def refresh(output: Path) -> None:
     try:
         for name, query in _queries(output.resolve(), build).items():
             connection.execute(f"CREATE VIEW {name} AS {query}")
-        _fill(connection, "build", {"name": "VARCHAR", "selection": "VARCHAR", "folder": "VARCHAR"}, [_whose(output, build)])
+        _fill(
+            connection,
+            "build",
+            {"name": "VARCHAR", "selection": "VARCHAR", "folder": "VARCHAR"},
+            [_whose(output, build)],
+        )
         _fill(connection, "shards", _SHARD, _shards(output))
         runs = [json.loads(file.read_text(encoding="utf-8")) for file in sorted((output / "log").glob("*.json"))]
         _fill(connection, "runs", _RUN, [_timed(run["run"]) for run in runs])
@@ -150,7 +167,9 @@ def _read_build(output: Path) -> dict[str, Any]:
     try:
         build: dict[str, Any] = json.loads((output / "build.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise MmdataError(f"{output}: no build here (build.json is missing); give the folder that a build wrote") from None
+        raise MmdataError(
+            f"{output}: no build here (build.json is missing); give the folder that a build wrote"
+        ) from None
     return build
 
 
@@ -162,11 +181,15 @@ def _queries(folder: Path, build: dict[str, Any]) -> dict[str, str]:
     decided = folder / "decided" / build["selection"]
     if (decided / "shards.json").exists():
         parts |= {name: [decided / f"{name}.parquet"] for name in ("fates", "places", "selection")}
-    found = dict(_EMPTY)
+    found = {name: _no_rows(columns) for name, columns in _COLUMNS.items()}
     for name, paths in parts.items():
         if paths:
             found[name] = f"SELECT * FROM {parquet(paths, filename=name == 'base')}"
     return found | _VIEWS
+
+
+def _no_rows(columns: dict[str, str]) -> str:
+    return f"SELECT {', '.join(f'NULL::{kind} AS {name}' for name, kind in columns.items())} WHERE false"
 
 
 def _whose(output: Path, build: dict[str, Any]) -> dict[str, Any]:
@@ -198,5 +221,3 @@ def _literal(value: Any) -> str:
     if isinstance(value, str) and value.startswith("epoch:"):
         return f"make_timestamp({int(float(value[6:]) * 1e6)})"
     return quoted(value) if isinstance(value, str) else repr(value)
-
-

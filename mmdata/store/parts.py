@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -89,19 +89,19 @@ class BasePartWriter:
         self._parquet = parquet
         self._rows: list[dict[str, Any]] = []
 
-    def __enter__(self) -> BasePartWriter:
+    def __enter__(self) -> Self:
         """Open the scratch tar."""
         self._appearing = appearing(self._parquet.with_suffix(".tar"))
         self._file = self._appearing.__enter__().open("wb")
         self._tar = TarWriter(self._file)
         return self
 
-    def __exit__(self, *error: Any) -> None:
+    def __exit__(self, *error: object) -> None:
         """Commit: the tar first, then the Parquet; or leave nothing."""
         if error[0] is None:
             self._tar.finish()
         self._file.close()
-        self._appearing.__exit__(*error)
+        self._appearing.__exit__(*error)  # type: ignore[arg-type]
         if error[0] is None:
             write_table(self._parquet, pa.Table.from_pylist(self._rows, BASE_SCHEMA))
 
@@ -151,7 +151,8 @@ def write_table(path: Path, table: pa.Table) -> None:
 def read_base_rows(parquet: Path, start: int = 0, stop: int | None = None) -> list[dict[str, Any]]:
     """Rows of a base part as dictionaries, those that failed included, in the order of the part."""
     table = pq.read_table(parquet)
-    return table.slice(start, None if stop is None else stop - start).to_pylist()
+    rows: list[dict[str, Any]] = table.slice(start, None if stop is None else stop - start).to_pylist()
+    return rows
 
 
 def row_count(parquet: Path) -> int:

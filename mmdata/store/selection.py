@@ -182,8 +182,8 @@ WITH made AS (
         chars := length(new_text), "text" := new_text, {new}) ORDER BY new_name) AS members
     FROM scores WHERE new_text IS NOT NULL GROUP BY sample_id),
 edges AS (
-    SELECT sample_id, aligner, map_from_entries(list(struct_pack(k := edge, v := round(score::DOUBLE, 4)) ORDER BY edge))
-        AS edges
+    SELECT sample_id, aligner,
+        map_from_entries(list(struct_pack(k := edge, v := round(score::DOUBLE, 4)) ORDER BY edge)) AS edges
     FROM scores WHERE score IS NOT NULL GROUP BY sample_id, aligner),
 scored AS (
     SELECT sample_id, map_from_entries(list(struct_pack(k := aligner, v := edges) ORDER BY aligner)) AS scores
@@ -203,7 +203,8 @@ described AS (
     SELECT *, CAST(json_merge_patch('{{}}', to_json(struct_pack(
         sample_id := sample_id, "key" := "key", source := source, parent_id := parent_id, variant := variant,
         attributes := CASE WHEN attributes = '{{}}' THEN NULL ELSE json(attributes) END,
-        members := map_from_entries(list_transform(files, lambda f: struct_pack(k := f.name, v := struct_pack({described})))),
+        members := map_from_entries(
+            list_transform(files, lambda f: struct_pack(k := f.name, v := struct_pack({described})))),
         scores := scores))) AS VARCHAR) AS "json",
         md5('{curation.seed}:' || sample_id) AS shuffled FROM chosen),
 ranked AS (
@@ -214,8 +215,8 @@ SELECT sample_id, source, "key", parent_id, group_id, split, "json",
     CAST({tar_size.format("octet_length(encode(json))")}
         + list_sum(list_transform(files, lambda f: {tar_size.format("f.bytes")})) AS BIGINT) AS tar_bytes,
     replace(part, {quoted(str(output) + "/")}, '') AS part,
-    list_transform(files, lambda f: struct_pack(name := f.name, field := f.field, "offset" := f."offset", bytes := f.bytes,
-        sha256 := f.sha256, "text" := f.text)) AS files
+    list_transform(files, lambda f: struct_pack(name := f.name, field := f.field, "offset" := f."offset",
+        bytes := f.bytes, sha256 := f.sha256, "text" := f.text)) AS files
 FROM ranked ORDER BY split, leads DESC, shuffled, sample_id"""
 
 

@@ -62,7 +62,12 @@ def write_shard(output: Path, decided: Path, plan: ShardPlan) -> int:
             index += _add_sample(tar, row, parts[row["part"]])
         tar.finish()
         file.flush()
-    about = {"fingerprint": plan.fingerprint, "sha256": tar.sha256.hexdigest(), "bytes": tar.offset, "samples": len(rows)}
+    about = {
+        "fingerprint": plan.fingerprint,
+        "sha256": tar.sha256.hexdigest(),
+        "bytes": tar.offset,
+        "samples": len(rows),
+    }
     table = pa.Table.from_pylist(index, INDEX_SCHEMA).replace_schema_metadata({"mmdata": json.dumps(about)})
     with appearing(index_path(shard)) as scratch:
         pq.write_table(table, scratch, compression="zstd")
@@ -75,7 +80,9 @@ def _add_sample(tar: TarWriter, row: Mapping[str, Any], part: BinaryIO) -> list[
     for file in row["files"]:
         data = file["text"].encode() if file["offset"] is None else read_range(part, file["offset"], file["bytes"])
         if hashlib.sha256(data).hexdigest() != file["sha256"]:
-            raise FatalError(f"{row['part']}: '{file['name']}' of {row['sample_id']} was changed on disk; delete the part")
+            raise FatalError(
+                f"{row['part']}: '{file['name']}' of {row['sample_id']} was changed on disk; delete the part"
+            )
         entries.append((file["name"], file["field"], data, file["sha256"]))
     return [
         {
@@ -91,7 +98,11 @@ def _add_sample(tar: TarWriter, row: Mapping[str, Any], part: BinaryIO) -> list[
 
 
 def write_manifest(
-    output: Path, name: str, fingerprint: str, plans: Sequence[ShardPlan], members: Mapping[str, tuple[Modality, str | None]]
+    output: Path,
+    name: str,
+    fingerprint: str,
+    plans: Sequence[ShardPlan],
+    members: Mapping[str, tuple[Modality, str | None]],
 ) -> dict[str, Any]:
     """Write `manifest.json` and the dataset card; remove shards that are no longer part of the set.
 
@@ -176,4 +187,6 @@ def _write_card(folder: Path, manifest: Mapping[str, Any]) -> None:
     }
     text = yaml.safe_dump(card, sort_keys=False, allow_unicode=True)
     with appearing(folder / "README.md") as scratch:
-        scratch.write_text(f"---\n{text}---\n\nBuilt by mmdata from the pipeline `{manifest['name']}`.\n", encoding="utf-8")
+        scratch.write_text(
+            f"---\n{text}---\n\nBuilt by mmdata from the pipeline `{manifest['name']}`.\n", encoding="utf-8"
+        )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from mmdata.errors import SampleError
 from mmdata.models.weights import Weights
 from mmdata.sample import Modality, Sample
+from mmdata.spec import Names
 from mmdata.steps.base import Align, Edge, Score
 
 if TYPE_CHECKING:
@@ -18,17 +19,17 @@ if TYPE_CHECKING:
 
     from mmdata.models.clip import Clip as ClipModel
 
-Names = Annotated[list[str], BeforeValidator(lambda v: [v] if isinstance(v, str) else v)]
 # The pixel limit was kept when the image was taken in.
 _ANY_SIZE = 1 << 40
 
 
 @dataclass(frozen=True)
 class _Item:
-    """One sample, ready for the model: images as uint8 [3, H, W], texts as they are."""
+    """One sample, ready for the model: images as uint8 [3, H, W], texts as they are, and the edges to score."""
 
     images: dict[str, np.ndarray[Any, np.dtype[np.uint8]]]
     texts: dict[str, str]
+    edges: list[Edge]
 
 
 class Clip(Align):
@@ -58,17 +59,18 @@ class Clip(Align):
 
         return _Scorer(self, ClipModel.load(self.model, self.pretrained, device))
 
-    def prepare(self, recipe: Any, sample: Sample) -> _Item | None:
+    def prepare(self, recipe: Any, sample: Sample, edges: Sequence[Edge]) -> _Item | None:
         """Decode and resize the images as the model's own preprocessing does."""
         from mmdata.media.image import open_image
         from mmdata.models.clip import prepare_image
 
         there = sample.members
+        wanted = [edge for edge in edges if edge.left in there and edge.right in there]
         images = {
-            name: prepare_image(recipe, open_image(there[name].data, _ANY_SIZE)) for name in self.image if name in there
+            name: prepare_image(recipe, open_image(there[name].data, _ANY_SIZE)) for name in {e.left for e in wanted}
         }
-        texts = {name: there[name].text for name in self.text if name in there}
-        return _Item(images, texts) if images and texts else None
+        texts = {name: there[name].text for name in {e.right for e in wanted}}
+        return _Item(images, texts, wanted) if wanted else None
 
 
 class _Scorer:
@@ -89,11 +91,5 @@ class _Scorer:
         for item in items:
             image_emb = {name: next(image_emb_ND) for name in item.images}
             text_emb = {name: next(text_emb_ND) for name in item.texts}
-            found.append(
-                [
-                    Score(Edge(image, text).name, float(left_D @ right_D))
-                    for image, left_D in image_emb.items()
-                    for text, right_D in text_emb.items()
-                ]
-            )
+            found.append([Score(e.name, float(image_emb[e.left] @ text_emb[e.right])) for e in item.edges])
         return found

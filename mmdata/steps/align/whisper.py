@@ -63,7 +63,7 @@ class Whisper(Align):
 
     def weights(self) -> Weights:
         """Raises WeightsError."""
-        from mmdata.models.whisper import locate
+        from mmdata.models.whisper_weights import locate
 
         return locate(self.model)
 
@@ -73,9 +73,9 @@ class Whisper(Align):
 
         return _Scorer(WhisperModel.load(self.model, device))
 
-    def prepare(self, recipe: frozenset[str] | None, sample: Sample) -> _Item | None:
+    def prepare(self, recipe: frozenset[str] | None, sample: Sample, edges: Sequence[Edge]) -> _Item | None:
         """Decode to 16 kHz mono; what Whisper cannot judge gets an empty score that says why."""
-        item = {edge.name: self._prepare(recipe, sample, edge) for edge in self.edges() if self._wanted(sample, edge)}
+        item = {edge.name: self._prepare(recipe, sample, edge) for edge in edges if self._wanted(sample, edge)}
         return item or None
 
     def _wanted(self, sample: Sample, edge: Edge) -> bool:

@@ -10,16 +10,16 @@ import functools
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 import yaml
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from mmdata.errors import SampleError
 from mmdata.sample import Member, Modality, Sample, child_id
+from mmdata.spec import Names
 from mmdata.steps.base import Augment
 
-Names = Annotated[list[str], BeforeValidator(lambda v: [v] if isinstance(v, str) else v)]
 _ANY_SIZE = 1 << 40
 
 
@@ -37,7 +37,7 @@ class Flip(Augment):
         """The images it mirrors."""
         return dict.fromkeys(self.image, "image")
 
-    def make(self, sample: Sample, seed: int) -> Sample:
+    def make(self, sample: Sample, seed: int) -> Sample:  # noqa: ARG002 - nothing here is random
         """The mirrored child; there is nothing random in it, so `seed` does not matter.
 
         Raises SampleError `no_image`, `unknown_language`, `ambiguous_side`, `mirrored_writing`.

@@ -108,5 +108,3 @@ def _plain(error: Exception, curation: Curation) -> str:
     names = curation.columns.names()
     known = names + [n.split(".")[0] for n in names] + [n.split(".")[1] for n in names if "." in n]
     return message + (nearest(unknown, set(known)) if "not found" in message or "Could not find" in message else "")
-
-

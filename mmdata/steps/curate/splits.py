@@ -18,7 +18,9 @@ class Splits(Curate):
 
     step: ClassVar[str] = "splits"
     shares: dict[str, float] = Field(
-        default={"train": 0.9, "val": 0.1}, min_length=1, description="name: share of the groups; the shares add up to 1"
+        default={"train": 0.9, "val": 0.1},
+        min_length=1,
+        description="name: share of the groups; the shares add up to 1",
     )
     by: str = Field("sample_id", description="SQL expression of the originals; samples where it is equal are one group")
     augmented: list[str] | None = Field(

@@ -11,7 +11,9 @@ import os
 import re
 import sqlite3
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -19,7 +21,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from mmdata.errors import PlanError
 from mmdata.sample import MODALITIES, Modality
-from mmdata.spec import Frozen
+from mmdata.spec import Frozen, Names
 from mmdata.steps.base import Declared, Input, Ref, Source
 
 _BY_EXTENSION: dict[str, Modality] = {
@@ -42,14 +44,15 @@ _BY_NAME: dict[str, Modality] = {
 
 def modality_of(name: str, given: Modality | None) -> Modality | None:
     """The modality given, else what a member of this name usually is."""
-    return given or _BY_NAME.get(name.split("_")[0])
+    return given or _BY_NAME.get(name.partition("_")[0])
 
 
 class MemberFiles(Frozen):
     """The files of one member (of one for each language, where the path or the line has `{lang}`)."""
 
-    path: Annotated[list[str], BeforeValidator(lambda v: [v] if isinstance(v, str) else v)] = Field(
-        min_length=1, description="path templates below root with {stem}, perhaps {lang}; the first that exists is taken"
+    path: Names = Field(
+        min_length=1,
+        description="path templates below root with {stem}, perhaps {lang}; the first that exists is taken",
     )
     modality: Modality | None = Field(None, description="told by the file extension where it is not given")
     required: bool = Field(True, description="whether a sample without it has failed; never for {lang}")
@@ -86,7 +89,7 @@ class MemberFiles(Frozen):
         return self.modality or self._told() or "tensor"
 
     def _told(self) -> Modality | None:
-        return _BY_EXTENSION.get(self.path[0].rpartition(".")[2].lower())
+        return _BY_EXTENSION.get(self.path[0].rpartition(".")[-1].lower())
 
 
 class Files(Source):
@@ -97,7 +100,10 @@ class Files(Source):
     root: Path = Field(description="the folder")
     files: Annotated[
         dict[str, MemberFiles],
-        BeforeValidator(lambda v: {k: {"path": m} if isinstance(m, str | list) else m for k, m in v.items()}),
+        BeforeValidator(
+            lambda v: {k: {"path": m} if isinstance(m, str | list) else m for k, m in v.items()},
+            json_schema_input_type=dict[str, str | list[str] | MemberFiles],
+        ),
     ] = Field(alias="members", min_length=1, description="by name; `caption_{lang}` where it is one for each language")
 
     @model_validator(mode="after")
@@ -134,20 +140,22 @@ class Files(Source):
             listing.execute("CREATE TABLE files (stem TEXT, template INTEGER, lang TEXT, path TEXT, version TEXT)")
             listing.executemany("INSERT INTO files VALUES (?, ?, ?, ?, ?)", self._matches(root))
             rows = listing.execute("SELECT * FROM files ORDER BY stem, template, lang, path")
-            for stem, group in groupby(rows, key=lambda row: row[0]):
-                yield self._input(root, stem, list(group))
+            slots = list(self._slots())
+            for stem, group in groupby(rows, key=itemgetter(0)):
+                yield _input(str(root), stem, slots, {(row[1], row[2]): row[3:] for row in group})
 
     def _matches(self, root: Path) -> Iterator[tuple[str, int, str, str, str]]:
         """(stem, number of the template, language, path, version) of every file that a template takes."""
         patterns = [(_regex(template), index) for index, template in self._by_literal_length()]
         wanted = {lang for files in self.files.values() for lang in files.langs}
-        for path, version in _walk(root):
+        real_root = os.path.realpath(root) + os.sep
+        for path, entry in _walk(root):
             for pattern, index in patterns:
                 if match := pattern.fullmatch(path):
                     lang = match.groupdict().get("lang")
                     # A file in a language that nobody asked for is no sample of its own, nor is it anything else.
                     if lang is None or lang in wanted:
-                        yield match["stem"], index, lang or "", path, version
+                        yield match["stem"], index, lang or "", path, _version(entry, real_root)
                     break
 
     def _templates(self) -> list[str]:
@@ -156,36 +164,50 @@ class Files(Source):
     def _by_literal_length(self) -> list[tuple[int, str]]:
         return sorted(enumerate(self._templates()), key=lambda pair: -len(_HOLE.sub("", pair[1])))
 
-    def _input(self, root: Path, stem: str, rows: list[tuple[str, int, str, str, str]]) -> Input:
-        templates = self._templates()
-        there = {(templates[index], lang): (path, version) for _, index, lang, path, version in rows}
-        refs = [ref for name, files in self.files.items() for ref in _refs(root, stem, name, files, there)]
-        outside = [ref.url for ref in refs if ref.version == _OUTSIDE]
-        problem = ("link_outside_root", f"{outside[0]} is a link that leads out of root") if outside else None
-        return Input(stem, tuple(refs), problem=problem)
+    def _slots(self) -> Iterator[_Slot]:
+        """What to look for in every input; worked out once."""
+        number = {template: index for index, template in enumerate(self._templates())}
+        for name, files in self.files.items():
+            for lang in files.langs or [""]:
+                yield _Slot(
+                    name=_named(name, lang),
+                    modality=files.kind,
+                    lang=lang or files.lang,
+                    line=files.line.replace("{lang}", lang) if isinstance(files.line, str) else files.line,
+                    required=files.required and not files.by_lang,
+                    keys=[(number[path], lang if "{lang}" in path else "") for path in files.path],
+                    templates=files.path,
+                )
 
 
-_There = dict[tuple[str, str], tuple[str, str]]
+@dataclass(frozen=True)
+class _Slot:
+    """One member that an input may have, and where: (number of the template, language) in order of preference."""
+
+    name: str
+    modality: Modality
+    lang: str | None
+    line: int | str | None
+    required: bool
+    keys: list[tuple[int, str]]
+    templates: list[str]
+
+    def missing(self, stem: str) -> str:
+        """Where it should have been."""
+        return " or ".join(template.replace("{stem}", stem) for template in self.templates)
 
 
-def _refs(root: Path, stem: str, name: str, files: MemberFiles, there: _There) -> Iterator[Ref]:
-    """The refs of one entry of `members`; of a required member also where its file is missing."""
-    for lang in files.langs or [""]:
-        keys = [(path, lang if "{lang}" in path else "") for path in files.path]
-        path, version = next((there[key] for key in keys if key in there), (None, None))
-        required = files.required and not files.by_lang
-        if path is None and required:
-            path = " or ".join(template.replace("{stem}", stem) for template in files.path)
-        if path is not None:
-            yield Ref(
-                name=_named(name, lang),
-                modality=files.kind,
-                url=str(root / path) if version else path,
-                lang=lang or files.lang,
-                line=files.line.replace("{lang}", lang) if isinstance(files.line, str) else files.line,
-                required=required,
-                version=version,
-            )
+def _input(root: str, stem: str, slots: list[_Slot], there: dict[tuple[int, str], tuple[str, str]]) -> Input:
+    """An input and its refs; a required member stands there also where its file is missing."""
+    refs = []
+    for slot in slots:
+        path, version = next((there[key] for key in slot.keys if key in there), (None, None))
+        if path is not None or slot.required:
+            url = slot.missing(stem) if path is None else f"{root}/{path}"
+            refs.append(Ref(slot.name, slot.modality, url, None, slot.lang, slot.line, slot.required, version))
+    outside = [ref.url for ref in refs if ref.version == _OUTSIDE]
+    problem = ("link_outside_root", f"{outside[0]} is a link that leads out of root") if outside else None
+    return Input(stem, tuple(refs), problem=problem)
 
 
 def _named(name: str, lang: str) -> str:
@@ -197,9 +219,8 @@ def _regex(template: str) -> re.Pattern[str]:
     return re.compile("".join(_PATTERNS[part] if i % 2 else re.escape(part) for i, part in enumerate(parts)), re.DOTALL)
 
 
-def _walk(root: Path) -> Iterator[tuple[str, str]]:
-    """(path, version) of every file below root; hidden ones left out, links to folders not followed."""
-    real_root = os.path.realpath(root) + os.sep
+def _walk(root: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """Path and entry of every file below root; hidden ones left out, links to folders not followed."""
     stack = [""]
     while stack:
         folder = stack.pop()
@@ -211,7 +232,7 @@ def _walk(root: Path) -> Iterator[tuple[str, str]]:
                 if entry.is_dir(follow_symlinks=False):
                     stack.append(f"{path}/")
                 elif entry.is_file():
-                    yield _printable(path), _version(entry, real_root)
+                    yield _printable(path), entry
 
 
 def _version(entry: os.DirEntry[str], real_root: str) -> str:

@@ -85,7 +85,9 @@ class Table(Source):
         connection = sql.connect()
         names = self._names(connection)
         key = sql.identifier(self.key or next(iter(self.columns.values())).column)
-        rows = connection.execute(f"SELECT * FROM {self._reader()} ORDER BY {key}, {', '.join(map(sql.identifier, names))}")
+        rows = connection.execute(
+            f"SELECT * FROM {self._reader()} ORDER BY {key}, {', '.join(map(sql.identifier, names))}"
+        )
         seen, times = None, 0
         while block := rows.fetchmany(_FETCH_ROWS):
             for values in block:
@@ -149,7 +151,9 @@ def _located(root: Path, value: str) -> tuple[str, str | None]:
 
 
 def _repeated(found: Input, times: int) -> Input:
-    return Input(f"{found.key}#{times}", (), found.attributes, ("duplicate_key", f"row {times} with the key '{found.key}'"))
+    return Input(
+        f"{found.key}#{times}", (), found.attributes, ("duplicate_key", f"row {times} with the key '{found.key}'")
+    )
 
 
 def _kind(name: str, member: MemberColumn) -> Modality:
