@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from mmdata.errors import SpecError
 from mmdata.spec import Document, Frozen, Keys, explain, nearest, read_yaml
@@ -39,6 +39,13 @@ class DataConfig(Frozen):
     max_failed_share: float = Field(
         0.5, ge=0, le=1, description="training stops where a larger share of the samples seen cannot be decoded"
     )
+
+    @field_validator("modalities")
+    @classmethod
+    def _in_one_order(cls, modalities: dict[str, list[str]]) -> dict[str, list[str]]:
+        """The order of the keys in the file means nothing, so it must not shift the random choices either."""
+        rank = {name: place for place, name in enumerate(MODALITIES)}
+        return dict(sorted(modalities.items(), key=lambda item: rank.get(item[0], len(rank))))
 
 
 class OptimConfig(Frozen):
@@ -78,6 +85,13 @@ class TrainConfig(Frozen):
     output: str = Field(description="folder of model, checkpoint, log and metrics; relative to the working directory")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
     workers: int = Field(1, ge=0, le=256, description="processes that decode; 0 decodes in the training process")
+    threads: int = Field(
+        0,
+        ge=0,
+        le=1024,
+        description="threads of the model on a CPU; 0: as torch chooses. Their number shows in the "
+        "last bits of the weights, and more than there are idle cores slow each other down",
+    )
     cache_mib: int = Field(256, ge=0, description="decoded members kept in memory, for each worker")
     checkpoint_every: int = Field(200, ge=1, description="steps between checkpoints")
     log_every: int = Field(10, ge=1, description="steps between lines of the log")
@@ -106,6 +120,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
 def load_document(path: Path, overrides: Sequence[str] = ()) -> tuple[TrainConfig, Document]:
     """As `load_config`, with the places of the values beside it, for faults that only the shards show."""
     document = read_yaml(path, overrides)
+    _place_new_parents(document)
     if not isinstance(document.value, dict):
         raise SpecError([document.problem((), "a training file is a mapping with at least `data:` and `output:`")])
     try:
@@ -115,6 +130,14 @@ def load_document(path: Path, overrides: Sequence[str] = ()) -> tuple[TrainConfi
     if found := [document.problem(keys, message) for keys, message in _problems(config)]:
         raise SpecError(found)
     return config, document
+
+
+def _place_new_parents(document: Document) -> None:
+    """Give the mappings that only an override made (`optim` of `optim.lr=1`) the place of that override."""
+    for keys, typed in list(document.overridden.items()):
+        for length in range(1, len(keys)):
+            if keys[:length] not in document.places:
+                document.overridden.setdefault(keys[:length], typed)
 
 
 def _problems(config: TrainConfig) -> Iterator[tuple[Keys, str]]:

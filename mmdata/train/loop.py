@@ -128,7 +128,7 @@ class Trainer:
         loss.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_norm)
         if not torch.isfinite(loss + norm):
-            self._note_bad_step(float(loss), float(norm))
+            self._note_bad_step(float(loss.detach()), float(norm))
             return None
         self._bad_in_a_row = 0
         for group in self.optimizer.param_groups:

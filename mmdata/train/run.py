@@ -48,7 +48,7 @@ def train(
     from mmdata.train.log import say_line
     from mmdata.train.session import Session
 
-    return _carry_out(Session(config, folder, say or say_line))
+    return _carry_out(Session(config, folder, say_line if say is None else say))
 
 
 def _carry_out(session: Session) -> dict[str, Any]:

@@ -136,6 +136,8 @@ class Session:
 
     def _make_trainer(self) -> None:
         config = self.config
+        if config.threads:
+            torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
         model = FusedModel(config.architecture(), self.modalities, self._limits).to(resolve_device(config.device))
         per_epoch = steps_per_epoch(len(self.train_set), config.optim.batch_size)

@@ -65,11 +65,11 @@ class ShardIndex:
 
     def id(self, row: int) -> str:
         """The sample's id."""
-        return str(self.ids_N[row], "ascii")
+        return bytes(self.ids_N[row]).decode()
 
     def place(self, row: int) -> str:
         """The name of the sample's shard."""
-        return self.shards[self.shard_N[row]]
+        return self.shards[int(self.shard_N[row])]
 
 
 def index_split(folder: ShardFolder, split: str, members: Sequence[str]) -> ShardIndex:

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mmdata.errors import SpecError
+from mmdata.train.config import TrainConfig, load_config
+
+GOOD = """\
+data:
+  shards: somewhere
+  modalities: {text: [caption], image: [image]}
+steps: 50
+output: run
+"""
+
+
+def problems(tmp_path: Path, text: str, *overrides: str) -> list[str]:
+    path = tmp_path / "train.yaml"
+    path.write_text(text)
+    with pytest.raises(SpecError) as caught:
+        load_config(path, overrides)
+    return [problem.removeprefix(f"{tmp_path}/") for problem in caught.value.problems]
+
+
+def test_defaults_and_overrides(tmp_path: Path):
+    path = tmp_path / "train.yaml"
+    path.write_text(GOOD)
+    config = load_config(path, ["optim.lr=0.5", "model.text.depth=7", "data.modalities.text=[a, b]"])
+    assert config.optim.lr == 0.5
+    assert config.data.modalities == {"text": ["a", "b"], "image": ["image"]}
+    assert config.architecture().text.model_dump() == {"width": 96, "depth": 7, "heads": 4}
+    assert config.architecture().image.depth == 2
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("shards:", "shard:", "train.yaml:2:3 data.shard: unknown key 'shard'; did you mean 'shards'?"),
+        ("image: [image]", "imge: [image]", "train.yaml:3:33 data.modalities.imge: unknown modality 'imge'; did you"),
+        ("image: [image]", "image: []", "train.yaml:3:33 data.modalities.image: names no member"),
+        ("image: [image]", "image: [caption]", "train.yaml:3:41 data.modalities.image[0]: the member 'caption' is na"),
+        ("steps: 50", "steps: 5", "train.yaml:1:1 optim.warmup: 20 steps of warm-up leave none of 5"),
+        (
+            "steps: 50",
+            "model: {size: tny}",
+            "train.yaml:4:9 model.size: input should be 'tiny', 'small' or 'base', not",
+        ),
+        ("steps: 50", "", "train.yaml:1:1 steps: a training runs for steps or for epochs, neither is given"),
+        ("steps: 50", "steps: 50\nepochs: 2", "train.yaml:4:1 steps: a training runs for steps or for epochs, both"),
+        (
+            "steps: 50",
+            "steps: 50\nmodel: {text: {heads: 5}}",
+            "train.yaml:5:9 model.text: a width of 96 does not divid",
+        ),
+        ("steps: 50", "steps: 50\nmodel: {patch_px: 7}", "train.yaml:1:1 data.image_side_px: 64 px do not divide into"),
+        ("output: run", "", "train.yaml:1:1 the key 'output' is missing"),
+    ],
+)
+def test_a_fault_names_place_value_and_fix(tmp_path: Path, old, new, expected):
+    found = problems(tmp_path, GOOD.replace(old, new))
+    assert [line for line in found if line.startswith(expected)], found
+
+
+def test_an_override_is_named_as_typed(tmp_path: Path):
+    assert problems(tmp_path, GOOD, "optim.lr=-1")[0].startswith("--set optim.lr=-1: input should be greater than 0")
+
+
+def test_every_fault_is_reported_at_once(tmp_path: Path):
+    assert len(problems(tmp_path, GOOD.replace("shards:", "shard:").replace("steps: 50", "steps: x"))) == 3
+
+
+def test_every_field_is_described():
+    schema = TrainConfig.model_json_schema()
+    fields = [
+        (name, field) for model in [schema, *schema["$defs"].values()] for name, field in model["properties"].items()
+    ]
+    assert len(fields) > 40
+    assert [name for name, field in fields if not field.get("description")] == []
+
+
+def test_reading_a_config_loads_nothing_heavy(tmp_path: Path):
+    path = tmp_path / "train.yaml"
+    path.write_text(GOOD)
+    code = (
+        "import sys, pathlib\nfrom mmdata.train.run import load_config\n"
+        f"load_config(pathlib.Path({str(path)!r}), [])\n"
+        "print(sorted({'torch', 'tokenizers', 'av', 'numpy', 'PIL'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mmdata.train.config import load_config
+from mmdata.train.dataset import SampleDataset, StepSampler, eval_loader, iter_texts, open_split, train_loader
+from mmdata.train.manifest import open_folder
+from mmdata.train.tokens import fit_tokenizer, text_hash
+
+
+@pytest.fixture
+def make_dataset(write_config: Callable[..., Path]):
+    def make(shards, *overrides: str):
+        config = load_config(write_config(shards), overrides)
+        split = open_split(open_folder(shards), "train", config.data)
+        tokenizer = fit_tokenizer(iter_texts(split, config.data), 400)
+        return SampleDataset(split, config.data, config.seed, tokenizer, config.cache_mib), config
+
+    return make
+
+
+def picks(samples: int, batch: int, start: int, stop: int, seed: int = 0) -> list[list[tuple[int | None, int]]]:
+    return list(StepSampler(samples, batch, seed, start, stop))
+
+
+def test_every_epoch_has_each_sample_once_in_a_new_order():
+    batches = picks(12, 4, 0, 6)
+    first, second = ([row for batch in half for _, row in batch] for half in (batches[:3], batches[3:]))
+    assert sorted(first) == sorted(second) == list(range(12))
+    assert first != second
+    assert [batch[0][0] for batch in batches] == [0, 0, 0, 1, 1, 1]
+
+
+def test_the_order_is_a_function_of_seed_and_step():
+    assert picks(13, 4, 4, 9) == picks(13, 4, 0, 9)[4:]
+    assert picks(13, 4, 0, 9) != picks(13, 4, 0, 9, seed=1)
+    assert [len(batch) for batch in picks(3, 8, 0, 2)] == [3, 3]
+
+
+def same(left, right):
+    return torch.equal(left.row_B, right.row_B) and all(
+        torch.equal(left.inputs[name].values, right.inputs[name].values) for name in left.inputs
+    )
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than cores is the point
+@pytest.mark.parametrize("workers", [1, 4])
+def test_workers_change_nothing_even_more_than_shards(make_dataset, shape_shards: Path, workers):
+    """Two shards, up to four workers."""
+    one, config = make_dataset(shape_shards)
+    many, other = make_dataset(shape_shards, f"workers={workers}")
+    pairs = list(zip(train_loader(one, config, 1, 7), train_loader(many, other, 1, 7), strict=True))
+    assert len(pairs) == 6
+    assert all(same(left, right) for left, right in pairs)
+    rows = [row for batch in eval_loader(many, other) for row in batch.row_B.tolist()]
+    assert rows == list(range(24))
+
+
+def test_a_loader_leaves_the_model_s_random_numbers_alone(make_dataset, shape_shards: Path):
+    dataset, config = make_dataset(shape_shards)
+    before = torch.get_rng_state()
+    next(iter(train_loader(dataset, config, 0, 2)))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_one_of_several_members_is_drawn_in_training_and_the_first_in_evaluation(
+    write_config: Callable[..., Path], write_shards: Callable[..., Path]
+):
+    both = {"png": b"x", "txt": b"a dog", "caption_fr.txt": b"un chien"}
+    shards = write_shards({"train": [[both, {"png": b"x", "caption_fr.txt": b"un chat"}]]})
+    members = "data.modalities={text: [caption, caption_fr], image: [image]}"
+    data = load_config(write_config(shards), [members]).data
+    split = open_split(open_folder(shards), "train", data)
+    assert list(iter_texts(split, data)) == ["a dog", "un chien", "un chat"]
+    dataset = SampleDataset(split, data, 0, fit_tokenizer(iter_texts(split, data), 400), 0)
+    assert {dataset._chosen(epoch, 0)["text"] for epoch in range(20)} == {"caption", "caption_fr"}
+    assert [dataset._chosen(7, 0) for _ in range(3)] == [dataset._chosen(7, 0)] * 3
+    assert [dataset._chosen(None, row)["text"] for row in (0, 1)] == ["caption", "caption_fr"]
+    _, hashes = dataset._text(0, "caption_fr")
+    assert hashes == (text_hash("un chien"), text_hash("a dog"))
+
+
+def test_what_cannot_be_decoded_is_a_failure_with_shard_and_key(make_dataset, write_shards: Callable[..., Path]):
+    good = {"png": b"", "txt": b"a red circle"}
+    bad = {"png": b"no picture", "txt": b"a red circle", "tone.ogg": b""}
+    dataset, _ = make_dataset(write_shards({"train": [[good, good], [good, bad]]}))
+    assert len(dataset) == 1
+    failure = dataset[0, 0]
+    assert (failure.shard, failure.key, failure.member) == ("train-000001.tar", "key-1001", "image")
+    assert "bad_image" in failure.reason
+    assert str(failure).startswith("'image' of key-1001 (")
+
+
+def test_the_cache_is_bounded_and_changes_nothing(make_dataset, shape_shards: Path):
+    cached, _ = make_dataset(shape_shards, "cache_mib=1")
+    without, _ = make_dataset(shape_shards, "cache_mib=0")
+    twice = [cached[0, 1], cached[0, 1], without[0, 1]]
+    for name in ("image", "text"):
+        assert all(np.array_equal(twice[0].values[name], item.values[name]) for item in twice)
+    assert len(cached._cache) >= 1
+    assert not without._cache
+    assert sum(array.nbytes for array in cached._cache.values()) + cached._cache_bytes_left == 1 << 20

@@ -1,0 +1,244 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mmdata.errors import SpecError, TrainError
+from mmdata.train.config import OptimConfig
+from mmdata.train.export import load_model
+from mmdata.train.loop import learning_rate
+from mmdata.train.run import train
+
+
+class Lines(list[str]):
+    """Takes the lines of a training; `at` a line that starts so, does something."""
+
+    def __init__(self, at: str = "", then=lambda: None):
+        super().__init__()
+        self.at, self.then = at, then
+
+    def __call__(self, line: str) -> None:
+        self.append(line)
+        if self.at and line.startswith(self.at):
+            self.then()
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def assert_equal_weights(left: Path, right: Path) -> None:
+    ours, theirs = weights(left), weights(right)
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+
+
+def steps_of(folder: Path) -> list[tuple[int, float]]:
+    records = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [(record["step"], record["loss"]) for record in records if "loss" in record]
+
+
+@pytest.fixture
+def straight(tmp_path: Path, write_config: Callable[..., Path], shape_shards: Path):
+    """An undisturbed run, with dropout, so that the random state counts."""
+    path = write_config(shape_shards)
+    return train(path, ["model.dropout=0.1"], tmp_path / "straight", Lines()), tmp_path / "straight", path
+
+
+def test_a_run_leaves_model_log_and_metrics(straight, shape_shards: Path):
+    result, folder, _ = straight
+    assert (result["status"], result["step"], result["steps"]) == ("finished", 6, 6)
+    assert result["samples"] == {
+        "train": 24, "train_with_one_modality": 0, "train_members_failed": 0,
+        "val": 12, "val_with_one_modality": 0, "val_failed": 0,
+    }  # fmt: skip
+    assert [step for step, _ in steps_of(folder)] == [1, 2, 3, 4, 5, 6]
+    metrics = json.loads((folder / "metrics.json").read_text())["metrics"]
+    assert metrics == result["metrics"]
+    assert set(metrics) == {
+        "image->text", "text->image", "image->audio", "audio->image", "text->audio", "audio->text",
+        "fusion->image", "fusion->text", "fusion->audio",
+    }  # fmt: skip
+    assert metrics["image->text"]["candidates"] == 12
+    assert metrics["image->audio"]["candidates"] == 9
+    model, tokenizer = load_model(folder)
+    assert torch.equal(model.state_dict()["fusion.latents"], weights(folder)["fusion.latents"])
+    assert tokenizer is not None
+    assert not list(folder.glob(".*"))
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(straight, tmp_path: Path):
+    _, folder, path = straight
+    train(path, ["model.dropout=0.1", "workers=2"], tmp_path / "again", Lines())
+    assert_equal_weights(folder, tmp_path / "again")
+    train(path, ["model.dropout=0.1", "seed=1"], tmp_path / "other", Lines())
+    assert not torch.equal(weights(folder)["fusion.latents"], weights(tmp_path / "other")["fusion.latents"])
+
+
+@pytest.mark.parametrize("which", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_the_same_command_goes_on_to_the_same_weights(straight, tmp_path: Path, which):
+    _, folder, path = straight
+    before = signal.getsignal(which)
+    interrupted = Lines("step 2/6", lambda: os.kill(os.getpid(), which))
+    first = train(path, ["model.dropout=0.1"], tmp_path / "parts", interrupted)
+    assert (first["status"], first["step"]) == ("stopped", 2)
+    assert signal.getsignal(which) is before
+    assert not (tmp_path / "parts" / "model.safetensors").exists()
+    lines = Lines()
+    assert train(path, ["model.dropout=0.1"], tmp_path / "parts", lines)["status"] == "finished"
+    assert any("going on after step 2" in line for line in lines)
+    assert_equal_weights(folder, tmp_path / "parts")
+    assert steps_of(folder) == steps_of(tmp_path / "parts")
+
+
+class Killed(BaseException):
+    pass
+
+
+def die():
+    raise Killed
+
+
+def test_a_kill_between_checkpoints_loses_only_what_came_after(straight, tmp_path: Path):
+    _, folder, path = straight
+    overrides = ["model.dropout=0.1", "checkpoint_every=3"]
+    with pytest.raises(Killed):
+        train(path, overrides, tmp_path / "killed", Lines("step 5/6", die))
+    assert [step for step, _ in steps_of(tmp_path / "killed")] == [1, 2, 3, 4, 5]
+    lines = Lines()
+    train(path, overrides, tmp_path / "killed", lines)
+    assert any("going on after step 3" in line for line in lines)
+    assert_equal_weights(folder, tmp_path / "killed")
+    assert steps_of(folder) == steps_of(tmp_path / "killed")
+
+
+def test_a_finished_run_says_so_and_does_nothing(straight):
+    result, folder, path = straight
+    stamps = {file.name: file.stat().st_mtime_ns for file in folder.iterdir()}
+    lines = Lines()
+    again = train(path, ["model.dropout=0.1"], folder, lines)
+    assert again["status"] == "already_finished"
+    assert again["metrics"] == result["metrics"]
+    assert lines == [f"{folder}: already trained, 6 steps; nothing to do"]
+    assert stamps == {file.name: file.stat().st_mtime_ns for file in folder.iterdir()}
+
+
+def test_a_run_killed_before_it_was_measured_is_measured(straight):
+    result, folder, path = straight
+    (folder / "metrics.json").unlink()
+    again = train(path, ["model.dropout=0.1"], folder, Lines())
+    assert (again["status"], again["metrics"]) == ("finished", result["metrics"])
+
+
+def test_other_settings_do_not_continue_a_run(straight, shape_shards: Path):
+    _, folder, path = straight
+    with pytest.raises(TrainError, match=r"of a run with other settings: optim\.lr was 0\.002, is 0\.5; use another"):
+        train(path, ["model.dropout=0.1", "optim.lr=0.5"], folder, Lines())
+    manifest = shape_shards / "manifest.json"
+    manifest.write_text(manifest.read_text() + " ")
+    with pytest.raises(TrainError, match=r"data\.digest was"):
+        train(path, ["model.dropout=0.1"], folder, Lines())
+
+
+def test_a_damaged_checkpoint_is_named(straight):
+    _, folder, path = straight
+    (folder / "checkpoint.pt").write_bytes(b"PK\x03\x04 no checkpoint")
+    with pytest.raises(TrainError, match=r"checkpoint\.pt: not a checkpoint that can be read"):
+        train(path, ["model.dropout=0.1"], folder, Lines())
+
+
+def test_time_ends_a_training_and_more_time_goes_on(
+    write_config: Callable[..., Path], shape_shards: Path, tmp_path: Path
+):
+    path = write_config(shape_shards)
+    first = train(path, ["max_minutes=0.00001"], tmp_path / "timed", Lines())
+    assert (first["status"], first["step"]) == ("finished", 1)
+    assert train(path, ["max_minutes=0.00001"], tmp_path / "timed", Lines())["status"] == "already_finished"
+    second = train(path, ["max_minutes=10"], tmp_path / "timed", Lines())
+    assert (second["status"], second["step"]) == ("finished", 6)
+
+
+def test_a_member_that_the_shards_lack_is_named_with_its_place(write_config: Callable[..., Path], shape_shards: Path):
+    path = write_config(shape_shards)
+    with pytest.raises(SpecError) as caught:
+        train(path, ["data.modalities.text=[captoin]"], None, Lines())
+    expected = "--set data.modalities.text=[captoin]: the shards have no member 'captoin'; did you mean 'caption'?"
+    assert caught.value.problems == [expected]
+    path.write_text(path.read_text().replace("- tone", "- image2").replace("- caption", "- tone"))
+    with pytest.raises(SpecError) as caught:
+        train(path, [], None, Lines())
+    problems = sorted(problem.split("train.yaml:")[1] for problem in caught.value.problems)
+    assert problems[0].startswith("5:7 data.modalities.audio[0]: the shards have no member 'image2'; did you mean 'ima")
+    assert len(problems) == 2
+    assert problems[1].endswith("the member 'tone' is of modality 'audio'; list it under 'audio'")
+
+
+def spoil(shards: Path, ending: str, count: int) -> None:
+    """Overwrite the first members of a kind in the first train shard, leaving sizes as they are."""
+    tar_path = shards / "train-000000.tar"
+    with tarfile.open(tar_path) as tar:
+        members = [info for info in tar if info.name.endswith(ending)][:count]
+    with tar_path.open("r+b") as file:
+        for info in members:
+            file.seek(info.offset_data)
+            file.write(b"\xff" * info.size)
+
+
+def test_what_cannot_be_decoded_is_counted_once_and_named(
+    write_config: Callable[..., Path], shape_shards: Path, tmp_path: Path
+):
+    spoil(shape_shards, ".png", 1)
+    spoil(shape_shards, ".tone.ogg", 1)
+    lines = Lines()
+    result = train(write_config(shape_shards), ["steps=9"], tmp_path / "run", lines)
+    assert result["samples"]["train_members_failed"] == 2
+    records = [json.loads(line) for line in (tmp_path / "run" / "failures.jsonl").read_text().splitlines()]
+    assert sorted((record["shard"], record["key"], record["member"]) for record in records) == [
+        ("train-000000.tar", "key-0", "image"),
+        ("train-000000.tar", "key-1", "tone"),
+    ]
+    assert sum(line.startswith("skipped ") for line in lines) == len(records)
+    assert any("of key-0 (" in line and "in train-000000.tar)" in line for line in lines)
+
+
+def test_too_many_failures_stop_with_the_last_of_them(
+    write_config: Callable[..., Path], shape_shards: Path, tmp_path: Path
+):
+    spoil(shape_shards, ".png", 12)
+    with pytest.raises(TrainError, match=r"of \d+ samples cannot be decoded, more than data\.max_failed_share"):
+        train(write_config(shape_shards), ["steps=40", "data.max_failed_share=0.3"], tmp_path / "run", Lines())
+
+
+def test_numbers_that_are_not_finite_never_reach_the_weights(
+    write_config: Callable[..., Path], shape_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    real, calls = torch.isfinite, []
+
+    def second_is_not(value):
+        calls.append(value)
+        return torch.tensor(False) if len(calls) == 2 else real(value)
+
+    monkeypatch.setattr("mmdata.train.loop.torch.isfinite", second_is_not)
+    result = train(write_config(shape_shards), [], tmp_path / "run", Lines())
+    assert result["bad_steps"] == 1
+    assert [step for step, _ in steps_of(tmp_path / "run")] == [1, 3, 4, 5, 6]
+    monkeypatch.setattr("mmdata.train.loop.torch.isfinite", lambda _: torch.tensor(False))
+    with pytest.raises(TrainError, match=r"not finite 10 times in a row; lower optim\.lr"):
+        train(write_config(shape_shards, steps=40), [], tmp_path / "nan", Lines())
+
+
+def test_the_learning_rate_warms_up_and_falls_to_zero():
+    optim = OptimConfig(lr=1.0, warmup=4)
+    rates = [learning_rate(step, 24, optim) for step in range(24)]
+    assert rates[:5] == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0])
+    assert rates[14] == pytest.approx(0.5)
+    assert rates[23] < 0.01
+    assert rates[4:] == sorted(rates[4:], reverse=True)
