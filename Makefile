@@ -27,7 +27,7 @@ $(STAMP): pyproject.toml
 		exit 1; }
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip install --python $(BIN)/python --editable '.[dev]'
+	$(BIN)/uv pip install --compile-bytecode --python $(BIN)/python --editable '.[dev]'
 	@touch $@
 
 demo: install ## fetch real media, build a dataset, query it, train on it
