@@ -24,7 +24,7 @@ from mmdata.spec import Document, Keys, Spec, nearest
 from mmdata.steps import registry
 from mmdata.steps.base import Align, Augment, Curate, Declared, Ingest, Input, Ref, Source, Step, Write
 from mmdata.store import sql
-from mmdata.store.curation import Columns, Curation
+from mmdata.store.curation import Columns, Curation, explained
 from mmdata.store.files import SCRATCH_MARK
 
 # Raise it when parts are laid out differently: nothing made before is then taken for done.
@@ -249,8 +249,8 @@ class _Resolver:
             keys: Keys = (block, index, call.step)
             step_class = registry.find(block, call.step)
             if step_class is None:
-                message = f"unknown step '{call.step}'{nearest(call.step, registry.known(block))}"
-                self._problem(keys, message + _belongs_elsewhere(block, call.step))
+                hint = _belongs_elsewhere(block, call.step) or nearest(call.step, registry.known(block))
+                self._problem(keys, f"unknown step '{call.step}'{hint}")
                 continue
             try:
                 found.append((keys, step_class.model_validate(call.params)))
@@ -290,7 +290,8 @@ class _Resolver:
             for keys, step in steps[block]:
                 label = str(getattr(step, "label", step.step))
                 if label in seen:
-                    self._problem(keys, f"two {block} are called '{label}'; give one a `name:` of its own")
+                    fix = "remove one" if block == "augment" else "give one a `name:` of its own"
+                    self._problem(keys, f"a step above is called '{label}' too; {fix}")
                 if block == "align" and (label in members or label in _RESERVED or not label.isidentifier()):
                     self._problem(keys, f"an aligner cannot be called '{label}': rules could not tell it from a column")
                 seen.add(label)
@@ -320,7 +321,7 @@ class _Resolver:
                 try:
                     step.check(curation)
                 except (ValueError, sql.Error) as error:
-                    self._problem(keys, str(error).split("\n\n", maxsplit=1)[0])
+                    self._problem(keys, explained(error, columns) if isinstance(error, sql.Error) else str(error))
 
 
 def _default(block: str, name: str) -> Any:

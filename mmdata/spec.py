@@ -35,6 +35,8 @@ _MAX_FILE_BYTES = 1 << 20
 _MAX_VALUES = 100_000
 _VARIABLE = re.compile(r"\$(?:\$|\{([A-Za-z_][A-Za-z0-9_]*)(:-([^}]*))?\})")
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+# Kinds of error that are a line of their own, however many stand at one place.
+_ONE_EACH = frozenset({"missing", "extra_forbidden", "value_error"})
 
 
 class Frozen(BaseModel):
@@ -102,6 +104,9 @@ class Document:
             if keys[:length] in self.places:
                 line, column = self.places[keys[:length]]
                 return f"{self.path}:{line}:{column} {dotted(keys)}: {message}".replace(" : ", " ")
+            for longer, typed in self.overridden.items():
+                if length and longer[:length] == keys[:length]:
+                    return f"--set {typed}: {message}"
         return f"{self.path}: {message}"
 
 
@@ -154,33 +159,46 @@ def parse_spec(document: Document) -> Spec:
 
 def explain(document: Document, prefix: Keys, model: type[BaseModel], error: ValidationError) -> list[str]:
     """A pydantic error as lines with place, value, nearest name and fix."""
-    return [_explain_one(document, prefix, model, detail) for detail in error.errors()]
+    found: dict[tuple[Keys, str, str], list[str]] = {}
+    for detail in error.errors():
+        location, message, given = _explain_one(document, prefix, model, detail)
+        alone = message if detail["type"] in _ONE_EACH else ""
+        found.setdefault((location, given, alone), []).append(message)
+    # A value that may be of several types fails each of them: one line, not one for each type.
+    return [document.problem(keys, " or ".join(messages) + given) for (keys, given, _), messages in found.items()]
 
 
-def _explain_one(document: Document, prefix: Keys, model: type[BaseModel], detail: ErrorDetails) -> str:
+def _explain_one(
+    document: Document, prefix: Keys, model: type[BaseModel], detail: ErrorDetails
+) -> tuple[Keys, str, str]:
+    """Where, what is wrong, and what stands there."""
     location = _real_keys(document, prefix, detail["loc"])
-    name = str(location[-1]) if location else ""
+    name = str(detail["loc"][-1]) if detail["loc"] else ""
     if detail["type"] == "extra_forbidden":
         known = _fields_at(model, detail["loc"][:-1])
-        return document.problem(location, f"unknown key '{name}'{nearest(name, known)}")
+        return location, f"unknown key '{name}'{nearest(name, known)}", ""
     if detail["type"] == "missing":
-        return document.problem(location[:-1], f"the key '{name}' is missing")
-    message = detail["msg"][0].lower() + detail["msg"][1:]
-    message = message.removeprefix("value error, ")
+        return location, f"the key '{name}' is missing", ""
+    message = "must be a mapping" if detail["type"] == "model_type" else detail["msg"]
+    message = (message[0].lower() + message[1:]).removeprefix("value error, ")
     given = detail.get("input")
-    shown = "" if isinstance(given, dict | list) else f", not {given!r}"
-    return document.problem(location, message + ("" if detail["type"] == "value_error" else shown))
+    silent = detail["type"] == "value_error" or isinstance(given, dict | list)
+    return location, message, "" if silent else f", not {given!r}"
 
 
 def _real_keys(document: Document, prefix: Keys, location: Keys) -> Keys:
-    """Drop the parts of pydantic's location that are names of union members, not keys of the file."""
-    keys = prefix
+    """Drop the parts of pydantic's location that are names of union members or missing, not keys of the file."""
+    keys, value = prefix, document.value
+    for part in prefix:
+        value = value[part] if _has(value, part) else None
     for part in location:
-        longer = (*keys, part)
-        is_key = longer in document.places or longer in document.overridden
-        if is_key or part is location[-1]:
-            keys = longer
+        if _has(value, part):
+            keys, value = (*keys, part), value[part]
     return keys
+
+
+def _has(value: Any, part: str | int) -> bool:
+    return part in value if isinstance(value, dict) else isinstance(value, list) and part in range(len(value))
 
 
 def _fields_at(model: Any, location: Keys) -> list[str]:
@@ -224,7 +242,7 @@ class _Reader:
         try:
             node = loader.get_single_node()
             value = None if node is None else self._value(loader, node, (), frozenset())
-        except yaml.MarkedYAMLError as error:
+        except yaml.YAMLError as error:
             raise SpecError([self._yaml_problem(error)]) from None
         finally:
             loader.dispose()
@@ -241,10 +259,10 @@ class _Reader:
         except OSError as error:
             raise SpecError([f"{self.path}: cannot be read: {error.strerror}"]) from None
 
-    def _yaml_problem(self, error: yaml.MarkedYAMLError) -> str:
-        mark = error.problem_mark or error.context_mark
-        place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
-        return f"{self.path}{place} not YAML: {error.problem or error.context}"
+    def _yaml_problem(self, error: yaml.YAMLError) -> str:
+        mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+        place = f":{mark.line + 1}:{mark.column + 1}" if mark else ":"
+        return f"{self.path}{place} not YAML: {_yaml_words(error)}"
 
     def _value(self, loader: Any, node: yaml.Node, keys: Keys, above: frozenset[int]) -> Any:
         self.places.setdefault(keys, (node.start_mark.line + 1, node.start_mark.column + 1))
@@ -266,7 +284,7 @@ class _Reader:
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 raise SpecError([self._at(key, "a key must be a plain name")])
-            if written.count(key.value) > 1:
+            if key.value in result and written.count(key.value) > 1:
                 raise SpecError([self._at(key, f"the key '{key.value}' stands here twice; remove one")])
             self.places[(*keys, key.value)] = (key.start_mark.line + 1, key.start_mark.column + 1)
             result[key.value] = self._value(loader, value, (*keys, key.value), above)
@@ -294,6 +312,12 @@ class _Reader:
         return f"{self.path}:{node.start_mark.line + 1}:{node.start_mark.column + 1} {message}"
 
 
+def _yaml_words(error: yaml.YAMLError) -> str:
+    """What PyYAML found wrong, on one line."""
+    words = getattr(error, "problem", None) or getattr(error, "context", None) or str(error)
+    return str(words).splitlines()[0]
+
+
 def _apply_override(document: Document, override: str) -> None:
     """Change one value in place: `engine.workers=2`, `align.clip.model=...`, `sources.0.files.root=...`."""
     path, equals, text = override.partition("=")
@@ -302,7 +326,7 @@ def _apply_override(document: Document, override: str) -> None:
     try:
         value = yaml.load(text, Loader=_Loader)  # noqa: S506 - _Loader is one of yaml's two safe loaders
     except yaml.YAMLError as error:
-        raise SpecError([f"--set {override}: the value is not YAML: {error}"]) from None
+        raise SpecError([f"--set {override}: the value is not YAML: {_yaml_words(error)}"]) from None
     parent: Any = document.value
     keys: Keys = ()
     parts = path.split(".")

@@ -187,7 +187,11 @@ class Align(Step):
 
     def reads(self) -> dict[str, Modality | None]:
         """The ends of its edges, less what it makes itself."""
-        ends = {name: kind for e in self.edges() for name, kind in zip((e.left, e.right), self.modalities, strict=True)}
+        ends: dict[str, Modality | None] = {}
+        for edge in self.edges():
+            # The first use counts: a member on both sides has the wrong modality on one of them.
+            ends.setdefault(edge.left, self.modalities[0])
+            ends.setdefault(edge.right, self.modalities[1])
         return {name: kind for name, kind in ends.items() if name not in self.new_members()}
 
     def new_members(self) -> dict[str, Declared]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmdata.sample import MEASURES, Modality
+from mmdata.spec import nearest
 from mmdata.store import sql
 from mmdata.store.sql import identifier, quoted
 
@@ -98,6 +99,16 @@ class Curation:
         """The single value of a query."""
         row = self.connection.execute(query).fetchone()
         return row[0] if row else None
+
+
+def explained(error: Exception, columns: Columns) -> str:
+    """DuckDB's complaint about SQL of a pipeline file on one line, with the nearest column where a name is unknown."""
+    message = str(error).splitlines()[0]
+    if not ("not found" in message or "Could not find" in message) or '"' not in message:
+        return message
+    names = columns.names()
+    known = {*names, *(part for name in names if "." in name for part in name.split(".", 1))}
+    return message + nearest(message.split('"')[1], known)
 
 
 def parquet(paths: Sequence[Path], *, filename: bool = False) -> str:

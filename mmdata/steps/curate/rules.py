@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from mmdata.spec import nearest
+from mmdata.errors import FatalError
 from mmdata.steps.base import Curate
 from mmdata.store import sql
-from mmdata.store.curation import Curation
+from mmdata.store.curation import Curation, explained
 from mmdata.store.sql import quoted
 
 _COMPARISONS = ("COMPARE_GREATERTHAN", "COMPARE_GREATERTHANOREQUALTO", "COMPARE_LESSTHAN", "COMPARE_LESSTHANOREQUALTO")
@@ -33,19 +33,24 @@ class Rules(Curate):
         for name, expression in self.keep.items():
             try:
                 for part in conjuncts(curation, expression):
-                    curation.connection.execute(f"EXPLAIN SELECT CAST(({part.sql}) AS BOOLEAN) FROM candidates")
+                    # As `apply` uses it: what may not stand in WHERE (an aggregate, a window) is no rule.
+                    curation.connection.execute(f"EXPLAIN SELECT 1 FROM candidates WHERE NOT ({part.sql})")
             except (sql.Error, ValueError) as error:
-                raise ValueError(f"rule '{name}': {_plain(error, curation)}") from None
+                raise ValueError(f"rule '{name}': {explained(error, curation.columns)}") from None
 
     def apply(self, curation: Curation) -> None:
-        """One INSERT a conjunct: whoever fails it and has no fate yet gets one."""
+        """One INSERT a conjunct: whoever fails it and has no fate yet gets one. Raises FatalError with the rule."""
         for name, expression in self.keep.items():
             for part in conjuncts(curation, expression):
-                curation.connection.execute(
-                    f"""INSERT INTO fates SELECT sample_id, 'dropped', 'rules', {quoted(name)},
-                    TRY_CAST({part.value} AS DOUBLE), {part.threshold}, {quoted(part.sql)}
-                    FROM undecided WHERE NOT ({part.sql})"""
-                )
+                try:
+                    curation.connection.execute(
+                        f"""INSERT INTO fates SELECT sample_id, 'dropped', 'rules', {quoted(name)},
+                        TRY_CAST({part.value} AS DOUBLE), {part.threshold}, {quoted(part.sql)}
+                        FROM undecided WHERE NOT ({part.sql})"""
+                    )
+                except sql.Error as error:
+                    # What binds may still meet a value that it cannot take: a text that is no number, say.
+                    raise FatalError(f"rule '{name}': {explained(error, curation.columns)}") from None
 
 
 @dataclass(frozen=True)
@@ -100,11 +105,3 @@ def _written(curation: Curation, tree: dict[str, Any], node: dict[str, Any]) -> 
     statement["statements"][0]["node"]["select_list"] = [node]
     text = str(curation.one(f"SELECT json_deserialize_sql({quoted(json.dumps(statement))})"))
     return text.removeprefix("SELECT ").removesuffix(" FROM candidates")
-
-
-def _plain(error: Exception, curation: Curation) -> str:
-    message = str(error).split("\n\n")[0].splitlines()[0]
-    unknown = message.split('"')[1] if '"' in message else ""
-    names = curation.columns.names()
-    known = names + [n.split(".")[0] for n in names] + [n.split(".")[1] for n in names if "." in n]
-    return message + (nearest(unknown, set(known)) if "not found" in message or "Could not find" in message else "")

@@ -101,7 +101,9 @@ class Files(Source):
     files: Annotated[
         dict[str, MemberFiles],
         BeforeValidator(
-            lambda v: {k: {"path": m} if isinstance(m, str | list) else m for k, m in v.items()},
+            lambda v: (
+                {k: {"path": m} if isinstance(m, str | list) else m for k, m in v.items()} if isinstance(v, dict) else v
+            ),
             json_schema_input_type=dict[str, str | list[str] | MemberFiles],
         ),
     ] = Field(alias="members", min_length=1, description="by name; `caption_{lang}` where it is one for each language")

@@ -6,9 +6,9 @@ import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from mmdata.errors import PlanError
 from mmdata.sample import Modality
@@ -56,7 +56,7 @@ class Table(Source):
     file: Path = Field(description="the table; its extension tells the format")
     root: Path | None = Field(None, description="folder that paths are relative to; default: the table's own folder")
     key: str | None = Field(None, description="column whose value names the row; default: the first member's column")
-    columns: Annotated[dict[str, MemberColumn], BeforeValidator(dict)] = Field(
+    columns: dict[str, MemberColumn] = Field(
         alias="members", min_length=1, description="by name: `speech: {path: file}`, `caption: {text: caption}`"
     )
 
