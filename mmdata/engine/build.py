@@ -67,9 +67,10 @@ def build(plan: Plan, reporter: Reporter) -> Outcome:
     began = time.time()
     plan.output.mkdir(parents=True, exist_ok=True)
     with _locked(plan.output):
+        # First of all: a build may be killed after its last file was in place and before it has cleaned up.
+        sweep_scratch(plan.output)
         if plan.written() and catalog.is_fresh(plan.output, plan.selection):
             return _outcome(plan, began, did_nothing=True)
-        sweep_scratch(plan.output)
         catalog.describe_build(
             plan.output, plan.pipeline.spec.name, plan.selection, plan.base_parts(), plan.score_parts()
         )
@@ -101,7 +102,6 @@ class _Run:
             await _all((self._chunk(chunk) for chunk in self.plan.chunks), self.workers + 1)
             plans = await self._decide()
             await self._write(plans)
-        catalog.refresh(self.plan.output)
         self.reporter.progress(list(self.steps.values()))
 
     def _steps(self) -> dict[str, StepProgress]:
@@ -138,8 +138,8 @@ class _Run:
         span = (chunk.offset, chunk.length)
         listing = self.plan.listing
 
-        def arguments(poison: dict[str, str]) -> tuple[Any, ...]:
-            return (work.ingest_part, source.label, self.plan.pipeline.ingest, listing, span, out, poison)
+        def arguments(poison: dict[str, str], to: Path = out) -> tuple[Any, ...]:
+            return (work.ingest_part, source.label, self.plan.pipeline.ingest, listing, span, to, poison)
 
         keys = [found.key for found in work.read_inputs(listing, span)]
         done = await self._despite_death(arguments, keys)
@@ -147,15 +147,13 @@ class _Run:
         self._moved("ingest", done)
 
     async def _augment(self, step: Augment, base: Path, out: Path) -> None:
-        def arguments(poison: dict[str, str]) -> tuple[Any, ...]:
-            return (work.augment_part, step, self.plan.pipeline.spec.seed, base, out, poison)
+        def arguments(poison: dict[str, str], to: Path = out) -> tuple[Any, ...]:
+            return (work.augment_part, step, self.plan.pipeline.spec.seed, base, to, poison)
 
         done = await self._despite_death(arguments, work.rows_of(base)[1])
         self._moved(step.step, done)
 
-    async def _despite_death(
-        self, arguments: Callable[[dict[str, str]], tuple[Any, ...]], names: list[str]
-    ) -> work.Done:
+    async def _despite_death(self, arguments: Callable[..., tuple[Any, ...]], names: list[str]) -> work.Done:
         """Run a piece of work; where a sample kills the process, find it and go on without it."""
         poison: dict[str, str] = {}
         run: Callable[..., Coroutine[Any, Any, Any]] = self.pools.work
@@ -167,15 +165,15 @@ class _Run:
                 run = self.pools.work_alone
                 poison[await self._killer(arguments, names, poison)] = str(death)
 
-    async def _killer(
-        self, arguments: Callable[[dict[str, str]], tuple[Any, ...]], names: list[str], known: dict[str, str]
-    ) -> str:
+    async def _killer(self, arguments: Callable[..., tuple[Any, ...]], names: list[str], known: dict[str, str]) -> str:
         """The sample that kills: halve the suspects, leaving the other half out."""
+        # A trial lacks good samples: it must never stand where the part will, not even until the next one.
+        trial = self.plan.output / "scratch" / "trial.parquet"
         suspects = [name for name in names if name not in known]
         while len(suspects) > 1:
             left_out = suspects[: len(suspects) // 2]
             try:
-                await self.pools.work_alone(*arguments({**known, **dict.fromkeys(left_out, "left out")}))
+                await self.pools.work_alone(*arguments({**known, **dict.fromkeys(left_out, "left out")}, trial))
                 suspects = left_out
             except WorkerDiedError:
                 suspects = suspects[len(left_out) :]
@@ -215,7 +213,7 @@ class _Run:
         return rows
 
     async def _prepare(self, step: Align, recipe: Any, what: _Span) -> work.Prepared:
-        def arguments(poison: dict[str, str]) -> tuple[Any, ...]:
+        def arguments(poison: dict[str, str], _: Path | None = None) -> tuple[Any, ...]:
             return (work.prepare_batch, step, recipe, *what, poison)
 
         base, _, span = what
@@ -231,11 +229,11 @@ class _Run:
     # --- all of them ------------------------------------------------------------------------------------------------
 
     async def _decide(self) -> list[ShardPlan]:
+        scratch = self.plan.output / "scratch"
+        shutil.rmtree(scratch, ignore_errors=True)
         if (self.plan.decided / "shards.json").exists():
             self.steps["curate"].done = self.steps["curate"].before = 1
             return read_shard_plans(self.plan.decided)
-        scratch = self.plan.output / "scratch"
-        shutil.rmtree(scratch, ignore_errors=True)
         began = time.time()
         done = await self.pools.work(work.measured, work.decide, self.plan, scratch, _CURATION_MEMORY)
         shutil.rmtree(scratch, ignore_errors=True)
@@ -373,6 +371,8 @@ def _logged(plan: Plan, run: _Run) -> Iterator[None]:
     finally:
         record["ended"] = time.time()
         write_json(path, {"run": record, "steps": [step.as_json() for step in run.steps.values()]})
+        # After the record, so that the catalog has this run's end and steps too.
+        catalog.refresh(plan.output)
 
 
 def _keep_only(decided: Path) -> None:
