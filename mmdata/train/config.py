@@ -120,7 +120,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
 def load_document(path: Path, overrides: Sequence[str] = ()) -> tuple[TrainConfig, Document]:
     """As `load_config`, with the places of the values beside it, for faults that only the shards show."""
     document = read_yaml(path, overrides)
-    _place_new_parents(document)
+    _settle_overrides(document)
     if not isinstance(document.value, dict):
         raise SpecError([document.problem((), "a training file is a mapping with at least `data:` and `output:`")])
     try:
@@ -132,12 +132,18 @@ def load_document(path: Path, overrides: Sequence[str] = ()) -> tuple[TrainConfi
     return config, document
 
 
-def _place_new_parents(document: Document) -> None:
-    """Give the mappings that only an override made (`optim` of `optim.lr=1`) the place of that override."""
+def _settle_overrides(document: Document) -> None:
+    """Say of each value that an override made where it comes from.
+
+    The mappings that only the override made (`optim` of `optim.lr=1`) take its place; what the file holds below an
+    overridden value is no longer there, and neither is its place.
+    """
     for keys, typed in list(document.overridden.items()):
         for length in range(1, len(keys)):
             if keys[:length] not in document.places:
                 document.overridden.setdefault(keys[:length], typed)
+        for below in [place for place in document.places if place[: len(keys)] == keys and len(place) > len(keys)]:
+            del document.places[below]
 
 
 def _problems(config: TrainConfig) -> Iterator[tuple[Keys, str]]:

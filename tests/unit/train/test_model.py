@@ -135,7 +135,7 @@ def test_a_tone_lights_its_band():
     assert mask.sum() == 100
     # 2000 Hz is 1521 mel; 80 centres share 2840 mel, 35.06 each: the 43rd is nearest.
     assert frames[0, :, 50].argmax() == 42
-    assert (mel_filters().amax(dim=1) > 0.3).all()
+    assert (mel_filters().amax(dim=1) > 0).all()  # every band hears some frequency
 
 
 def test_terms_are_those_that_two_samples_share(model):

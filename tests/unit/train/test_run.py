@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from mmdata.errors import SpecError, TrainError
 from mmdata.train.config import OptimConfig
 from mmdata.train.export import load_model
 from mmdata.train.loop import learning_rate
+from mmdata.train.losses import visible_inputs
 from mmdata.train.run import train
 
 
@@ -175,10 +177,9 @@ def test_a_member_that_the_shards_lack_is_named_with_its_place(write_config: Cal
     path.write_text(path.read_text().replace("- tone", "- image2").replace("- caption", "- tone"))
     with pytest.raises(SpecError) as caught:
         train(path, [], None, Lines())
-    problems = sorted(problem.split("train.yaml:")[1] for problem in caught.value.problems)
-    assert problems[0].startswith("5:7 data.modalities.audio[0]: the shards have no member 'image2'; did you mean 'ima")
-    assert len(problems) == 2
-    assert problems[1].endswith("the member 'tone' is of modality 'audio'; list it under 'audio'")
+    first, second = sorted(problem.split("train.yaml:")[1] for problem in caught.value.problems)
+    assert first == "10:7 data.modalities.text[0]: the member 'tone' is of modality 'audio'; list it under 'audio'"
+    assert second == "6:7 data.modalities.audio[0]: the shards have no member 'image2'; did you mean 'image'?"
 
 
 def spoil(shards: Path, ending: str, count: int) -> None:
@@ -242,3 +243,20 @@ def test_the_learning_rate_warms_up_and_falls_to_zero():
     assert rates[14] == pytest.approx(0.5)
     assert rates[23] < 0.01
     assert rates[4:] == sorted(rates[4:], reverse=True)
+
+
+def test_modality_dropout_is_drawn_anew_for_each_step(
+    write_config: Callable[..., Path], shape_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    seeds = []
+
+    def record(present_BM: Tensor, chance: float, generator: torch.Generator | None = None) -> Tensor:
+        if generator is not None:
+            seeds.append(generator.initial_seed())
+        return visible_inputs(present_BM, chance, generator)
+
+    monkeypatch.setattr("mmdata.train.loop.visible_inputs", record)
+    path = write_config(shape_shards)
+    train(path, [], tmp_path / "run", Lines("step 2/6", lambda: os.kill(os.getpid(), signal.SIGTERM)))
+    train(path, [], tmp_path / "run", Lines())
+    assert len(set(seeds)) == len(seeds) == 6
