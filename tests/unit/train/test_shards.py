@@ -141,3 +141,15 @@ def test_damaged_headers_end_in_an_error(write_shards: Callable[..., Path]):
         except TrainError:
             errors += 1
     assert errors > 50
+
+
+def test_a_size_that_leads_out_of_the_tar_is_an_error(write_shards: Callable[..., Path]):
+    path = write_shards({"train": [[FIRST]]})
+    shard = path / "train-000000.tar"
+    with shard.open("r+b") as file, tarfile.open(shard) as tar:
+        info = tar.getmembers()[-1]
+        info.size = 1 << 30
+        file.seek(info.offset)
+        file.write(info.tobuf(tarfile.USTAR_FORMAT))
+    with pytest.raises(TrainError, match="leads out of the tar; the file is damaged"):
+        index_split(open_folder(path), "train", ["tone"])
