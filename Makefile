@@ -31,7 +31,7 @@ $(STAMP): pyproject.toml
 	@touch $@
 
 demo: install ## fetch real media, build a dataset, query it, train on it
-	@if command -v apt-get >/dev/null && command -v dpkg >/dev/null; then \
+	@if command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null; then \
 		$(MAKE) --no-print-directory demo-stamps; \
 	else \
 		echo "apt-get is not here, so the real media (Debian packages) cannot be fetched: building from generated scenes."; \
