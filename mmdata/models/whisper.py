@@ -174,8 +174,8 @@ class Whisper:
     def transcribe(self, audio: Sequence[AudioC], languages: Sequence[str | None]) -> list[Transcript]:
         """Decode each clip greedily, without timestamps, suppressing what openai-whisper suppresses.
 
-        Clips are padded to 30 s here. On less the decoder does not find its end: of 37 English prompts under tiny.en, 24
-        ran into repetition with 1 s of silence behind them and 17 with 2 s.
+        Clips are padded to 30 s here. On less the decoder does not find its end: of 37 English prompts under tiny.en,
+        24 ran into repetition with 1 s of silence behind them and 17 with 2 s.
 
         Raises:
             ValueError: an item that `check` would refuse, or lists of unequal length.
