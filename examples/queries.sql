@@ -1,0 +1,19 @@
+-- Questions one asks of a catalog: mmdata query builds/stamps "<one of these>"
+
+-- What was dropped, by which rule, with which values.
+SELECT rule, count(*) AS samples, min(value) AS lowest, max(value) AS highest, any_value(threshold) AS threshold
+FROM fates WHERE fate = 'dropped' GROUP BY rule ORDER BY samples DESC;
+
+-- Why is this one not in?
+SELECT s.key, f.* FROM fates f JOIN samples s USING (sample_id) WHERE s.key = 'animals/birds/penguin';
+
+-- The pairs that agree least, and still are in.
+SELECT s.key, m.text, c.score FROM scores c JOIN samples s USING (sample_id) JOIN members m USING (sample_id)
+WHERE s.fate = 'kept' AND c.aligner = 'clip' AND m.name = 'caption' ORDER BY c.score LIMIT 10;
+
+-- Members that could not be read, though their samples could do without them.
+SELECT s.key, m.name, m.error FROM members m JOIN samples s USING (sample_id) WHERE m.error IS NOT NULL;
+
+-- What each step of the last run cost.
+SELECT step, samples, failed, round(cpu_s, 1) AS cpu_s, peak_rss_bytes // 1048576 AS peak_mb
+FROM steps WHERE run_id = (SELECT max(run_id) FROM runs);
