@@ -222,7 +222,7 @@ _SOURCES: Final[dict[str, _Source]] = {
         _from_debs(["tuxpaint-stamps-default"], _fill_stamps),
     ),
     "prompts": _Source(
-        "553 English telephone prompts with transcripts (Debian, 18 MB)",
+        "568 English telephone prompts with transcripts (Debian, 18 MB)",
         "media",
         _from_debs(["asterisk-core-sounds-en-wav", "asterisk-core-sounds-en"], _fill_prompts),
     ),

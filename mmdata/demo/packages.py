@@ -57,6 +57,11 @@ class Wheel:
         return f"{self.name.replace('_', '-')}=={self.version} --hash=sha256:{self.sha256}"
 
 
+def has_apt() -> bool:
+    """Whether Debian packages can be fetched and unpacked here."""
+    return bool(shutil.which("apt-get") and shutil.which("dpkg-deb"))
+
+
 def unpack_debs(packages: list[str], into: Path) -> None:
     """Download Debian packages and unpack them into one folder, laid out as the root of a system.
 
@@ -65,7 +70,7 @@ def unpack_debs(packages: list[str], into: Path) -> None:
     Raises:
         FetchError: apt is not here, the network is not, or no source has a package.
     """
-    if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
+    if not has_apt():
         raise FetchError(_NO_APT.format(packages=", ".join(packages)))
     command = ["apt-get", *_private_apt()]
     debs = into.with_name(into.name + ".debs")
