@@ -85,17 +85,23 @@ class Table(Source):
         connection = sql.connect()
         names = self._names(connection)
         key = sql.identifier(self.key or next(iter(self.columns.values())).column)
-        rows = connection.execute(
-            f"SELECT * FROM {self._reader()} ORDER BY {key}, {', '.join(map(sql.identifier, names))}"
-        )
-        seen, times = None, 0
-        while block := rows.fetchmany(_FETCH_ROWS):
-            for values in block:
-                row = {name: None if value is None else str(value) for name, value in zip(names, values, strict=True)}
-                found = self._input(row)
-                times = times + 1 if found.key == seen else 1
-                seen = found.key
-                yield found if times == 1 else _repeated(found, times)
+        # Keys in order: a key comes before those that it begins, as `_Repeats` needs it.
+        order = f"{key} NULLS FIRST, {', '.join(map(sql.identifier, names))}"
+        repeats = _Repeats()
+        for values in self._rows(connection, f"SELECT * FROM {self._reader()} ORDER BY {order}"):
+            row = {name: None if value is None else str(value) for name, value in zip(names, values, strict=True)}
+            yield repeats.told_apart(self._input(row))
+
+    def _rows(self, connection: Any, query: str) -> Iterator[tuple[Any, ...]]:
+        try:
+            rows = connection.execute(query)
+            while block := rows.fetchmany(_FETCH_ROWS):
+                yield from block
+        except sql.Error as error:
+            raise self._unreadable(error) from None
+
+    def _unreadable(self, error: Exception) -> PlanError:
+        return PlanError([f"table {self.file}: cannot be read: {str(error).splitlines()[0]}"])
 
     def _reader(self) -> str:
         return _READERS[self.file.suffix].format(sql.quoted(str(self.file.expanduser())))
@@ -104,7 +110,7 @@ class Table(Source):
         try:
             names = [row[0] for row in connection.execute(f"DESCRIBE SELECT * FROM {self._reader()}").fetchall()]
         except sql.Error as error:
-            raise PlanError([f"table {self.file}: cannot be read: {str(error).splitlines()[0]}"]) from None
+            raise self._unreadable(error) from None
         wanted = [member.column for member in self.columns.values()] + ([self.key] if self.key else [])
         missing = [f"table {self.file}: no column '{n}'{nearest(n, names)}" for n in wanted if n not in names]
         if missing:
@@ -140,20 +146,37 @@ _OUTSIDE = "outside root"
 
 def _located(root: Path, value: str) -> tuple[str, str | None]:
     """The path that a row names, and its version; a table from elsewhere must not reach out of root."""
-    path = os.path.realpath(root / value)
+    try:
+        path = os.path.realpath(root / value)
+    except ValueError:  # a NUL is in no path
+        return value, None
     if not path.startswith(os.path.realpath(root) + os.sep):
         return value, _OUTSIDE
     try:
         stat = os.stat(path)
-    except (OSError, ValueError):
+    except OSError:
         return path, None
     return path, f"{stat.st_size}-{stat.st_mtime_ns}"
 
 
-def _repeated(found: Input, times: int) -> Input:
-    return Input(
-        f"{found.key}#{times}", (), found.attributes, ("duplicate_key", f"row {times} with the key '{found.key}'")
-    )
+class _Repeats:
+    """Tells rows of one key apart, `key#2` and so on, also from rows whose key is written like that."""
+
+    def __init__(self) -> None:
+        self._seen: str | None = None
+        self._times: dict[str, int] = {}
+
+    def told_apart(self, found: Input) -> Input:
+        if found.key != self._seen and not self._is_made_up(found.key):
+            self._seen = found.key
+            return found
+        times = self._times[found.key] = self._times.get(found.key, 1) + 1
+        problem = ("duplicate_key", f"row {times} with the key '{found.key}'")
+        return Input(f"{found.key}#{times}", (), found.attributes, problem)
+
+    def _is_made_up(self, key: str) -> bool:
+        repeated, _, number = key.rpartition("#")
+        return number.isdecimal() and repeated in self._times and int(number) <= self._times[repeated]
 
 
 def _kind(name: str, member: MemberColumn) -> Modality:

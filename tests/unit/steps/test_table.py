@@ -1,0 +1,195 @@
+"""The `table` source: rows of four formats, inline texts, paths that stay below root."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from mmdata.engine.work import _payload
+from mmdata.errors import PlanError, SampleError
+from mmdata.steps.base import Declared
+from mmdata.steps.sources.table import Table
+
+ROWS = [
+    {"file": "b.wav", "said": 'Hello, "you"', "voice": "anna"},
+    {"file": "a.wav", "said": "zwei\nZeilen", "voice": "bert"},
+    {"file": "x/c.wav", "said": "日本", "voice": None},
+]
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> None:
+    def cell(value: Any) -> str:
+        return "" if value is None else '"' + str(value).replace('"', '""') + '"'
+
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    elif path.suffix in (".jsonl", ".ndjson"):
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        comma = "," if path.suffix == ".csv" else "\t"
+        lines = [comma.join(rows[0]), *(comma.join(map(cell, row.values())) for row in rows)]
+        path.write_text("\n".join(lines) + "\n")
+
+
+def table(path: Path, **more: Any) -> Table:
+    members = {"speech": {"path": "file"}, "caption": {"text": "said"}}
+    return Table.model_validate({"file": path, "members": members, **more})
+
+
+@pytest.fixture
+def media(tmp_path: Path) -> Path:
+    (tmp_path / "x").mkdir()
+    for name in ("a.wav", "b.wav", "x/c.wav"):
+        (tmp_path / name).write_text(name)
+        os.utime(tmp_path / name, ns=(1, 10**18))
+    return tmp_path
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "ndjson", "parquet"])
+def test_rows_of_every_format_are_the_same_inputs(media: Path, suffix: str) -> None:
+    write(media / f"t.{suffix}", ROWS)
+    source = table(media / f"t.{suffix}")
+    found = list(source.inputs())
+    assert [i.key for i in found] == ["a.wav", "b.wav", "x/c.wav"]
+    assert [i.attributes for i in found] == [{"voice": "bert"}, {"voice": "anna"}, {}]
+    assert [i.problem for i in found] == [None] * 3
+    assert [[ref.text for ref in i.refs] for i in found] == [
+        [None, "zwei\nZeilen"],
+        [None, 'Hello, "you"'],
+        [None, "日本"],
+    ]
+    assert found[2].refs[0].url == os.path.realpath(media / "x/c.wav")
+    assert found[2].refs[0].version == "7-1000000000000000000"
+    assert source.members() == {"speech": Declared("audio", True), "caption": Declared("text", True)}
+
+
+def test_the_version_of_an_inline_text_is_its_digest(media: Path) -> None:
+    write(media / "t.csv", [{"file": "a.wav", "said": "one"}, {"file": "b.wav", "said": "one"}])
+    one, again = table(media / "t.csv").inputs()
+    assert one.refs[1].version == again.refs[1].version == "7692c3ad3540bb80"
+    assert _payload(one.refs[1], 10, {}) == b"one"
+
+
+def test_a_key_column_names_the_row_and_stays_an_attribute(media: Path) -> None:
+    write(media / "t.csv", [{"id": "7", "file": "a.wav", "said": "x"}])
+    (found,) = table(media / "t.csv", key="id").inputs()
+    assert (found.key, found.attributes) == ("7", {"id": "7"})
+
+
+def test_a_key_that_stands_twice_is_a_failed_input_of_its_own(media: Path) -> None:
+    write(media / "t.csv", [{"file": "a.wav", "said": said} for said in ("x", "y", "z")])
+    found = list(table(media / "t.csv").inputs())
+    assert [(i.key, i.problem) for i in found] == [
+        ("a.wav", None),
+        ("a.wav#2", ("duplicate_key", "row 2 with the key 'a.wav'")),
+        ("a.wav#3", ("duplicate_key", "row 3 with the key 'a.wav'")),
+    ]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["a.wav", "a.wav", "a.wav#2"],
+        ["a.wav", "a.wav", "a.wav#2", "a.wav#2", "a.wav#2#2"],
+        ["#2", None, None, "", "#2#2"],
+        ["a.wav#2", "a.wav#3", "a.wav"],
+    ],
+)
+def test_a_key_written_like_the_second_of_another_keeps_keys_unique(media: Path, names: list[str | None]) -> None:
+    write(media / "t.jsonl", [{"file": name, "said": str(n)} for n, name in enumerate(names)])
+    keys = [i.key for i in table(media / "t.jsonl").inputs()]
+    assert len(keys) == len(set(keys)) == len(names)
+
+
+def test_rows_without_a_key_are_failed_inputs_each_of_its_own(media: Path) -> None:
+    write(media / "t.jsonl", [{"file": None, "said": "x"}, {"file": None, "said": "y"}, {"file": "a.wav", "said": "z"}])
+    found = list(table(media / "t.jsonl").inputs())
+    assert len({i.key for i in found}) == 3
+    assert sorted(i.problem[0] if i.problem else "" for i in found) == ["", "duplicate_key", "no_key"]
+
+
+@pytest.mark.parametrize("path", ["../secret.wav", "/etc/passwd", "x/../../secret.wav", "link.wav", "", "."])
+def test_a_path_that_leads_out_of_root_is_an_input_with_a_problem(media: Path, path: str) -> None:
+    (media.parent / "secret.wav").write_text("s")
+    os.symlink(media.parent / "secret.wav", media / "link.wav")
+    write(media / "t.jsonl", [{"file": path, "said": "x"}])
+    (found,) = table(media / "t.jsonl").inputs()
+    assert found.problem == ("path_outside_root", f"{path} leads out of root: {media}")
+
+
+def test_a_missing_file_and_an_empty_cell_have_no_version(media: Path) -> None:
+    write(media / "t.jsonl", [{"file": "none.wav", "said": None}])
+    (found,) = table(media / "t.jsonl").inputs()
+    assert found.problem is None
+    assert [(ref.name, ref.version) for ref in found.refs] == [("speech", None), ("caption", None)]
+    for ref in found.refs:
+        with pytest.raises(SampleError) as caught:
+            _payload(ref, 10, {})
+        assert caught.value.reason == "missing_member"
+
+
+def test_a_path_with_a_nul_is_missing(media: Path) -> None:
+    write(media / "t.jsonl", [{"file": "a\0.wav", "said": "x"}])
+    (found,) = table(media / "t.jsonl").inputs()
+    assert found.refs[0].version is None
+
+
+def test_root_may_be_elsewhere(media: Path, tmp_path: Path) -> None:
+    (tmp_path / "tables").mkdir()
+    write(tmp_path / "tables/t.csv", ROWS[:1])
+    (found,) = table(tmp_path / "tables/t.csv", root=media).inputs()
+    assert found.refs[0].version is not None
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        (["fil", "said"], "no column 'file'; did you mean 'fil'?"),
+        (["zzz", "said"], "no column 'file'; known here: said, zzz"),
+    ],
+)
+def test_a_column_that_is_not_there(tmp_path: Path, columns: list[str], expected: str) -> None:
+    path = tmp_path / "t.csv"
+    write(path, [dict.fromkeys(columns, "x")])
+    with pytest.raises(PlanError) as caught:
+        list(table(path).inputs())
+    assert caught.value.problems == [f"table {path}: {expected}"]
+
+
+def test_a_table_that_is_not_there_or_is_none(tmp_path: Path) -> None:
+    for content in (None, b"\x00\x01"):
+        path = tmp_path / "t.parquet"
+        if content:
+            path.write_bytes(content)
+        with pytest.raises(PlanError, match="cannot be read: "):
+            list(table(path).inputs())
+
+
+def test_a_table_without_rows_has_no_inputs(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("file,said\n")
+    assert list(table(path).inputs()) == []
+
+
+def test_a_row_that_cannot_be_read_says_so_wherever_it_stands(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    good = json.dumps({"file": "a.wav", "said": "x"}) + "\n"
+    path.write_text(good * 50_000 + "{broken\n" + good)
+    with pytest.raises(PlanError, match=r"t\.jsonl: cannot be read: "):
+        list(table(path).inputs())
+
+
+def test_a_quote_in_the_name_of_the_table_is_no_sql(media: Path) -> None:
+    write(media / "it's.csv", ROWS[:1])
+    assert len(list(table(media / "it's.csv").inputs())) == 1
+
+
+def test_where_the_table_lies_is_no_part_of_the_identity(tmp_path: Path) -> None:
+    assert table(tmp_path / "a.csv").identity() == table(tmp_path / "b/c.parquet", root=tmp_path).identity()
+    assert table(tmp_path / "a.csv").identity() != table(tmp_path / "a.csv", key="id").identity()
