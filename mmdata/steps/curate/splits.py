@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from pydantic import Field, field_validator
 
+from mmdata.spec import nearest
 from mmdata.steps.base import Curate
 from mmdata.store.curation import Curation
 from mmdata.store.sql import quoted
@@ -30,7 +31,10 @@ class Splits(Curate):
     @field_validator("shares")
     @classmethod
     def _adds_up(cls, shares: dict[str, float]) -> dict[str, float]:
-        if abs(sum(shares.values()) - 1) > _SUM_TOLERANCE or min(shares.values()) < 0:
+        for name, share in shares.items():
+            if share < 0:
+                raise ValueError(f"the share of '{name}' is negative")
+        if abs(sum(shares.values()) - 1) > _SUM_TOLERANCE:
             raise ValueError(f"the shares add up to {sum(shares.values()):g}, not to 1")
         for name in shares:
             if not name.isidentifier():
@@ -41,7 +45,7 @@ class Splits(Curate):
         """Raises ValueError for a split that is not there, duckdb.Error for an expression that does not bind."""
         for name in self.augmented or []:
             if name not in self.shares:
-                raise ValueError(f"augmented: no split '{name}'; known: {', '.join(self.shares)}")
+                raise ValueError(f"augmented: no split '{name}'{nearest(name, self.shares)}")
         curation.connection.execute(f"EXPLAIN SELECT CAST(({self.by}) AS VARCHAR) FROM candidates")
 
     def apply(self, curation: Curation) -> None:
