@@ -1,0 +1,439 @@
+"""Plans: the exact line of every fault that needs no model to see, and what an edit makes new."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mmdata.errors import MmdataError, PlanError
+from mmdata.plan import Plan, make_plan, parse_line, plan_to_build
+
+HEAD = """name: t
+sources:
+  - files:
+      root: media
+      members:
+        image: "{stem}.png"
+        caption: "{stem}.txt"
+"""
+COLUMNS = (
+    "attributes, bytes, caption, caption.bytes, caption.chars, caption.lang, caption.mime, caption.sha256, "
+    "caption.text, caption.words, chars, height, image, image.bytes, image.height, image.mime, image.sha256, image.width, "
+    "key, lang, mime, parent_id, sample_id, sha256, source, text, variant, width, words"
+)
+NOT_SELECT = "does not parse: Only SELECT statements can be serialized to json!"
+NO_WEIGHTS = "model folder nowhere/x is not there; give the folder of an open_clip model, or run: mmdata fetch lite"
+
+
+@pytest.fixture(autouse=True)
+def media(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of two pairs; a plan reads none of their content. The test runs in the folder above."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MMDATA_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "media"
+    fill(folder, ["a", "b"])
+    return folder
+
+
+def fill(folder: Path, stems: Sequence[str]) -> None:
+    folder.mkdir(exist_ok=True)
+    for stem in stems:
+        for suffix in ("png", "txt"):
+            path = folder / f"{stem}.{suffix}"
+            path.write_text(stem)
+            os.utime(path, ns=(10**18, 10**18))
+
+
+def planned(content: str, *overrides: str) -> Plan:
+    Path("p.yaml").write_text(content)
+    return make_plan(Path("p.yaml"), overrides)
+
+
+def problems(content: str, *overrides: str) -> list[str]:
+    with pytest.raises(MmdataError) as caught:
+        planned(content, *overrides)
+    found: list[str] = caught.value.problems  # type: ignore[attr-defined]
+    return found
+
+
+def clip_folder(path: Path, content: bytes = b"weights") -> Path:
+    """What looks like a CLIP folder until somebody loads it."""
+    path.mkdir()
+    (path / "open_clip_config.json").write_text(json.dumps({"model_cfg": {}, "preprocess_cfg": {}}))
+    (path / "open_clip_model.safetensors").write_bytes(content)
+    return path
+
+
+def test_a_good_plan_says_what_would_run() -> None:
+    plan = planned(HEAD + "augment:\n  - flip\n")
+    assert plan.inputs == 2
+    assert plan.output == Path("builds/t")
+    assert [label for label, _ in plan.base_parts()] == ["ingest", "flip"]
+    assert plan.score_parts() == []
+    assert plan.done(plan.base_parts()) == 0
+    assert not plan.written()
+    assert not plan.output.exists()
+    assert {name: member.modality for name, member in plan.pipeline.members.items()} == {
+        "image": "image",
+        "caption": "text",
+    }
+    assert sorted(plan.pipeline.ingest) == ["audio", "image", "text"]
+    assert plan.pipeline.write.step == "webdataset"
+
+
+@pytest.mark.parametrize(
+    ("added", "expected"),
+    [
+        (
+            "align:\n  - clip: {modle: x}\n",
+            [
+                "p.yaml:9:5 align[0].clip: the key 'model' is missing",
+                "p.yaml:9:12 align[0].clip.modle: unknown key 'modle'; did you mean 'model'?",
+            ],
+        ),
+        ("align:\n  - clp: {model: x}\n", ["p.yaml:9:5 align[0].clp: unknown step 'clp'; did you mean 'clip'?"]),
+        ("align:\n  - zzz\n", ["p.yaml:9:5 align[0].zzz: unknown step 'zzz'; known here: clip, whisper"]),
+        ("align:\n  - flip\n", ["p.yaml:9:5 align[0].flip: unknown step 'flip'; 'flip' belongs under `augment:`"]),
+        (
+            "curate:\n  - rules: {keep: {a: 3}}\n",
+            ["p.yaml:9:20 curate[0].rules.keep.a: input should be a valid string, not 3"],
+        ),
+        ("curate:\n  - rules: {keep: [a]}\n", ["p.yaml:9:13 curate[0].rules.keep: input should be a valid dictionary"]),
+        (
+            "curate:\n  - splits: {shares: {train: 0.5, val: 0.6}}\n",
+            ["p.yaml:9:14 curate[0].splits.shares: the shares add up to 1.1, not to 1"],
+        ),
+        (
+            "curate:\n  - splits: {shares: {train: 1.5, val: -0.5}}\n",
+            ["p.yaml:9:14 curate[0].splits.shares: the share of 'val' is negative"],
+        ),
+        (
+            "curate:\n  - splits: {shars: {train: 1}}\n",
+            ["p.yaml:9:14 curate[0].splits.shars: unknown key 'shars'; did you mean 'shares'?"],
+        ),
+        (
+            "curate:\n  - splits: {shares: {tr-ain: 1}}\n",
+            ["p.yaml:9:14 curate[0].splits.shares: the split 'tr-ain' must be letters, digits and '_': it names files"],
+        ),
+        (
+            "curate:\n  - splits: {augmented: [trian]}\n",
+            ["p.yaml:9:5 curate[0].splits: augmented: no split 'trian'; did you mean 'train'?"],
+        ),
+        (
+            "curate:\n  - splits: {by: captio.text}\n",
+            [
+                (
+                    'p.yaml:9:5 curate[0].splits: Binder Error: Referenced table "captio" not found!; '
+                    "did you mean 'caption'?"
+                )
+            ],
+        ),
+        (
+            "curate:\n  - duplicates: {of: [imge]}\n",
+            ["p.yaml:9:5 curate[0].duplicates: no member 'imge'; did you mean 'image'?"],
+        ),
+        (
+            "curate:\n  - duplicates: {of: [image], best: image.widht}\n",
+            [
+                (
+                    'p.yaml:9:5 curate[0].duplicates: Binder Error: Could not find key "widht" in struct; '
+                    "did you mean 'width'?"
+                )
+            ],
+        ),
+        (
+            "align:\n  - clip: {model: ./nowhere/x, image: imge}\n",
+            [
+                "p.yaml:9:5 align[0].clip: no source declares the member 'imge'; did you mean 'image'?",
+                f"p.yaml:9:12 align[0].clip.model: {NO_WEIGHTS}",
+            ],
+        ),
+        (
+            "align:\n  - clip: {model: ./nowhere/x, image: caption}\n",
+            [
+                "p.yaml:9:5 align[0].clip: 'caption' is text, but clip needs image there",
+                f"p.yaml:9:12 align[0].clip.model: {NO_WEIGHTS}",
+            ],
+        ),
+        (
+            "align:\n  - clip: {model: ViT-B-33}\n",
+            [
+                (
+                    "p.yaml:9:12 align[0].clip.model: model 'ViT-B-33' is neither a folder nor an architecture that "
+                    "open_clip knows; did you mean 'ViT-B-32'?"
+                )
+            ],
+        ),
+        (
+            "align:\n  - clip: {model: ./nowhere/x, name: image}\n",
+            [
+                "p.yaml:9:5 align[0].clip: an aligner cannot be called 'image': rules could not tell it from a column",
+                f"p.yaml:9:12 align[0].clip.model: {NO_WEIGHTS}",
+            ],
+        ),
+        (
+            "align:\n  - clip: {model: ./nowhere/x, name: source}\n",
+            [
+                "p.yaml:9:5 align[0].clip: an aligner cannot be called 'source': rules could not tell it from a column",
+                f"p.yaml:9:12 align[0].clip.model: {NO_WEIGHTS}",
+            ],
+        ),
+        (
+            "align:\n  - clip: {model: ./nowhere/x}\n  - clip: {model: ./nowhere/x}\n",
+            [
+                "p.yaml:10:5 align[1].clip: a step above is called 'clip' too; give one a `name:` of its own",
+                f"p.yaml:9:12 align[0].clip.model: {NO_WEIGHTS}",
+                f"p.yaml:10:12 align[1].clip.model: {NO_WEIGHTS}",
+            ],
+        ),
+        (
+            "augment:\n  - flip\n  - flip\n",
+            ["p.yaml:10:5 augment[1].flip: a step above is called 'flip' too; remove one"],
+        ),
+        (
+            "augment:\n  - flip: {image: [a]}\n",
+            ["p.yaml:9:5 augment[0].flip: no source declares the member 'a'; known here: caption, image"],
+        ),
+        (
+            "write:\n  - webdataset: {members: [captoin]}\n",
+            ["p.yaml:9:5 write[0].webdataset: no source declares the member 'captoin'; did you mean 'caption'?"],
+        ),
+        (
+            "write:\n  - webdataset\n  - webdataset\n",
+            ["p.yaml:10:5 write[1].webdataset: a build writes one dataset; give the second a pipeline of its own"],
+        ),
+        (
+            "ingest:\n  - image: {max_pixels: 3}\n  - image\n",
+            ["p.yaml:10:5 ingest[1].image: how to read image stands twice; remove one"],
+        ),
+        (
+            "write:\n  - webdataset: {bytes_per_shard: 64 MBB}\n",
+            ["p.yaml:9:18 write[0].webdataset.bytes_per_shard: could not interpret byte unit: MBB, not '64 MBB'"],
+        ),
+    ],
+)
+def test_a_fault_is_said_with_its_place(added: str, expected: list[str]) -> None:
+    assert problems(HEAD + added) == expected
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        ("image.widht > 3", "Binder Error: Could not find key \"widht\" in struct; did you mean 'width'?"),
+        (
+            "captoin IS NOT NULL",
+            "Binder Error: Referenced column \"captoin\" not found in FROM clause!; did you mean 'caption'?",
+        ),
+        ("x.y > 3", f'Binder Error: Referenced table "x" not found!; known here: {COLUMNS}'),
+        ("image.width >=", 'does not parse: syntax error at or near "FROM"'),
+        ("true, false", "a rule is one expression, true for what is kept"),
+        ("true FROM candidates; SELECT 1", "a rule is one expression, true for what is kept"),
+        (
+            "true FROM candidates; DROP TABLE fates; SELECT true",
+            NOT_SELECT,
+        ),
+        ("true FROM candidates WHERE false --", 'does not parse: syntax error at or near "FROM"'),
+        ("true FROM candidates WHERE false UNION ALL SELECT true", "a rule is one expression, true for what is kept"),
+        ("true UNION SELECT true", "a rule is one expression, true for what is kept"),
+        ("DISTINCT true", "a rule is one expression, true for what is kept"),
+        ("sum(image.width) > 1", "Binder Error: WHERE clause cannot contain aggregates!"),
+        ("row_number() OVER () < 3", "Binder Error: WHERE clause cannot contain window functions!"),
+        (
+            "(SELECT count(*) FROM read_csv('media/a.txt')) > 0",
+            'Permission Error: Cannot access file "media/a.txt" - file system operations are disabled by configuration',
+        ),
+        (
+            "(SELECT content FROM read_text('media/a.txt')) <> ''",
+            'Permission Error: Cannot access file "media/a.txt" - file system operations are disabled by configuration',
+        ),
+    ],
+)
+def test_a_rule_that_cannot_hold_is_said_at_its_place(rule: str, expected: str) -> None:
+    added = f"curate:\n  - rules:\n      keep:\n        good: 'true'\n        bad: {json.dumps(rule)}\n"
+    assert problems(HEAD + added) == [f"p.yaml:9:5 curate[0].rules: rule 'bad': {expected}"]
+
+
+ONE_STEM = "must have {stem} once, may have {lang} once, and nothing else"
+ENDS = "must end with {lang} exactly if its path or line has {lang}"
+
+
+@pytest.mark.parametrize(
+    ("members", "place", "expected"),
+    [
+        ("{image: 'a.png'}", "3:36 members.image", f"the path 'a.png' {ONE_STEM}"),
+        ("{image: '{stem}{stem}'}", "3:36 members.image", f"the path '{{stem}}{{stem}}' {ONE_STEM}"),
+        ("{image: '{stem}.{ext}'}", "3:36 members.image", f"the path '{{stem}}.{{ext}}' {ONE_STEM}"),
+        ("{image: '/x/{stem}.png'}", "3:36 members.image", "the path '/x/{stem}.png' must stay below root"),
+        ("{image: '../{stem}.png'}", "3:36 members.image", "the path '../{stem}.png' must stay below root"),
+        (
+            "{image: '{stem}.xyz'}",
+            "3:36 members.image",
+            "cannot tell the modality of '{stem}.xyz'; add `modality:`",
+        ),
+        ("{image: {}}", "3:36 members.image", "the key 'path' is missing"),
+        ("{image: 3}", "3:36 members.image", "must be a mapping, not 3"),
+        ("{image: []}", "3:36 members.image", "list should have at least 1 item after validation, not 0"),
+        ("[a]", "3:26 members", "input should be a valid dictionary"),
+        ("{}", "3:26 members", "dictionary should have at least 1 item after validation, not 0"),
+        (
+            "{Image: '{stem}.png'}",
+            "3:5",
+            "the member name 'Image' must be lower case letters, digits and '_'",
+        ),
+        ("{'a_{lang}': '{stem}.txt'}", "3:5", f"the member 'a_{{lang}}' {ENDS}"),
+        ("{a: {path: '{stem}.{lang}.txt', langs: [en]}}", "3:5", f"the member 'a' {ENDS}"),
+        ("{a: {path: '{stem}.txt', line: x}}", "3:36 members.a", "the line template 'x' must have {text}"),
+        (
+            "{a: {path: '{stem}.txt', langs: [en]}}",
+            "3:36 members.a",
+            "`langs` lists the languages to take, and needs {lang} in the path or the line",
+        ),
+    ],
+)
+def test_a_fault_of_a_files_source(members: str, place: str, expected: str) -> None:
+    where, _, key = place.partition(" ")
+    path = f"sources[0].files.{key}".rstrip(".")
+    assert problems(f"name: t\nsources:\n  - files: {{root: media, members: {members}}}\n") == [
+        f"p.yaml:{where} {path}: {expected}"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("members", "expected"),
+    [
+        ("{key: '{stem}.png'}", "a member cannot be called 'key': that is a column of the catalog"),
+        ("{image: '{stem}.jpg'}", "the sources name no inputs; look at root and the templates"),
+    ],
+)
+def test_a_fault_that_only_all_sources_together_show(members: str, expected: str) -> None:
+    content = f"name: t\nsources:\n  - files: {{root: media, members: {members}}}\n"
+    assert problems(content) == [f"p.yaml:2:1 sources: {expected}"]
+
+
+def test_a_folder_that_is_not_there() -> None:
+    assert problems(HEAD, "sources.files.root=none") == ["p.yaml:2:1 sources: files: the folder none is not there"]
+
+
+def test_two_sources_of_one_name_and_a_member_of_two_modalities() -> None:
+    content = "name: t\nsources:\n" + "  - files: {root: media, members: {image: '{stem}.png'}}\n"
+    assert problems(content + "  - files: {root: media, members: {image: '{stem}.txt'}}\n") == [
+        "p.yaml:4:5 sources[1].files: the member 'image' is text here, image above",
+        "p.yaml:4:5 sources[1].files: a step above is called 'files' too; give one a `name:` of its own",
+    ]
+
+
+def test_faults_of_all_lists_are_said_at_once() -> None:
+    added = "align:\n  - clp\naugment:\n  - flip: {imag: [a]}\ncurate:\n  - splits: {shares: {a: 2}}\n"
+    assert problems(HEAD + added) == [
+        "p.yaml:9:5 align[0].clp: unknown step 'clp'; did you mean 'clip'?",
+        "p.yaml:11:12 augment[0].flip.imag: unknown key 'imag'; did you mean 'image'?",
+        "p.yaml:13:14 curate[0].splits.shares: the shares add up to 2, not to 1",
+    ]
+
+
+# --- what an edit makes new -----------------------------------------------------------------------------------------
+
+FULL = HEAD + (
+    "align:\n  - clip: {model: model}\naugment:\n  - flip\ncurate:\n  - rules: {keep: {fits: caption.words >= 1}}\n"
+)
+
+
+def names(plan: Plan) -> dict[str, Any]:
+    return {"base": plan.base_parts(), "scores": plan.score_parts(), "selection": plan.selection}
+
+
+def changed(before: Plan, after: Plan) -> set[str]:
+    return {key for key, value in names(before).items() if names(after)[key] != value}
+
+
+@pytest.fixture
+def before(tmp_path: Path) -> Plan:
+    clip_folder(tmp_path / "model")
+    return planned(FULL)
+
+
+def test_the_same_plan_twice_has_the_same_fingerprints(before: Plan) -> None:
+    assert changed(before, planned(FULL)) == set()
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("curate.rules.keep.fits=caption.words >= 2", {"selection"}),
+        ("write=[webdataset: {samples_per_shard: 10}]", {"selection"}),
+        ("ingest=[image: {max_pixels: 100}]", {"base", "scores", "selection"}),
+        ("ingest=[audio: {max_duration_s: 1}]", set()),
+        ("align.clip.image=[image]", set()),
+        ("align.clip.name=other", {"scores", "selection"}),
+        ("augment=[]", {"base", "scores", "selection"}),
+        ("seed=1", {"base", "scores", "selection"}),
+        ("engine.workers=1", set()),
+        ("engine.device=cpu", set()),
+        ("name=other", set()),
+        ("sources.files.name=other", {"base", "scores", "selection"}),
+    ],
+)  # fmt: skip
+def test_an_edit_makes_new_only_what_it_decides(before: Plan, override: str, expected: set[str]) -> None:
+    assert changed(before, planned(FULL, override)) == expected
+
+
+def test_other_weights_make_the_scores_new_wherever_they_lie(before: Plan, tmp_path: Path) -> None:
+    assert changed(before, planned(FULL, f"align.clip.model={clip_folder(tmp_path / 'same')}")) == set()
+    other = clip_folder(tmp_path / "other", b"others")
+    assert changed(before, planned(FULL, f"align.clip.model={other}")) == {"scores", "selection"}
+
+
+def test_moving_the_folder_makes_nothing_new(before: Plan, media: Path) -> None:
+    media.rename(media.with_name("elsewhere"))
+    assert changed(before, planned(FULL, "sources.files.root=elsewhere")) == set()
+
+
+def many(media: Path, stems: Sequence[str]) -> Plan:
+    fill(media, stems)
+    return planned(HEAD, "engine.part_samples=16")
+
+
+def test_a_touched_file_makes_exactly_one_chunk_new(media: Path) -> None:
+    stems = [f"s{n:04d}" for n in range(300)]
+    before = many(media, stems)
+    os.utime(media / "s0150.txt", ns=(10**18, 2 * 10**18))
+    after = planned(HEAD, "engine.part_samples=16")
+    assert len(before.chunks) == len(after.chunks) > 10
+    assert sum(a.fingerprint != b.fingerprint for a, b in zip(before.chunks, after.chunks, strict=True)) == 1
+
+
+@pytest.mark.parametrize("added", ["0000", "s0007x", "s0151x", "s0299x", "zzz"])
+def test_an_added_or_removed_file_makes_one_or_two_chunks_new(media: Path, added: str) -> None:
+    before = {chunk.fingerprint for chunk in many(media, [f"s{n:04d}" for n in range(300)]).chunks}
+    after = {chunk.fingerprint for chunk in many(media, [added]).chunks}
+    assert 1 <= len(after - before) <= 2
+    for suffix in ("png", "txt"):
+        (media / f"{added}.{suffix}").unlink()
+    assert {chunk.fingerprint for chunk in planned(HEAD, "engine.part_samples=16").chunks} == before
+
+
+def test_the_listing_holds_the_inputs_of_each_chunk_and_goes_with_the_block(media: Path, tmp_path: Path) -> None:
+    fill(media, [f"s{n:04d}" for n in range(50)])
+    Path("p.yaml").write_text(HEAD)
+    with plan_to_build(Path("p.yaml"), ["engine.part_samples=8"], tmp_path / "out") as plan:
+        assert plan.listing is not None
+        content = plan.listing.read_bytes()
+        keys = []
+        for chunk in plan.chunks:
+            lines = content[chunk.offset : chunk.offset + chunk.length].splitlines()
+            assert len(lines) == chunk.inputs
+            keys += [parse_line(line).key for line in lines]
+    assert keys == sorted(["a", "b", *(f"s{n:04d}" for n in range(50))])
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_missing_sources_leave_no_listing(tmp_path: Path) -> None:
+    Path("p.yaml").write_text(HEAD)
+    with pytest.raises(PlanError), plan_to_build(Path("p.yaml"), ["sources.files.root=none"], tmp_path / "out"):
+        pass
+    assert list((tmp_path / "out").iterdir()) == []
