@@ -252,14 +252,13 @@ def test_a_missing_library_is_named_with_its_extra(monkeypatch: pytest.MonkeyPat
         load_network("tiny.en")
 
 
-def prompts() -> list[tuple[np.ndarray, str]]:
+@pytest.fixture(scope="module")
+def prompts(prompts_dir: Path) -> list[tuple[np.ndarray, str]]:
     """English studio prompts whose transcript is words, not a note such as `[beep]`."""
-    fetch = pytest.importorskip("mmdata.demo.fetch")
-    folder = fetch.fetch("prompts")
     found = []
-    with (folder / "prompts.csv").open(newline="") as file:
+    with (prompts_dir / "prompts.csv").open(newline="") as file:
         for row in csv.DictReader(file):
-            audio, rate = soundfile.read(folder / row["path"], dtype="float32")
+            audio, rate = soundfile.read(prompts_dir / row["path"], dtype="float32")
             if not row["text"].startswith(("[", "(")) and 0.1 <= len(audio) / rate <= MAX_AUDIO_S:
                 times = np.arange(0, len(audio), rate / 16_000)
                 found.append((np.interp(times, np.arange(len(audio)), audio).astype(np.float32)[:480_000], row["text"]))
@@ -267,16 +266,15 @@ def prompts() -> list[tuple[np.ndarray, str]]:
 
 
 @pytest.fixture(scope="module")
-def tiny_en() -> Whisper:
-    fetch = pytest.importorskip("mmdata.demo.fetch")
-    return Whisper.load(str(fetch.fetch("whisper-tiny.en")), "cpu")
+def tiny_en(whisper_tiny_dir: Path) -> Whisper:
+    return Whisper.load(str(whisper_tiny_dir), "cpu")
 
 
 @pytest.mark.slow
-def test_scores_tell_prompts_from_deranged_prompts(tiny_en: Whisper) -> None:
+def test_scores_tell_prompts_from_deranged_prompts(tiny_en: Whisper, prompts: list[tuple[np.ndarray, str]]) -> None:
     from sklearn.metrics import roc_auc_score
 
-    pairs = prompts()[::3]
+    pairs = prompts[::3]
     order = np.random.default_rng(SEED).permutation(len(pairs))
     other = dict(zip(order.tolist(), np.roll(order, 1).tolist(), strict=True))  # one cycle: nothing stays in place
     audio = [clip for clip, _ in pairs]
@@ -288,8 +286,8 @@ def test_scores_tell_prompts_from_deranged_prompts(tiny_en: Whisper) -> None:
 
 
 @pytest.mark.slow
-def test_transcripts_of_long_prompts_are_right(tiny_en: Whisper) -> None:
-    long = [(clip, text) for clip, text in prompts() if 10 <= len(text.split()) <= 20][:6]
+def test_transcripts_of_long_prompts_are_right(tiny_en: Whisper, prompts: list[tuple[np.ndarray, str]]) -> None:
+    long = [(clip, text) for clip, text in prompts if 10 <= len(text.split()) <= 20][:6]
     heard = tiny_en.transcribe([clip for clip, _ in long], [None] * len(long))
     words = [
         (set(transcript.text.lower().split()), set(text.lower().split()))
