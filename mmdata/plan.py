@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ _FORMAT: Final = 1
 _RESERVED = frozenset(
     {"sample_id", "source", "key", "parent_id", "variant", "attributes", "parent", "part", "group_id"}
 )
+# A member's name stands in the names of tar entries, beside an id of 32 characters, and in SQL.
+_MEMBER_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,39}")
 
 
 @dataclass(frozen=True)
@@ -267,6 +270,9 @@ class _Resolver:
                 step.members() if isinstance(step, Source) else step.new_members() if isinstance(step, Align) else {}
             )
             for name, declared in offered.items():
+                if not _MEMBER_NAME.fullmatch(name):
+                    fix = "use up to 40 lower case letters, digits and '_'"
+                    self._problem(keys, f"a member cannot be called '{name}': it names files and columns; {fix}")
                 before = members.setdefault(name, declared)
                 if before.modality != declared.modality:
                     self._problem(keys, f"the member '{name}' is {declared.modality} here, {before.modality} above")

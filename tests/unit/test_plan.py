@@ -23,8 +23,8 @@ sources:
 """
 COLUMNS = (
     "attributes, bytes, caption, caption.bytes, caption.chars, caption.lang, caption.mime, caption.sha256, "
-    "caption.text, caption.words, chars, height, image, image.bytes, image.height, image.mime, image.sha256, image.width, "
-    "key, lang, mime, parent_id, sample_id, sha256, source, text, variant, width, words"
+    "caption.text, caption.words, chars, height, image, image.bytes, image.height, image.mime, image.sha256, "
+    "image.width, key, lang, mime, parent_id, sample_id, sha256, source, text, variant, width, words"
 )
 NOT_SELECT = "does not parse: Only SELECT statements can be serialized to json!"
 NO_WEIGHTS = "model folder nowhere/x is not there; give the folder of an open_clip model, or run: mmdata fetch lite"
@@ -313,6 +313,18 @@ def test_a_fault_of_a_files_source(members: str, place: str, expected: str) -> N
 def test_a_fault_that_only_all_sources_together_show(members: str, expected: str) -> None:
     content = f"name: t\nsources:\n  - files: {{root: media, members: {members}}}\n"
     assert problems(content) == [f"p.yaml:2:1 sources: {expected}"]
+
+
+@pytest.mark.parametrize("name", ["Text", "a b", "a.b", "é", "a'); DROP TABLE fates; --", "_a", "a" * 41, ""])
+def test_a_member_of_a_table_is_called_as_files_can_be(name: str) -> None:
+    Path("t.csv").write_text("said\nx\n")
+    content = json.dumps({"name": "t", "sources": [{"table": {"file": "t.csv", "members": {name: {"text": "said"}}}}]})
+    assert problems(content) == [
+        (
+            f"p.yaml:1:28 sources[0].table: a member cannot be called '{name}': it names files and columns; "
+            "use up to 40 lower case letters, digits and '_'"
+        )
+    ]
 
 
 def test_a_folder_that_is_not_there() -> None:
