@@ -63,7 +63,7 @@ class Flip(Augment):
 
 def mirror_words(text: str, lang: str | None) -> str:
     """The text of a mirrored picture. Raises SampleError where that cannot be told."""
-    words = _languages().get((lang or "").split("_")[0].split("-")[0])
+    words = _languages().get((lang or "").lower().split("_")[0].split("-")[0])
     if words is None:
         if not any(char.isalpha() for char in text):
             return text
@@ -85,7 +85,8 @@ class _Language:
             raise SampleError("mirrored_writing", f"'{found[0]}' may be writing, which a mirror makes unreadable")
         spans = {match.span("side") for phrase in self.definite for match in phrase.finditer(text)}
         for match in self.any_side.finditer(text):
-            if match.span() not in spans:
+            # Equal but for case is more than `lower` undoes: a long s is found as s.
+            if match.span() not in spans or match[0].lower() not in self.swaps:
                 raise SampleError("ambiguous_side", f"'{match[0]}' in '{text}' may be no side")
         return self.any_side.sub(lambda match: _cased_like(match[0], self.swaps[match[0].lower()]), text)
 
