@@ -166,17 +166,22 @@ class _Run:
                 poison[await self._killer(arguments, names, poison)] = str(death)
 
     async def _killer(self, arguments: Callable[..., tuple[Any, ...]], names: list[str], known: dict[str, str]) -> str:
-        """The sample that kills: halve the suspects, leaving the other half out."""
+        """A sample that kills: halve the suspects, leaving one half out.
+
+        What was left out when a trial died stays out: another killer among it would make every trial die.
+        """
         # A trial lacks good samples: it must never stand where the part will, not even until the next one.
         trial = self.plan.output / "scratch" / "trial.parquet"
         suspects = [name for name in names if name not in known]
+        out = dict(known)
         while len(suspects) > 1:
             left_out = suspects[: len(suspects) // 2]
             try:
-                await self.pools.work_alone(*arguments({**known, **dict.fromkeys(left_out, "left out")}, trial))
+                await self.pools.work_alone(*arguments({**out, **dict.fromkeys(left_out, "left out")}, trial))
                 suspects = left_out
             except WorkerDiedError:
                 suspects = suspects[len(left_out) :]
+                out |= dict.fromkeys(left_out, "left out")
         if not suspects:
             raise FatalError("a worker keeps dying, over no sample in particular; is there enough memory?")
         return suspects[0]
@@ -311,7 +316,9 @@ async def _all(coroutines: Iterable[Coroutine[Any, Any, Any]], at_once: int) -> 
             for _ in range(at_once):
                 group.create_task(runner())
     except BaseExceptionGroup as failures:
-        raise failures.exceptions[0] from None
+        first = failures.exceptions[0]
+        # Its cause is the traceback of the worker: the line of the step, not of the pool.
+        raise first from first.__cause__
     return [results[number] for number in sorted(results)]
 
 
