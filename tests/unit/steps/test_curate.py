@@ -1,0 +1,326 @@
+"""Curation over small tables: who is dropped, by which value, and where everyone else goes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from mmdata.errors import FatalError, LedgerError
+from mmdata.sample import Failure, Member, Sample, child_id, sample_id
+from mmdata.steps.base import Curate
+from mmdata.steps.curate.duplicates import Duplicates
+from mmdata.steps.curate.rules import Rules
+from mmdata.steps.curate.splits import Splits
+from mmdata.store.curation import Columns, Curation
+from mmdata.store.parts import SCORE_SCHEMA, BasePartWriter, write_table
+from mmdata.store.selection import decide_fates
+
+COLUMNS = Columns({"image": "image", "caption": "text"}, {"clip": ["image_caption"]})
+
+
+@dataclass(frozen=True)
+class Row:
+    """A sample: its key, its caption, the side of its image, its score; None where it has none."""
+
+    key: str
+    caption: str | None = "a cat"
+    side: int | None = 10
+    score: float | None = None
+    parent: str | None = None
+    attributes: dict[str, str] = field(default_factory=dict)
+    failed: str | None = None
+
+    @property
+    def sample_id(self) -> str:
+        own = sample_id("s", self.key)
+        return own if self.parent is None else child_id(sample_id("s", self.parent), "flip")
+
+    def sample(self) -> Sample:
+        members = {}
+        if self.side is not None:
+            size = {"width": self.side, "height": self.side}
+            members["image"] = Member("image", "image", "image/png", "png", b"%d" % self.side, None, size)
+        if self.caption is not None:
+            text = {"text": self.caption, "chars": len(self.caption), "words": len(self.caption.split())}
+            members["caption"] = Member("caption", "text", "text/plain", "txt", self.caption.encode(), "en", text)
+        parent = None if self.parent is None else sample_id("s", self.parent)
+        variant = None if self.parent is None else "flip"
+        return Sample(self.sample_id, "s", self.key, members, parent, variant, self.attributes)
+
+
+def loaded(folder: Path, rows: Iterable[Row], *, seed: int = 0) -> Curation:
+    rows = list(rows)
+    folder.mkdir(exist_ok=True)
+    with BasePartWriter(folder / "base.parquet") as writer:
+        for row in rows:
+            sample = row.sample()
+            if row.failed:
+                writer.add_failure(sample, Failure(sample.sample_id, "ingest", row.failed, "because"))
+            else:
+                writer.add(sample)
+    scores = [
+        {"sample_id": row.sample_id, "aligner": "clip", "edge": "image_caption", "score": row.score}
+        for row in rows
+        if row.score is not None
+    ]
+    write_table(folder / "scores.parquet", pa.Table.from_pylist(scores, SCORE_SCHEMA))
+    return Curation.load(COLUMNS, seed, [folder / "base.parquet"], [folder / "scores.parquet"], folder, "1GB")
+
+
+def fates(curation: Curation, rows: Iterable[Row]) -> dict[str, tuple[Any, ...]]:
+    """By key (`key'` for a child): fate, rule, value, threshold, detail."""
+    names = {row.sample_id: row.key + ("'" if row.parent else "") for row in rows}
+    found = curation.connection.execute("SELECT sample_id, fate, rule, value, threshold, detail FROM fates").fetchall()
+    return {names[row[0]]: row[1:] for row in found}
+
+
+def decided(folder: Path, rows: list[Row], *steps: Curate) -> dict[str, tuple[Any, ...]]:
+    curation = loaded(folder, rows)
+    for step in steps:
+        step.check(curation)
+        step.apply(curation)
+    return fates(curation, rows)
+
+
+# --- rules ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rule", "dropped"),
+    [
+        ("image.width >= 8", {"small": (4.0, 8.0, "(image.width >= 8)")}),
+        ("8 <= image.width", {"small": (4.0, 8.0, "(8 <= image.width)")}),
+        ("image.width > 4", {"small": (4.0, 4.0, "(image.width > 4)")}),
+        ("clip.image_caption >= 0.25", {"small": (0.125, 0.25, "(clip.image_caption >= 0.25)")}),
+        ("clip.image_caption >= -0.5 AND image.width < 9", {"large": (10.0, 9.0, "(image.width < 9)")}),
+        ("least(image.width, image.height) >= 8", {"small": (4.0, 8.0, '(least(image.width, image.height) >= 8)')}),
+        ("image.width >= caption.chars", {"small": (None, None, "(image.width >= caption.chars)")}),
+        ("caption.text LIKE '%cat'", {"small": (None, None, "(caption.\"text\" ~~ '%cat')")}),
+        ("image IS NOT NULL", {"none": (None, None, "(image IS NOT NULL)")}),
+        ("NOT (image.width < 8)", {"small": (None, None, "(NOT (image.width < 8))")}),
+        ("image.width >= 8 -- wide enough", {"small": (4.0, 8.0, "(image.width >= 8)")}),
+        ("attributes['voice'] = 'anna'", {"small": (None, None, "(attributes['voice'] = 'anna')")}),
+        ("image.width BETWEEN 5 AND 20", {"small": (None, None, "(image.width BETWEEN 5 AND 20)")}),
+    ],
+)  # fmt: skip
+def test_a_rule_drops_with_the_value_and_the_threshold(
+    tmp_path: Path, rule: str, dropped: dict[str, tuple[Any, ...]]
+) -> None:
+    rows = [
+        Row("large", "cat", 10, 0.5, attributes={"voice": "anna"}),
+        Row("small", "a long dog", 4, 0.125, attributes={"voice": "bert"}),
+        Row("none", "a cat", None),
+    ]
+    expected = {key: ("dropped", "named", *values) for key, values in dropped.items()}
+    assert decided(tmp_path, rows, Rules(keep={"named": rule})) == expected
+
+
+def test_the_first_rule_that_is_false_drops(tmp_path: Path) -> None:
+    rows = [Row("a", "x y", 4), Row("b", "x", 4), Row("c", "x", 10)]
+    rules = Rules(keep={"wide": "image.width >= 8", "long": "caption.words >= 2"})
+    assert {key: fate[1] for key, fate in decided(tmp_path, rows, rules).items()} == {
+        "a": "wide",
+        "b": "wide",
+        "c": "long",
+    }
+
+
+def test_and_is_judged_part_by_part_so_that_the_value_is_that_of_the_part(tmp_path: Path) -> None:
+    rows = [Row("a", "x", 4), Row("b", "x", 10)]
+    rules = Rules(keep={"both": "image.width >= 8 AND (caption.words >= 2 AND image.height >= 1)"})
+    assert decided(tmp_path, rows, rules) == {
+        "a": ("dropped", "both", 4.0, 8.0, "(image.width >= 8)"),
+        "b": ("dropped", "both", 1.0, 2.0, "(caption.words >= 2)"),
+    }
+
+
+def test_null_passes(tmp_path: Path) -> None:
+    rows = [Row("a", None, None, None)]
+    rules = Rules(
+        keep={"w": "image.width >= 8", "s": "clip.image_caption >= 0.9", "n": "NULL", "t": "caption.words > 9"}
+    )
+    assert decided(tmp_path, rows, rules) == {}
+
+
+def test_a_child_is_held_against_its_parent(tmp_path: Path) -> None:
+    rows = [
+        Row("a", score=0.5),
+        Row("a", score=0.45, parent="a"),
+        Row("b", score=0.5),
+        Row("b", score=0.25, parent="b"),
+    ]
+    rules = Rules(keep={"fits": "clip.image_caption >= parent.clip.image_caption - 0.1"})
+    assert list(decided(tmp_path, rows, rules)) == ["b'"]
+
+
+def test_a_rule_that_meets_a_value_it_cannot_take_is_named(tmp_path: Path) -> None:
+    curation = loaded(tmp_path, [Row("a", "cat")])
+    with pytest.raises(FatalError, match=r"rule 'number': Conversion Error: .*cat"):
+        Rules(keep={"number": "CAST(caption.text AS INTEGER) > 3"}).apply(curation)
+
+
+def test_a_rule_reads_no_file_of_the_machine(tmp_path: Path) -> None:
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret/s.txt").write_text("s")
+    curation = loaded(tmp_path / "scratch", [Row("a")])
+    rule = f"(SELECT count(*) FROM read_text('{tmp_path}/secret/s.txt')) = 0"
+    with pytest.raises(FatalError, match="rule 'spy': Permission Error"):
+        Rules(keep={"spy": rule}).apply(curation)
+    with pytest.raises(ValueError, match="rule 'spy': Permission Error"):
+        Rules(keep={"spy": rule}).check(curation)
+
+
+def test_quotes_in_rules_and_names_are_no_sql(tmp_path: Path) -> None:
+    rows = [Row("a", "it's")]
+    rule = {"it's": "caption.text <> 'it''s'"}
+    assert decided(tmp_path, rows, Rules(keep=rule)) == {
+        "a": ("dropped", "it's", None, None, "(caption.\"text\" != 'it''s')")
+    }
+
+
+# --- duplicates -----------------------------------------------------------------------------------------------------
+
+
+def test_of_equal_samples_the_first_key_stays_and_the_others_say_of_which(tmp_path: Path) -> None:
+    rows = [Row("c"), Row("a"), Row("b"), Row("d", "a dog"), Row("e", side=11)]
+    first = sample_id("s", "a")
+    assert decided(tmp_path, rows, Duplicates(of=["image", "caption"])) == {
+        "b": ("duplicate", "image+caption", None, None, first),
+        "c": ("duplicate", "image+caption", None, None, first),
+    }
+
+
+def test_the_best_stays_in_the_order_given(tmp_path: Path) -> None:
+    rows = [Row("a", side=10), Row("b", side=30), Row("c", side=20)]
+    found = decided(tmp_path, rows, Duplicates(of=["caption"], best="image.width DESC"))
+    assert {key: fate[4] for key, fate in found.items()} == dict.fromkeys("ac", sample_id("s", "b"))
+
+
+def test_samples_that_lack_a_member_and_children_are_not_judged(tmp_path: Path) -> None:
+    rows = [Row("a"), Row("a", parent="a"), Row("b", side=None), Row("c", side=None)]
+    assert decided(tmp_path, rows, Duplicates(of=["image", "caption"])) == {}
+
+
+def test_who_was_dropped_before_is_nobodys_original(tmp_path: Path) -> None:
+    rows = [Row("a", score=0.1), Row("b", score=0.9), Row("c", score=0.9)]
+    steps = Rules(keep={"fits": "clip.image_caption > 0.5"}), Duplicates(of=["caption"])
+    found = decided(tmp_path, rows, *steps)
+    assert (found["a"][0], found["c"][0], found["c"][4]) == ("dropped", "duplicate", sample_id("s", "b"))
+
+
+# --- splits ---------------------------------------------------------------------------------------------------------
+
+
+def places(folder: Path, rows: list[Row], splits: Splits, *, seed: int = 0) -> dict[str, str]:
+    curation = loaded(folder, rows, seed=seed)
+    splits.check(curation)
+    splits.apply(curation)
+    found = dict(curation.connection.execute("SELECT sample_id, split FROM places").fetchall())
+    return {row.key + ("'" if row.parent else ""): found[row.sample_id] for row in rows}
+
+
+MANY = [Row(f"k{n}", f"c{n % 40}") for n in range(400)]
+
+
+def test_a_sample_stays_in_its_split_when_others_come(tmp_path: Path) -> None:
+    few = places(tmp_path / "few", MANY[::3], Splits())
+    all_of_them = places(tmp_path / "all", MANY, Splits())
+    assert few == {key: all_of_them[key] for key in few}
+    assert set(all_of_them.values()) == {"train", "val"}
+
+
+def test_shares_are_nearly_those_asked_for_and_the_seed_decides(tmp_path: Path) -> None:
+    shares = Splits(shares={"train": 0.5, "val": 0.3, "test": 0.2})
+    found = places(tmp_path / "0", MANY, shares)
+    counts = {name: list(found.values()).count(name) / 400 for name in shares.shares}
+    assert counts == pytest.approx({"train": 0.5, "val": 0.3, "test": 0.2}, abs=0.08)
+    assert places(tmp_path / "1", MANY, shares, seed=1) != found
+
+
+def test_a_group_never_straddles(tmp_path: Path) -> None:
+    found = places(tmp_path, MANY, Splits(by="caption.text", shares={"train": 0.5, "val": 0.5}))
+    by_caption: dict[str | None, set[str]] = {}
+    for row in MANY:
+        by_caption.setdefault(row.caption, set()).add(found[row.key])
+    assert {len(splits) for splits in by_caption.values()} == {1}
+    assert set(found.values()) == {"train", "val"}
+
+
+def test_samples_without_a_group_are_groups_of_their_own(tmp_path: Path) -> None:
+    rows = [Row(f"k{n}", None) for n in range(60)]
+    found = places(tmp_path, rows, Splits(by="caption.text", shares={"train": 0.5, "val": 0.5}))
+    assert set(found.values()) == {"train", "val"}
+
+
+def test_a_share_of_nothing_gets_nothing_and_all_gets_all(tmp_path: Path) -> None:
+    assert set(places(tmp_path, MANY, Splits(shares={"none": 0, "all": 1})).values()) == {"all"}
+
+
+@pytest.mark.parametrize(
+    ("augmented", "dropped"), [(None, "val"), (["val"], "train"), ([], "both"), (["train", "val"], "")]
+)
+def test_children_stay_with_their_parents_where_they_may_be(
+    tmp_path: Path, augmented: list[str] | None, dropped: str
+) -> None:
+    rows = [row for n in range(40) for row in (Row(f"k{n}"), Row(f"k{n}", parent=f"k{n}"))]
+    splits = Splits(shares={"train": 0.5, "val": 0.5}, augmented=augmented)
+    curation = loaded(tmp_path, rows)
+    splits.apply(curation)
+    found = dict(curation.connection.execute("SELECT sample_id, split FROM places").fetchall())
+    out = fates(curation, rows)
+    for parent, child in zip(rows[::2], rows[1::2], strict=True):
+        split = found[parent.sample_id]
+        assert found[child.sample_id] == split
+        assert (f"{child.key}'" in out) == (dropped in (split, "both"))
+        assert parent.key not in out
+    assert {fate[1] for fate in out.values()} <= {"augmented_only_in"}
+
+
+# --- the ledger -----------------------------------------------------------------------------------------------------
+
+
+def test_everyone_ends_with_one_fate_children_with_their_parents(tmp_path: Path) -> None:
+    rows = [
+        Row("bad", failed="bad_image"),
+        Row("kept"),
+        Row("kept", parent="kept"),
+        Row("out", side=4),
+        Row("out", parent="out"),
+        Row("vetoed", side=12),
+        Row("vetoed", parent="vetoed", failed="ambiguous_side"),
+        Row("twin", "twin"),
+        Row("twin2", "twin"),
+    ]
+    curation = loaded(tmp_path, rows)
+    Rules(keep={"wide": "image.width >= 8 OR parent_id IS NOT NULL"}).apply(curation)
+    Duplicates(of=["caption"]).apply(loaded(tmp_path / "x", rows))
+    decide_fates(curation, 6)
+    assert {key: (fate[0], fate[1], fate[4]) for key, fate in fates(curation, rows).items()} == {
+        "bad": ("failed", "bad_image", "because"),
+        "kept": ("kept", None, None),
+        "kept'": ("kept", None, None),
+        "out": ("dropped", "wide", "((image.width >= 8) OR (parent_id IS NOT NULL))"),
+        "out'": ("dropped", "parent_not_kept", "dropped"),
+        "vetoed": ("kept", None, None),
+        "vetoed'": ("dropped", "ambiguous_side", "because"),
+        "twin": ("kept", None, None),
+        "twin2": ("kept", None, None),
+    }
+    assert {split for (split,) in curation.connection.execute("SELECT split FROM places").fetchall()} == {"train"}
+
+
+def test_a_ledger_that_does_not_add_up_stops_the_build(tmp_path: Path) -> None:
+    with pytest.raises(LedgerError, match="the ledger does not add up: 3 inputs, 2 of them taken in; 2 samples"):
+        decide_fates(loaded(tmp_path / "a", [Row("a"), Row("b")]), 3)
+    twice = loaded(tmp_path / "b", [Row("a")])
+    twice.connection.execute(
+        f"INSERT INTO fates VALUES ('{sample_id('s', 'a')}', 'dropped', 'x', 'y', NULL, NULL, NULL)"
+    )
+    twice.connection.execute("INSERT INTO fates SELECT * FROM fates")
+    with pytest.raises(LedgerError, match="2 fates for 1 samples"):
+        decide_fates(twice, 1)
