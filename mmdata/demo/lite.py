@@ -12,9 +12,11 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float32]
-    _Prepared = tuple[Drawing, NDArray[np.uint8]]
+    _Views = list[tuple[Drawing, bytes, Floats]]
 
 # What the backbone was trained with: `(x - 127) / 128` (lukemelas/EfficientNet-PyTorch's lite port).
 _RECIPE: Final = ImageRecipe(
@@ -224,35 +226,42 @@ def _read_media(folder: Path, fetch: Fetch, echo: Echo) -> tuple[list[Drawing], 
 def _look(towers: _Towers, drawings: list[Drawing], echo: Echo) -> _Seen:
     """Features of all drawings that can be read and are no copies of another with the same name."""
     echo(f"looking at {len(drawings):,} drawings")
-    kept: list[Drawing] = []
-    features = []
-    for batch in _batched(_distinct(_prepared(drawings)), _IMAGES_A_PASS):
-        kept += [drawing for drawing, _ in batch]
-        features.append(towers.view(np.stack([pixels_CHW for _, pixels_CHW in batch])))
-    return _Seen(kept, np.concatenate(features))
+    batches = [drawings[start : start + _IMAGES_A_PASS] for start in range(0, len(drawings), _IMAGES_A_PASS)]
+    kept: dict[tuple[str, bytes], tuple[Drawing, Floats]] = {}
+    for views in _in_threads(lambda batch: _view_batch(towers, batch), batches):
+        for drawing, digest, image_F in views:
+            # The archive files pictures several times.
+            kept.setdefault((drawing.texts[0], digest), (drawing, image_F))
+    return _Seen([drawing for drawing, _ in kept.values()], np.stack([image_F for _, image_F in kept.values()]))
 
 
-def _distinct(items: Iterator[_Prepared]) -> Iterator[_Prepared]:
-    """Without what has the pixels and the name of another: the archive files pictures several times."""
-    met = set()
-    for drawing, pixels_CHW in items:
-        key = (drawing.texts[0], hashlib.sha256(pixels_CHW.tobytes()).digest())
-        if key not in met:
-            met.add(key)
-            yield drawing, pixels_CHW
-
-
-def _prepared(drawings: list[Drawing]) -> Iterator[_Prepared]:
+def _view_batch(towers: _Towers, drawings: list[Drawing]) -> list[tuple[Drawing, bytes, Floats]]:
+    readable, images = [], []
     for drawing in drawings:
         try:
-            yield drawing, prepare_image(_RECIPE, open_image(drawing.path.read_bytes(), _MAX_PIXELS))
+            images.append(prepare_image(_RECIPE, open_image(drawing.path.read_bytes(), _MAX_PIXELS)))
         except SampleError:
             continue
+        readable.append(drawing)
+    if not readable:
+        return []
+    digests = [hashlib.sha256(pixels_CHW.tobytes()).digest() for pixels_CHW in images]
+    return list(zip(readable, digests, towers.view(np.stack(images)), strict=True))
 
 
-def _batched(items: Iterator[_Prepared], size: int) -> Iterator[list[_Prepared]]:
-    while batch := list(itertools.islice(items, size)):
-        yield batch
+def _in_threads(work: Callable[[list[Drawing]], _Views], batches: list[list[Drawing]]) -> Iterator[_Views]:
+    """One batch on each core: decoding and network together, and no core waits for another within a layer.
+
+    Measured on two busy cores: half the processor time of one batch on all cores, a third of the wall time.
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(os.cpu_count(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield from pool.map(work, batches)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _split(drawings: list[Drawing]) -> tuple[list[int], list[int]]:
@@ -304,11 +313,16 @@ def mismatch_auc(image_ND: Floats, text_ND: Floats, texts: list[str], seed: int)
 
     Returns:
         The probability that a matched pair has a higher cosine than a mismatched one.
+
+    Raises:
+        ValueError: all texts are equal, so none can be mismatched.
     """
     chosen = np.random.default_rng(seed).permutation(len(texts))[: round(_SHUFFLED * len(texts))]
     given = np.arange(len(texts))
     given[chosen] = np.roll(chosen, 1)
     mismatched = np.array([texts[own] != texts[other] for own, other in enumerate(given)])
+    if not mismatched.any():
+        raise ValueError("texts that are all equal cannot be mismatched")
     cosine_N = (image_ND * text_ND[given]).sum(axis=1)
     wrong = np.sort(cosine_N[mismatched])
     return float(np.searchsorted(wrong, cosine_N[~mismatched]).mean() / len(wrong))

@@ -51,8 +51,8 @@ class FitConfig:
     concept_share: float = 0.35
     concept_noise: float = 1.0
     image_noise: float = 0.4
-    text_noise: float = 0.1
-    dropout: float = 0.5
+    text_noise: float = 0.4
+    dropout: float = 0.6
     same_text_cosine: float = 0.8
     temperature: float = 0.07
 

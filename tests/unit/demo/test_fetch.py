@@ -89,6 +89,14 @@ def test_an_interrupted_fetch_leaves_nothing(cache: Path, monkeypatch: pytest.Mo
     assert list((cache / "media").iterdir()) == []
 
 
+def test_what_a_killed_fetch_left_is_swept(cache: Path, monkeypatch: pytest.MonkeyPatch):
+    fake_debs(monkeypatch, {"usr/share/tuxpaint/stamps/cat.txt": b"A cat."})
+    put(cache / "media/.stamps.99999999/half", b"")
+    put(cache / "media/.stamps.1/half", b"of a process that lives")
+    fetch("stamps", str)
+    assert sorted(path.name for path in (cache / "media").iterdir()) == [".stamps.1", "stamps"]
+
+
 def test_another_process_may_finish_first(cache: Path, monkeypatch: pytest.MonkeyPatch):
     def unpack(names: list[str], into: Path) -> None:
         put(into / "usr/share/tuxpaint/stamps/cat.txt", b"ours")
