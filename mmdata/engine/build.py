@@ -76,7 +76,10 @@ def build(plan: Plan, reporter: Reporter) -> Outcome:
         )
         run = _Run(plan, reporter)
         with reporter, _logged(plan, run):
-            asyncio.run(_stoppable(run.everything))
+            try:
+                asyncio.run(_stoppable(run.everything))
+            finally:
+                sweep_scratch(plan.output)  # of workers that were ended in the middle of a part
         return _outcome(plan, began, did_nothing=False)
 
 

@@ -11,11 +11,12 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mmdata.errors import FatalError
 from mmdata.sample import Failure, Member, Sample
 from mmdata.store.files import appearing
 from mmdata.store.tar import TarWriter, read_range
@@ -162,7 +163,7 @@ def row_count(parquet: Path) -> int:
 
 def iter_samples(parquet: Path, rows: Iterable[dict[str, Any]], names: frozenset[str]) -> Iterator[Sample]:
     """Samples of a base part that did not fail, with the payloads of the members named; the others without payload."""
-    with parquet.with_suffix(".tar").open("rb") as tar:
+    with open_payloads(parquet) as tar:
         for row in rows:
             if row["failed_step"] is None:
                 members = [_load_member(m, tar, names) for m in row["members"] if m["error"] is None]
@@ -175,6 +176,15 @@ def iter_samples(parquet: Path, rows: Iterable[dict[str, Any]], names: frozenset
                     variant=row["variant"],
                     attributes=json.loads(row["attributes"]),
                 )
+
+
+def open_payloads(parquet: Path) -> BinaryIO:
+    """The tar of a base part. Raises FatalError where it is not there."""
+    tar = parquet.with_suffix(".tar")
+    try:
+        return tar.open("rb")
+    except FileNotFoundError:
+        raise FatalError(f"{tar} is not there; delete the .parquet beside it too, and the part is made again") from None
 
 
 def _load_member(row: dict[str, Any], tar: Any, names: frozenset[str]) -> Member:

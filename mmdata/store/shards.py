@@ -17,6 +17,7 @@ import yaml
 from mmdata.errors import FatalError
 from mmdata.sample import Modality
 from mmdata.store.files import appearing, write_json
+from mmdata.store.parts import open_payloads
 from mmdata.store.selection import ShardPlan
 from mmdata.store.tar import TarWriter, read_range
 
@@ -58,7 +59,7 @@ def write_shard(output: Path, decided: Path, plan: ShardPlan) -> int:
         parts: dict[str, BinaryIO] = {}
         for row in rows:
             if row["part"] not in parts:
-                parts[row["part"]] = stack.enter_context((output / row["part"]).with_suffix(".tar").open("rb"))
+                parts[row["part"]] = stack.enter_context(open_payloads(output / row["part"]))
             index += _add_sample(tar, row, parts[row["part"]])
         tar.finish()
         file.flush()

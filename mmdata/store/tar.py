@@ -8,8 +8,9 @@ takes longer for a header than for the 20 KB behind it. A test holds each header
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
 from typing import BinaryIO, Final
+
+from mmdata.errors import FatalError
 
 BLOCK_BYTES: Final = 512
 _NAME_BYTES: Final = 100
@@ -65,9 +66,10 @@ def _header(name: str, size: int) -> bytes:
 
 
 def read_range(file: BinaryIO, offset: int, size: int) -> bytes:
-    """`size` bytes at `offset`. Raises OSError where the file is shorter: it was changed after it was written."""
+    """`size` bytes at `offset`. Raises FatalError where the file is shorter: it was changed after it was written."""
     file.seek(offset)
     data = file.read(size)
     if len(data) != size:
-        raise OSError(f"{Path(file.name).name}: {size} bytes wanted at {offset}, {len(data)} there")
+        there = f"{size} bytes wanted at {offset}, {len(data)} there"
+        raise FatalError(f"{file.name} was changed on disk: {there}; delete the part, this and the .parquet beside it")
     return data
