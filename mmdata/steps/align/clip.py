@@ -66,10 +66,10 @@ class Clip(Align):
 
         there = sample.members
         wanted = [edge for edge in edges if edge.left in there and edge.right in there]
-        images = {
-            name: prepare_image(recipe, open_image(there[name].data, _ANY_SIZE)) for name in {e.left for e in wanted}
-        }
-        texts = {name: there[name].text for name in {e.right for e in wanted}}
+        # In the order of the edges, never of a set: a batch must be the same in every process.
+        lefts, rights = dict.fromkeys(e.left for e in wanted), dict.fromkeys(e.right for e in wanted)
+        images = {name: prepare_image(recipe, open_image(there[name].data, _ANY_SIZE)) for name in lefts}
+        texts = {name: there[name].text for name in rights}
         return _Item(images, texts, wanted) if wanted else None
 
 

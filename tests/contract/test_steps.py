@@ -1,0 +1,357 @@
+"""One suite over every registered step: whoever adds a step adds an example here, and keeps these promises."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import subprocess
+import sys
+import wave
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import pyarrow as pa
+import pytest
+from PIL import Image as Pictures
+
+from mmdata.engine import work
+from mmdata.errors import SampleError
+from mmdata.models.clip import ImageRecipe
+from mmdata.sample import MODALITIES, Member, Sample
+from mmdata.steps import registry
+from mmdata.steps.base import Align, Augment, Curate, Ingest, Ref, Source, Step, Write
+from mmdata.store.curation import Columns, Curation
+from mmdata.store.parts import SCORE_SCHEMA, BasePartWriter, iter_samples, read_base_rows, write_table
+
+STEPS = {f"{block}.{name}": step for block, names in registry.all_steps().items() for name, step in names.items()}
+# Parameters with which a step runs over `sample()` and the folder that `media` fills.
+EXAMPLES: dict[str, dict[str, Any]] = {
+    "sources.files": {"root": "media", "members": {"image": "{stem}.png", "caption": "{stem}.txt"}},
+    "sources.table": {"file": "media/t.csv", "members": {"speech": {"path": "file"}, "caption": {"text": "said"}}},
+    "ingest.image": {},
+    "ingest.audio": {},
+    "ingest.text": {},
+    "align.clip": {"model": "model", "image": ["image", "depth"], "text": ["caption", "caption_fr"]},
+    "align.whisper": {"model": "model", "pairs": {"speech": "caption"}},
+    "augment.flip": {"image": ["image", "depth"]},
+    "curate.duplicates": {"of": ["image"]},
+    "curate.rules": {"keep": {"words": "caption.words >= 3"}},
+    "curate.splits": {"shares": {"train": 0.5, "val": 0.5}},
+    "write.webdataset": {"members": ["image"]},
+}
+RECIPES: dict[str, Any] = {"clip": ImageRecipe(8, (0.5,) * 3, (0.5,) * 3), "whisper": frozenset({"en"})}
+COLUMNS = Columns(
+    {"image": "image", "depth": "image", "caption": "text", "caption_fr": "text", "speech": "audio"},
+    {"clip": ["image_caption"]},
+)
+
+
+def png(shade: int = 9) -> bytes:
+    buffer = io.BytesIO()
+    Pictures.new("RGB", (6, 4), (shade, 8, 7)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def wav() -> bytes:
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as file:
+        file.setparams((1, 2, 16_000, 0, "NONE", ""))
+        file.writeframes(b"\x10\x00" * 8000)
+    return buffer.getvalue()
+
+
+def text(name: str, content: str, lang: str) -> Member:
+    measures = {"text": content, "chars": len(content), "words": len(content.split())}
+    return Member(name, "text", "text/plain", "txt", content.encode(), lang, measures)
+
+
+def sample(number: int = 1) -> Sample:
+    size = {"width": 6, "height": 4}
+    sound = {"duration_s": 0.5, "sample_rate": 16_000, "channels": 1}
+    members = [
+        Member("image", "image", "image/png", "png", png(number), None, size),
+        Member("depth", "image", "image/png", "png", png(number + 100), None, size),
+        text("caption", f"square {number}", "en"),
+        text("caption_fr", f"carré {number}", "fr"),
+        Member("speech", "audio", "audio/wav", "wav", wav(), "en", sound),
+    ]
+    return Sample(f"{number:032x}", "s", f"k{number}", {member.name: member for member in members})
+
+
+def broken(modality: str) -> Sample:
+    """Every payload of that modality is what no decoder takes."""
+    whole = sample()
+    members = {n: replace(m, data=m.data[:30]) if m.modality == modality else m for n, m in whole.members.items()}
+    return replace(whole, members=members)
+
+
+@pytest.fixture(autouse=True)
+def media(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder that the sources' examples read."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "media"
+    folder.mkdir()
+    for n in range(3):
+        (folder / f"s{n}.png").write_bytes(png(n))
+        (folder / f"s{n}.txt").write_text(f"square {n}")
+        (folder / f"s{n}.wav").write_bytes(wav())
+    (folder / "t.csv").write_text("file,said\n" + "".join(f"s{n}.wav,square {n}\n" for n in range(3)))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights whose content stands for itself: no step is loaded here."""
+    from mmdata.models.weights import Weights
+
+    for name, step in STEPS.items():
+        if name.startswith("align."):
+            monkeypatch.setattr(step, "weights", lambda _: Weights("content", Path("model")))
+
+
+def made(name: str) -> Any:
+    return STEPS[name].model_validate(EXAMPLES[name])
+
+
+def of(family: type[Step]) -> list[str]:
+    return [name for name, step in STEPS.items() if issubclass(step, family)]
+
+
+def part(folder: Path, *samples: Sample) -> Path:
+    with BasePartWriter(folder / "base.parquet") as writer:
+        for one in samples:
+            writer.add(one)
+    return folder / "base.parquet"
+
+
+def curated(step: Curate, folder: Path, *samples: Sample) -> Any:
+    folder.mkdir(exist_ok=True)
+    write_table(folder / "scores.parquet", pa.Table.from_pylist([], SCORE_SCHEMA))
+    curation = Curation.load(COLUMNS, 0, [part(folder, *samples)], [folder / "scores.parquet"], folder, "1GB")
+    step.apply(curation)
+    return [
+        curation.connection.execute(f"SELECT * FROM {table} ORDER BY ALL").fetchall() for table in ("fates", "places")
+    ]
+
+
+def test_every_step_has_an_example() -> None:
+    assert set(EXAMPLES) == set(STEPS)
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_it_is_called_and_listed_as_its_family_is(name: str) -> None:
+    block, _, own = name.partition(".")
+    assert STEPS[name].step == own
+    assert issubclass(STEPS[name], registry.FAMILIES[block])
+    assert sum(issubclass(STEPS[name], family) for family in registry.FAMILIES.values()) == 1
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_it_is_documented(name: str) -> None:
+    step = STEPS[name]
+    assert len((step.__doc__ or "").strip()) > 20
+    undescribed = [field for field, info in step.model_fields.items() if not info.description]
+    assert undescribed == []
+    schema = json.dumps(step.model_json_schema())
+    inner = [
+        f"{model}.{field}"
+        for model, about in json.loads(schema).get("$defs", {}).items()
+        for field, info in about.get("properties", {}).items()
+        if not info.get("description")
+    ]
+    assert inner == []
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_it_is_frozen_takes_no_unknown_key_and_pickles(name: str) -> None:
+    from pydantic import ValidationError
+
+    step = made(name)
+    assert pickle.loads(pickle.dumps(step)) == step
+    with pytest.raises(ValidationError):
+        setattr(step, next(iter(STEPS[name].model_fields)), None)
+    with pytest.raises(ValidationError, match="unknown_key"):
+        STEPS[name].model_validate({**EXAMPLES[name], "unknown_key": 1})
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_its_identity_is_json_that_stays(name: str) -> None:
+    first, again = (json.dumps(made(name).identity(), sort_keys=True) for _ in range(2))
+    assert first == again
+    assert json.loads(first).items() >= {"step": STEPS[name].step, "version": STEPS[name].version}.items()
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_importing_it_is_light(name: str) -> None:
+    code = f"import sys; import {STEPS[name].__module__}; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert STEPS[name].__module__ in loaded
+    assert {"torch", "numpy", "transformers", "pyarrow", "PIL", "duckdb", "av"} & set(loaded) == set()
+
+
+@pytest.mark.parametrize("name", of(Source))
+def test_a_source_names_declared_members_sorted_by_unique_keys_the_same_twice(name: str) -> None:
+    source: Source = made(name)
+    first, again = list(source.inputs()), list(source.inputs())
+    assert first == again
+    assert len(first) == 3
+    keys = [found.key for found in first]
+    assert keys == sorted(set(keys))
+    declared = source.members()
+    for found in first:
+        assert {ref.name: ref.modality for ref in found.refs} == {n: d.modality for n, d in declared.items()}
+        assert all(ref.version for ref in found.refs)
+    assert {declared.modality for declared in source.members().values()} <= set(MODALITIES)
+
+
+@pytest.mark.parametrize("name", of(Ingest))
+def test_ingest_gives_a_measured_member_the_same_twice_or_an_error_of_the_sample(name: str) -> None:
+    step: Ingest = made(name)
+    whole = next(member for member in sample().members.values() if member.modality == step.modality)
+    ref = Ref(whole.name, step.modality, lang="en")
+    assert step.decode(ref, whole.data) == step.decode(ref, whole.data) == replace(whole, lang="en")
+    for data in (b"\xff\xfe\0broken", b"\0", whole.data[:20] + b"\xff\xff", os.urandom(64), bytes(2000)):
+        try:
+            assert step.decode(ref, data).data  # random bytes may be a whole payload
+        except SampleError as error:
+            assert (error.reason.isidentifier(), str(error) != "") == (True, True)  # noqa: PT017
+
+
+def _prepare(step: Align, base: Path, count: int) -> work.Prepared:
+    return work.prepare_batch(step, RECIPES[step.step], base, None, (0, count), {})
+
+
+@pytest.mark.parametrize("name", of(Align))
+def test_an_aligner_prepares_the_same_twice_and_an_empty_batch(name: str, tmp_path: Path) -> None:
+    step: Align = made(name)
+    base = part(tmp_path, sample(1), sample(2))
+    first, again = (_prepare(step, base, 2) for _ in range(2))
+    assert first.ids == ["0" * 31 + "1", "0" * 31 + "2"]
+    assert first.failures == []
+    assert pickle.dumps(first.items) == pickle.dumps(again.items)
+    empty = _prepare(step, part(tmp_path / "empty"), 0)
+    assert (empty.ids, empty.items, empty.failures) == ([], [], [])
+
+
+@pytest.mark.parametrize("name", of(Align))
+def test_an_aligner_makes_an_error_of_the_sample_of_a_broken_member_and_nothing_of_none(
+    name: str, tmp_path: Path
+) -> None:
+    step: Align = made(name)
+    found = _prepare(step, part(tmp_path, broken(step.modalities[0])), 1)
+    assert found.items == []
+    assert [failure.step for failure in found.failures] == [step.label]
+    nothing = replace(sample(), members={})
+    assert _prepare(step, part(tmp_path / "none", nothing), 1).items == []
+
+
+@pytest.mark.parametrize("name", of(Align))
+def test_an_aligner_declares_what_it_reads_and_what_it_makes(name: str) -> None:
+    step: Align = made(name)
+    ends = {name for edge in step.edges() for name in (edge.left, edge.right)}
+    assert set(step.reads()) | set(step.new_members()) == ends
+    touched = Touched(sample().members)
+    step.prepare(RECIPES[step.step], replace(sample(), members=cast("dict[str, Member]", touched)), step.edges())
+    assert touched.names <= ends
+    assert len({edge.name for edge in step.edges()}) == len(step.edges())
+
+
+class Touched(dict[str, Member]):
+    """Members that note which of them were asked for."""
+
+    def __init__(self, members: dict[str, Member]) -> None:
+        super().__init__(members)
+        self.names: set[str] = set()
+
+    def __getitem__(self, name: str) -> Member:
+        self.names.add(name)
+        return super().__getitem__(name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self.names.add(name)
+        return super().get(name, default)
+
+
+@pytest.mark.parametrize("name", of(Augment))
+def test_an_operator_makes_the_same_child_twice_of_declared_kinds(name: str) -> None:
+    step: Augment = made(name)
+    parent = sample()
+    child = step.make(parent, 7)
+    assert child == step.make(sample(), 7)
+    assert parent == sample()
+    assert (child.parent_id, child.variant) == (parent.sample_id, step.step)
+    assert child.sample_id != parent.sample_id
+    assert {n: m.modality for n, m in child.members.items()}.items() <= {
+        n: m.modality for n, m in parent.members.items()
+    }.items()
+    assert set(step.reads()) <= set(parent.members)
+
+
+@pytest.mark.parametrize("name", of(Augment))
+def test_an_operator_refuses_a_broken_sample_in_words(name: str, tmp_path: Path) -> None:
+    step: Augment = made(name)
+    for bad in (broken("image"), replace(sample(), members={})):
+        with pytest.raises(SampleError) as caught:
+            step.make(bad, 0)
+        assert caught.value.reason.isidentifier()
+    done = work.augment_part(step, 0, part(tmp_path, sample(), broken("image")), tmp_path / "out.parquet", {})
+    assert (done.samples, done.failed) == (2, 0)
+    rows = read_base_rows(tmp_path / "out.parquet")
+    assert [row["reason"] is None for row in rows] == [True, False]
+    assert len(list(iter_samples(tmp_path / "out.parquet", rows, frozenset()))) == 1
+
+
+@pytest.mark.parametrize("name", of(Augment))
+def test_an_operator_over_an_empty_part(name: str, tmp_path: Path) -> None:
+    work.augment_part(made(name), 0, part(tmp_path), tmp_path / "out.parquet", {})
+    assert read_base_rows(tmp_path / "out.parquet") == []
+
+
+@pytest.mark.parametrize("name", of(Curate))
+def test_curation_decides_the_same_twice_and_over_nothing(name: str, tmp_path: Path) -> None:
+    step: Curate = made(name)
+    step.check(Curation.empty(COLUMNS))
+    samples = [sample(1), sample(2), replace(sample(1), sample_id="f" * 32, key="again")]
+    first = curated(step, tmp_path / "a", *samples)
+    assert first == curated(step, tmp_path / "b", *reversed(samples))
+    assert any(first)
+    assert curated(step, tmp_path / "c") == [[], []]
+
+
+@pytest.mark.parametrize("name", of(Curate))
+def test_what_curation_drops_it_names(name: str, tmp_path: Path) -> None:
+    fates, places = curated(made(name), tmp_path / "a", sample(1), replace(sample(1), sample_id="f" * 32, key="again"))
+    for _, fate, step, rule, *_ in fates:
+        assert fate in {"dropped", "duplicate"}
+        assert step == STEPS[name].step
+        assert rule
+    assert len(fates) == len({fate[0] for fate in fates})
+    assert all(group and split for _, group, split in places)
+
+
+@pytest.mark.parametrize("name", of(Write))
+def test_a_writer_reads_what_it_was_told_to_write(name: str) -> None:
+    step: Write = made(name)
+    assert set(step.reads()) == {"image"}
+    assert min(step.samples_per_shard, step.bytes_per_shard) >= 1
+
+
+def test_an_order_that_hashes_decide_is_in_no_item(tmp_path: Path) -> None:
+    """Two processes hash names differently; a batch must be the same in both."""
+    code = (
+        "import pickle, sys, hashlib; step, recipe, sample = pickle.load(sys.stdin.buffer)\n"
+        "items = step.prepare(recipe, sample, step.edges())\n"
+        "print(hashlib.sha256(pickle.dumps(items)).hexdigest())"
+    )
+    for name in of(Align):
+        step: Align = made(name)
+        payload = pickle.dumps((step, RECIPES[step.step], sample()))
+        digests = set()
+        for seed in ("1", "2", "3"):
+            env = {**os.environ, "PYTHONHASHSEED": seed}
+            run = subprocess.run([sys.executable, "-c", code], input=payload, capture_output=True, check=True, env=env)
+            digests.add(run.stdout)
+        assert len(digests) == 1
