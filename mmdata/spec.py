@@ -350,8 +350,11 @@ def _step_into(parent: Any, part: str, *, create: bool) -> Keys | None:
             parent[part] = {} if parent[part] is None else parent[part]
         return (part,)
     if isinstance(parent, list):
-        if part.isdigit() and int(part) < len(parent):
-            return (int(part),)
+        if part.isdecimal() and int(part) < len(parent):
+            index = int(part)
+            if isinstance(parent[index], str):
+                parent[index] = {parent[index]: {}}
+            return (index,)
         for index, entry in enumerate(parent):
             if entry == part:
                 parent[index] = {part: {}}
