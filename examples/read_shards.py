@@ -9,6 +9,7 @@ from pathlib import Path
 
 import webdataset
 
+SHOWN = 3
 
 def main(folder: Path) -> None:
     """Read the training split once and say what came."""
@@ -18,7 +19,7 @@ def main(folder: Path) -> None:
     pairs = webdataset.WebDataset(shards, shardshuffle=False).decode("pilrgb").to_tuple("png;jpg;webp", "txt", "json")
     seen = 0
     for image, caption, about in pairs:
-        if seen < 3:
+        if seen < SHOWN:
             print(image.size, repr(caption), about.get("scores"))
         seen += 1
     print(f"{seen} of {split['samples']} samples")

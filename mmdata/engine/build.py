@@ -24,6 +24,7 @@ from mmdata.engine import work
 from mmdata.engine.events import Reporter, StepProgress
 from mmdata.engine.pools import Pools, WorkerDiedError
 from mmdata.errors import FatalError
+from mmdata.models.device import accelerators
 from mmdata.plan import Chunk, Plan
 from mmdata.steps.base import Align, Augment
 from mmdata.store import catalog, shards
@@ -99,7 +100,7 @@ class _Run:
     async def everything(self) -> None:
         """All parts, then the decisions, then the shards, then the catalog."""
         self._refresh_catalog(force=True)
-        with Pools(self.workers) as self.pools:
+        with Pools(self.workers, accelerators(self.device)) as self.pools:
             self._ahead = asyncio.Semaphore(self.workers + _BATCHES_AHEAD)
             # One chunk more than workers: while one waits for the model, another keeps its worker busy.
             await _all((self._chunk(chunk) for chunk in self.plan.chunks), self.workers + 1)
@@ -200,7 +201,7 @@ class _Run:
 
     async def _align(self, step: Align, base: Path, parents: work.Parents | None, out: Path) -> None:
         """Score a part, batch by batch: workers decode ahead while the model scores."""
-        recipe = await self.pools.model(work.load_scorer, step, self.device)
+        recipe = await self.pools.model(work.load_scorer, step)
         total, _ = await self.pools.work(work.rows_of, base)
         spans = [(start, min(start + step.batch_samples, total)) for start in range(0, total, step.batch_samples)]
         done = work.Done(total)
@@ -215,7 +216,7 @@ class _Run:
         async with self._ahead:
             prepared = await self._prepare(step, recipe, what)
             rows: list[dict[str, Any]]
-            rows, cpu_s, rss = await self.pools.model(work.score_batch, step, self.device, prepared)
+            rows, cpu_s, rss = await self.pools.model(work.score_batch, step, prepared)
         done.cpu_s += prepared.cpu_s + cpu_s
         done.rss_bytes = max(done.rss_bytes, rss)
         return rows

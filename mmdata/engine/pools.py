@@ -18,6 +18,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Final, Self
 
 from mmdata.errors import MmdataError
+from mmdata.models.device import threads_each
 
 _WATCH_S: Final = 1.0
 _CONTEXT: Final = multiprocessing.get_context("spawn")
@@ -30,9 +31,10 @@ class WorkerDiedError(MmdataError):
 class Pools:
     """The processes of one build; `async with` starts them and leaves none behind."""
 
-    def __init__(self, workers: int) -> None:
-        """`workers` processes that decode; the model's process comes with its first use."""
+    def __init__(self, workers: int, accelerators: list[str]) -> None:
+        """`workers` processes that decode, and one for each accelerator, which come with their first use."""
         self.workers = workers
+        self.accelerators = accelerators
         self._pool = self._new(workers)
         self._model: ProcessPoolExecutor | None = None
         self._alone = asyncio.Lock()
@@ -72,9 +74,9 @@ class Pools:
                 _end(pool, kill=True)
 
     async def model(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Run in the process that holds the models. Raises WorkerDiedError."""
+        """Run in a process that holds models. Raises WorkerDiedError."""
         if self._model is None:
-            self._model = self._new(1)
+            self._model = self._new_model()
         try:
             return await asyncio.get_running_loop().run_in_executor(self._model, _call, function, arguments)
         except BrokenProcessPool:
@@ -84,6 +86,26 @@ class Pools:
     @staticmethod
     def _new(workers: int) -> ProcessPoolExecutor:
         return ProcessPoolExecutor(workers, mp_context=_CONTEXT, initializer=_settle, initargs=(os.getpid(),))
+
+    def _new_model(self) -> ProcessPoolExecutor:
+        devices = _CONTEXT.SimpleQueue()
+        for device in self.accelerators:
+            devices.put(device)
+        threads = threads_each(len(self.accelerators))
+        arguments = (os.getpid(), devices, threads)
+        return ProcessPoolExecutor(len(self.accelerators), mp_context=_CONTEXT, initializer=_claim, initargs=arguments)
+
+
+device: str = "cpu"
+"""In a process that holds models: where they are."""
+
+
+def _claim(parent: int, devices: Any, threads: int) -> None:
+    """Take an accelerator for this process; torch is not imported yet, so the threads hold for all its libraries."""
+    global device  # noqa: PLW0603 - one process, one accelerator
+    device = devices.get()
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    _settle(parent)
 
 
 def _call(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:

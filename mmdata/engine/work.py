@@ -19,6 +19,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mmdata.engine import pools
 from mmdata.errors import SampleError
 from mmdata.plan import Plan, parse_line
 from mmdata.sample import Failure, Member, Modality, Sample, child_id, sample_id
@@ -256,18 +257,18 @@ def _still_there(step: Align, row: Mapping[str, Any], score: Mapping[str, Any]) 
 _loaded: dict[str, Scorer] = {}
 
 
-def load_scorer(step: Align, device: str) -> Any:
+def load_scorer(step: Align) -> Any:
     """Load a model in this process, the one of its accelerator, and return what workers need to prepare for it."""
     key = step.model_dump_json()
     if key not in _loaded:
-        _loaded[key] = step.load(device)
+        _loaded[key] = step.load(pools.device)
     return _loaded[key].recipe
 
 
-def score_batch(step: Align, device: str, prepared: Prepared) -> tuple[list[dict[str, Any]], float, int]:
+def score_batch(step: Align, prepared: Prepared) -> tuple[list[dict[str, Any]], float, int]:
     """Score a batch in the model's process: rows, processor seconds, resident bytes."""
     began = time.process_time()
-    load_scorer(step, device)
+    load_scorer(step)
     rows = [_failure_row(step, failure) for failure in prepared.failures]
     if prepared.items:
         results = _loaded[step.model_dump_json()].score(prepared.items)

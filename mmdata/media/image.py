@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import re
 import warnings
 from typing import Any, Final
+from xml.parsers import expat
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -31,13 +33,15 @@ def is_svg(data: bytes) -> bool:
     return bool(_SVG_START.match(data)) and b"<svg" in data[:_SVG_SNIFF_BYTES]
 
 
-def rasterise_svg(data: bytes, side_px: int) -> bytes:
+def rasterise_svg(data: bytes, side_px: int, max_pixels: int) -> bytes:
     """SVG to PNG, the longer side `side_px` pixels, transparency kept.
 
-    Raises SampleError `bad_image` where librsvg cannot read it.
+    Raises SampleError: `bad_image` where librsvg cannot read it, `too_many_pixels` where a picture embedded in it is
+    larger than `max_pixels`: librsvg would decode it whole, whatever the size it is drawn at.
     """
     import pyvips
 
+    _check_embedded(data, max_pixels)
     pyvips.cache_set_max(0)
     try:
         natural = pyvips.Image.svgload_buffer(data)
@@ -47,6 +51,35 @@ def rasterise_svg(data: bytes, side_px: int) -> bytes:
     except pyvips.Error as error:
         raise SampleError("bad_image", f"SVG that librsvg cannot read: {_first_line(error)}") from None
     return png
+
+
+def _check_embedded(data: bytes, max_pixels: int) -> None:
+    """Look at the header of every `data:` picture of an SVG, as an XML parser reads its attributes."""
+
+    def start(_: str, attributes: dict[str, str]) -> None:
+        for name, value in attributes.items():
+            if name.rpartition(":")[-1] == "href" and value.lstrip().startswith("data:"):
+                _check_data_url(value, max_pixels)
+
+    parser = expat.ParserCreate()
+    parser.StartElementHandler = start
+    try:
+        parser.Parse(data, True)
+    except expat.ExpatError as error:
+        raise SampleError("bad_image", f"SVG that is no XML: {error}") from None
+
+
+def _check_data_url(url: str, max_pixels: int) -> None:
+    try:
+        payload = base64.b64decode(url.partition(",")[-1])
+        with Image.open(io.BytesIO(payload), formats=list(FORMATS)) as embedded:
+            pixels = embedded.width * embedded.height
+    except (UnidentifiedImageError, ValueError, OSError, SyntaxError):
+        raise SampleError("bad_image", "SVG with embedded data that is no picture") from None
+    if pixels > max_pixels:
+        raise SampleError(
+            "too_many_pixels", f"SVG with a picture of {pixels} pixels, more than max_pixels: {max_pixels}"
+        )
 
 
 def open_image(data: bytes, max_pixels: int) -> Image.Image:

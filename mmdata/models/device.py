@@ -2,12 +2,53 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import ctypes
+import os
+import sys
+from typing import TYPE_CHECKING, Final
 
 from mmdata.errors import FatalError
 
 if TYPE_CHECKING:
     import torch
+
+
+_CPU_PROCESSES: Final = 4
+
+
+def accelerators(device: str) -> list[str]:
+    """Where the processes that hold models run: one name a process.
+
+    One for each CUDA device that is visible; without one, the cores are shared among up to four processes, because a
+    model on few threads loses less to waiting than on many. Asks the driver itself: torch takes seconds to import.
+    """
+    if device not in ("auto", "cuda"):
+        return [device] * (_shares() if device == "cpu" else 1)
+    found = _cuda_devices()
+    if found or device == "cuda":
+        return [f"cuda:{index}" for index in range(max(found, 1))]
+    return ["auto"] if sys.platform == "darwin" else ["cpu"] * _shares()
+
+
+def threads_each(processes: int) -> int:
+    """Threads of each of so many processes that compute on the CPU."""
+    return max((os.cpu_count() or 1) // processes, 1)
+
+
+def _shares() -> int:
+    return min(os.cpu_count() or 1, _CPU_PROCESSES)
+
+
+def _cuda_devices() -> int:
+    """How many devices the CUDA driver shows, `CUDA_VISIBLE_DEVICES` regarded."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return 0
+    count = ctypes.c_int(0)
+    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
+        return 0
+    return count.value
 
 
 def resolve_device(device: str) -> torch.device:

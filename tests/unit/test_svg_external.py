@@ -27,6 +27,7 @@ NAMESPACES = (
     'xmlns:xi="http://www.w3.org/2001/XInclude"'
 )
 RED_RECT = '<rect width="50" height="50" fill="#ff0000"/>'
+MAX_PIXELS = 50_000_000
 SIDE_PX = 100
 FAST_S = 5.0  # seconds of CPU; what is measured takes hundredths, a billion of anything takes hours
 
@@ -36,7 +37,7 @@ def svg(body: str, prolog: str = "", size: str = 'width="100" height="100"') -> 
 
 
 def pixels(data: bytes) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(rasterise_svg(data, SIDE_PX))).convert("RGBA"), int)
+    return np.asarray(Image.open(io.BytesIO(rasterise_svg(data, SIDE_PX, MAX_PIXELS))).convert("RGBA"), int)
 
 
 def red_pixels(data: bytes) -> int:
@@ -176,7 +177,7 @@ def test_a_billion_laughs_fail_fast():
     entities = "".join(f'<!ENTITY a{i} "{f"&a{i - 1};" * 10}">' for i in range(1, 10))
     bomb = svg('<text y="50">&a9;</text>', prolog=f'<!DOCTYPE svg [<!ENTITY a0 "lol">{entities}]>')
     with pytest.raises(SampleError) as refused:
-        rasterise_svg(bomb, SIDE_PX)
+        rasterise_svg(bomb, SIDE_PX, MAX_PIXELS)
     assert refused.value.reason == "bad_image"
     seconds, mib = cpu_seconds_and_growth(bomb)
     assert seconds < FAST_S
@@ -185,7 +186,7 @@ def test_a_billion_laughs_fail_fast():
 
 def test_a_million_nested_elements_fail_fast():
     with pytest.raises(SampleError):
-        rasterise_svg(svg("<g>" * 1_000_000 + "</g>" * 1_000_000), SIDE_PX)
+        rasterise_svg(svg("<g>" * 1_000_000 + "</g>" * 1_000_000), SIDE_PX, MAX_PIXELS)
 
 
 @pytest.mark.slow
@@ -195,7 +196,7 @@ def test_uses_that_multiply_are_stopped():
     nested = "".join(f'<g id="u{i + 1}">{ten}</g>' for i, ten in enumerate(uses))
     bomb = svg(f'<defs><rect id="u0" width="1" height="1"/>{nested}</defs><use href="#u9"/>')
     with pytest.raises(SampleError):
-        rasterise_svg(bomb, SIDE_PX)
+        rasterise_svg(bomb, SIDE_PX, MAX_PIXELS)
 
 
 @pytest.mark.parametrize("side", ["1e5", "30000", "10in"])
@@ -211,7 +212,7 @@ def test_a_huge_drawing_costs_what_its_raster_costs(side: str):
 @pytest.mark.parametrize("size", ['width="1e30" height="1e30"', 'width="0" height="0"', 'viewBox="0 0 1e8 1"'])
 def test_an_impossible_size_is_a_sample_error(size: str):
     with pytest.raises(SampleError) as refused:
-        rasterise_svg(svg(RED_RECT, size=size), SIDE_PX)
+        rasterise_svg(svg(RED_RECT, size=size), SIDE_PX, MAX_PIXELS)
     assert refused.value.reason == "bad_image"
 
 

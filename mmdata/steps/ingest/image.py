@@ -24,7 +24,7 @@ class Image(Ingest):
         from mmdata.media.image import FORMATS, is_svg, open_image, rasterise_svg
 
         if is_svg(data):
-            data = rasterise_svg(data, self.svg_side_px)
+            data = rasterise_svg(data, self.svg_side_px, self.max_pixels)
         image = open_image(data, self.max_pixels)
         mime, extension = FORMATS[str(image.format)]
         measures = {"width": image.width, "height": image.height}

@@ -158,7 +158,7 @@ def read_stamp(path: Path) -> Image.Image | None:
         file = path.with_suffix(suffix)
         if file.is_file():
             data = file.read_bytes()
-            return open_image(rasterise_svg(data, 448) if suffix == ".svg" else data, 30_000_000)
+            return open_image(rasterise_svg(data, 448, 30_000_000) if suffix == ".svg" else data, 30_000_000)
     return None
 
 

@@ -1,0 +1,94 @@
+"""Prepare images for a CLIP model with Pillow and numpy alone, as open_clip's own transform does with torchvision."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+# Beyond this aspect ratio only the part of the image that survives the centre crop is scaled up: the whole of a
+# 10 x 50,000 px strip would be a 224 x 1,120,000 px image. Differs from open_clip by rounding between two passes.
+_MAX_FULL_RESIZE_RATIO = 8
+_RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+
+
+@dataclass(frozen=True)
+class ImageRecipe:
+    """How a model wants its images; small and picklable, to be sent to worker processes.
+
+    Attributes:
+        side_px: height and width of the prepared image.
+        mean: of each colour channel, on the scale 0 to 1.
+        std: of each colour channel, on the scale 0 to 1.
+        interpolation: `bicubic` or `bilinear`.
+        resize_mode: `shortest` crops the longer side, `longest` pads the shorter one, `squash` changes the aspect.
+        fill: grey level 0 to 255 of what `longest` pads with.
+    """
+
+    side_px: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: str = "bicubic"
+    resize_mode: str = "shortest"
+    fill: int = 0
+
+
+def prepare_image(recipe: ImageRecipe, image: Image.Image) -> NDArray[np.uint8]:
+    """Scale and crop or pad as open_clip's evaluation transform does, up to its normalisation.
+
+    Transparent images are laid on white, where open_clip drops the alpha channel and shows whatever colour the
+    transparent pixels happen to carry. Palette and CMYK images become RGB before scaling, not after it.
+
+    Returns:
+        uint8 `[3, side_px, side_px]`, RGB.
+    """
+    scale = {"shortest": _scale_shortest, "longest": _scale_longest, "squash": _scale_squash}[recipe.resize_mode]
+    square = scale(recipe, to_rgb(image))
+    return np.ascontiguousarray(np.asarray(square, dtype=np.uint8).transpose(2, 0, 1))
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """RGB, with transparency on white and 16-bit grey scaled to 8 bits (Pillow would clip it)."""
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    layer = image.convert("RGBA")
+    white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
+    return Image.alpha_composite(white, layer).convert("RGB")
+
+
+def _scale_shortest(recipe: ImageRecipe, image: Image.Image) -> Image.Image:
+    side_px, resampling = recipe.side_px, _RESAMPLING[recipe.interpolation]
+    short, long = sorted(image.size)
+    long_px = int(side_px * long / short)  # torchvision truncates here
+    start_px = round((long_px - side_px) / 2.0)
+    if long > _MAX_FULL_RESIZE_RATIO * short:
+        scale = long / long_px
+        span = (start_px * scale, (start_px + side_px) * scale)
+        box = (span[0], 0.0, span[1], short) if image.width == long else (0.0, span[0], short, span[1])
+        return image.resize((side_px, side_px), resampling, box=box)
+    if image.width <= image.height:
+        scaled = image.resize((side_px, long_px), resampling)
+        return scaled.crop((0, start_px, side_px, start_px + side_px))
+    scaled = image.resize((long_px, side_px), resampling)
+    return scaled.crop((start_px, 0, start_px + side_px, side_px))
+
+
+def _scale_longest(recipe: ImageRecipe, image: Image.Image) -> Image.Image:
+    side_px = recipe.side_px
+    ratio = max(image.size) / side_px
+    size = (max(1, round(image.width / ratio)), max(1, round(image.height / ratio)))
+    scaled = image.resize(size, _RESAMPLING[recipe.interpolation])
+    square = Image.new("RGB", (side_px, side_px), (recipe.fill,) * 3)
+    square.paste(scaled, ((side_px - size[0]) // 2, (side_px - size[1]) // 2))
+    return square
+
+
+def _scale_squash(recipe: ImageRecipe, image: Image.Image) -> Image.Image:
+    return image.resize((recipe.side_px, recipe.side_px), _RESAMPLING[recipe.interpolation])
