@@ -1,0 +1,173 @@
+"""Held-out truth: builds of real media in which it is known which pairs belong together."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from sklearn.metrics import roc_auc_score
+
+PIPELINES = Path(__file__).parents[2] / "pipelines"
+SHUFFLED_SHARE = 0.3
+SEED = 5
+
+pytestmark = pytest.mark.slow
+
+
+def rows_of(run_cli: Any, build: Path, query: str) -> list[dict[str, Any]]:
+    return json.loads(run_cli("query", build, query, "--format", "json").stdout)
+
+
+def write_table(path: Path, rows: list[dict[str, str]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def deranged(values: list[str], rng: random.Random) -> list[str]:
+    """The values in another order, none where an equal one was."""
+    while True:
+        shuffled = rng.sample(values, len(values))
+        if all(a != b for a, b in zip(values, shuffled, strict=True)):
+            return shuffled
+
+
+def scored_truth(run_cli: Any, build: Path, edge: str) -> tuple[list[bool], list[float]]:
+    query = (
+        "SELECT s.attributes['matched'] AS matched, c.score FROM scores c JOIN samples s USING (sample_id) "
+        f"WHERE c.edge = '{edge}' AND c.score IS NOT NULL"
+    )
+    found = rows_of(run_cli, build, query)
+    return [row["matched"] == "yes" for row in found], [row["score"] for row in found]
+
+
+def test_lite_tells_shuffled_captions_of_stamps_it_never_saw(
+    run_cli: Any, tmp_path: Path, stamps_dir: Path, lite_dir: Path
+) -> None:
+    assert json.loads((lite_dir / "provenance.json").read_text())["never_seen"] == "tuxpaint-stamps-default"
+    pictures = sorted(
+        p for p in stamps_dir.rglob("*") if p.suffix in (".png", ".svg") and p.with_suffix(".txt").exists()
+    )
+    pairs = {
+        str(p.with_suffix("")): (p, p.with_suffix(".txt").read_text(encoding="utf-8").splitlines()) for p in pictures
+    }
+    rows = [
+        {"path": str(picture), "caption": lines[0], "matched": "yes"}
+        for picture, lines in pairs.values()
+        if lines[:1] > [""]
+    ]
+    rng = random.Random(SEED)
+    chosen = rng.sample(range(len(rows)), round(SHUFFLED_SHARE * len(rows)))
+    for index, caption in zip(chosen, deranged([rows[i]["caption"] for i in chosen], rng), strict=True):
+        rows[index] |= {"caption": caption, "matched": "no"}
+    write_table(tmp_path / "pairs.csv", rows)
+    pipeline = {
+        "name": "truth",
+        "sources": [
+            {
+                "table": {
+                    "file": str(tmp_path / "pairs.csv"),
+                    "root": str(stamps_dir),
+                    "members": {"image": {"path": "path"}, "caption": {"text": "caption", "lang": "en"}},
+                }
+            }
+        ],
+        "align": [{"clip": {"model": str(lite_dir)}}],
+    }
+    (tmp_path / "truth.yaml").write_text(yaml.safe_dump(pipeline))
+    run_cli("build", "truth.yaml")
+    matched, scores = scored_truth(run_cli, tmp_path / "builds/truth", "image_caption")
+    assert matched.count(False) == len(chosen)
+    assert len(matched) > 850
+    auc = roc_auc_score(matched, scores)
+    assert auc >= 0.80
+
+
+def test_whisper_tells_which_prompt_was_said(
+    run_cli: Any, tmp_path: Path, prompts_dir: Path, whisper_tiny_dir: Path
+) -> None:
+    with (prompts_dir / "prompts.csv").open(encoding="utf-8") as file:
+        said = [row for row in csv.DictReader(file) if row["text"][0] not in "[("]
+    texts = [row["text"] for row in said]
+    other = deranged(texts, random.Random(SEED))
+    rows = [{"key": f"{i}-own", "path": r["path"], "text": r["text"], "matched": "yes"} for i, r in enumerate(said)]
+    rows += [{"key": f"{i}-other", "path": r["path"], "text": other[i], "matched": "no"} for i, r in enumerate(said)]
+    write_table(tmp_path / "pairs.csv", rows)
+    pipeline = {
+        "name": "truth",
+        "sources": [
+            {
+                "table": {
+                    "file": str(tmp_path / "pairs.csv"),
+                    "root": str(prompts_dir),
+                    "key": "key",
+                    "members": {"speech": {"path": "path", "lang": "en"}, "transcript": {"text": "text", "lang": "en"}},
+                }
+            }
+        ],
+        "align": [{"whisper": {"model": str(whisper_tiny_dir)}}],
+    }
+    (tmp_path / "truth.yaml").write_text(yaml.safe_dump(pipeline))
+    run_cli("build", "truth.yaml")
+    matched, scores = scored_truth(run_cli, tmp_path / "builds/truth", "speech_transcript")
+    assert len(matched) > 1080
+    auc = roc_auc_score(matched, scores)
+    assert auc >= 0.99
+
+
+def test_the_prompts_pipeline(run_cli: Any, tmp_path: Path, prompts_dir: Path, whisper_tiny_dir: Path) -> None:
+    run_cli("build", PIPELINES / "prompts.yaml")
+    build = tmp_path / "builds/prompts"
+    fates = dict(rows_of_pairs(run_cli, build, "SELECT fate, count(*) AS n FROM samples GROUP BY fate"))
+    assert sum(fates.values()) == 568
+    assert fates["kept"] >= 540
+    heard = rows_of(
+        run_cli,
+        build,
+        "SELECT s.key, f.value FROM fates f JOIN samples s USING (sample_id) WHERE rule = 'speech_says_it'",
+    )
+    assert {"confbridge-join.wav", "confbridge-leave.wav"} <= {row["key"] for row in heard}
+    assert all(row["value"] < 0.5 for row in heard)
+
+
+def test_the_stamps_pipeline(
+    run_cli: Any, tmp_path: Path, stamps_dir: Path, lite_dir: Path, whisper_base_dir: Path
+) -> None:
+    run_cli("build", PIPELINES / "stamps.yaml")
+    build = tmp_path / "builds/stamps"
+    fates = dict(rows_of_pairs(run_cli, build, "SELECT fate, count(*) AS n FROM fates GROUP BY fate"))
+    samples = rows_of(run_cli, build, "SELECT count(*) AS n, count(DISTINCT sample_id) AS ids FROM samples")[0]
+    assert sum(fates.values()) == samples["n"] == samples["ids"]
+    assert fates["kept"] > 1200
+    members = dict(
+        rows_of_pairs(run_cli, build, "SELECT name, count(*) AS n FROM members WHERE error IS NULL GROUP BY name")
+    )
+    assert set(members) == {
+        "image",
+        "caption",
+        "caption_fr",
+        "caption_es",
+        "caption_ru",
+        "speech",
+        "speech_fr",
+        "sound",
+    }
+    assert min(members["image"], members["caption"], members["speech_fr"]) > 1000
+    again = run_cli("build", PIPELINES / "stamps.yaml")
+    assert "nothing to do" in again.stdout
+    changed = run_cli(
+        "build", PIPELINES / "stamps.yaml", "--set", "curate.rules.keep.not_tiny=image.width >= 32", "--json"
+    )
+    moved = {e["step"]: e["done"] - e["before"] for e in map(json.loads, changed.stdout.splitlines()) if "step" in e}
+    assert moved["ingest"] == moved["clip"] == moved["whisper"] == moved["flip"] == 0
+    assert moved["curate"] == 1
+
+
+def rows_of_pairs(run_cli: Any, build: Path, query: str) -> list[tuple[str, int]]:
+    return [tuple(row.values()) for row in rows_of(run_cli, build, query)]
