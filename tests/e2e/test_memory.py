@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import struct
 import threading
 import time
@@ -18,6 +17,8 @@ MOST_GROWTH = 1.2
 # What the decisions hold of a sample in DuckDB, up to its limit, above which it uses the disk: 3 to 5 kB were measured.
 MOST_BYTES_A_SAMPLE = 10_000
 SAMPLE_EVERY_S = 0.1
+MEMBERS = {"image": "{stem}.png", "caption": {"path": "{stem}.txt", "lang": "en"}}
+SOURCE = {"files": {"root": "media", "members": MEMBERS}}
 
 
 @dataclass
@@ -86,14 +87,7 @@ def test_peak_memory_of_ten_times_the_samples_is_the_same(cli):
     for count in (SMALL, LARGE):
         write(cli.folder / "media", count)
         cli.spec(
-            sources=[
-                {
-                    "files": {
-                        "root": "media",
-                        "members": {"image": "{stem}.png", "caption": {"path": "{stem}.txt", "lang": "en"}},
-                    }
-                }
-            ],
+            sources=[SOURCE],
             curate=[
                 {"duplicates": {"of": ["image", "caption"]}},
                 {"rules": {"keep": {"wide": "image.width >= 8"}}},
@@ -114,7 +108,7 @@ def test_peak_memory_of_ten_times_the_samples_is_the_same(cli):
 @pytest.mark.slow
 def test_a_small_sample_costs_no_more_than_a_millisecond_of_a_core(cli):
     write(cli.folder / "media", 4_000)
-    cli.spec(engine={"workers": min(2, os.cpu_count() or 1)})
+    cli.spec(sources=[SOURCE], engine={"workers": 2})
     cli.build()
     (ingest,) = cli.query("SELECT samples, cpu_s FROM steps WHERE step = 'ingest'")
     assert ingest["samples"] == 4_000
