@@ -141,7 +141,7 @@ class Clip:
         self.recipe = recipe
         self.width = width
         self._device = device
-        # Convolutions are faster with the channels last, on processors and on accelerators; results are the same.
+        # Convolutions are faster with the channels last, on processors and on accelerators; equal but for rounding.
         self._model = model.to(device, memory_format=torch.channels_last).eval()
         self._tokenize = tokenizer
         self._mean_C11 = torch.tensor(recipe.mean, device=device).view(3, 1, 1)
