@@ -11,6 +11,7 @@ import webdataset
 
 SHOWN = 3
 
+
 def main(folder: Path) -> None:
     """Read the training split once and say what came."""
     manifest = json.loads((folder / "manifest.json").read_text())
