@@ -32,6 +32,7 @@ INDEX_SCHEMA: Final = pa.schema(
     ]
 )
 _HF_TYPES: Final = {"image": "image", "audio": "audio", "video": "video", "text": "string"}
+_RECORD: Final = ("sample_id", "key", "source", "parent_id", "variant")
 
 
 def index_path(shard: Path) -> Path:
@@ -132,6 +133,8 @@ def write_manifest(
         "splits": splits,
     }
     _write_card(folder, manifest)
+    # The name and shape that open_clip looks for, so that it need not be told `--train-num-samples`.
+    write_json(folder / "sizes.json", {plan.path: plan.samples for plan in plans})
     write_json(folder / "manifest.json", manifest)
     return manifest
 
@@ -179,8 +182,11 @@ def _write_card(folder: Path, manifest: Mapping[str, Any]) -> None:
         for member in manifest["members"].values()
         for field in member["fields"]
     }
-    features = [{"name": field, "dtype": kind} for field, kind in sorted(types.items())]
-    features += [{"name": name, "dtype": "string"} for name in ("json", "__key__", "__url__")]
+    features: list[dict[str, Any]] = [{"name": field, "dtype": kind} for field, kind in sorted(types.items())]
+    # HF hands out the record decoded: as a string it would be Python's notation, not JSON. Only what every sample can
+    # have is of one type.
+    features.append({"name": "json", "struct": [{"name": name, "dtype": "string"} for name in _RECORD]})
+    features += [{"name": name, "dtype": "string"} for name in ("__key__", "__url__")]
     files = [{"split": split, "path": f"{split}-*.tar"} for split in manifest["splits"]]
     card = {
         "configs": [{"config_name": "default", "data_files": files}],
