@@ -82,10 +82,27 @@ class Cli:
             time.sleep(0.1)
 
 
+def _cli(folder: Path) -> Cli:
+    (folder / "media").mkdir(exist_ok=True)
+    return Cli(folder, {**os.environ, _MARK: uuid.uuid4().hex, "HF_HUB_OFFLINE": "1", "COLUMNS": "160"})
+
+
+@pytest.fixture(scope="session")
+def build_once() -> Callable[..., Cli]:
+    """Build a folder's `media` into `out`: for the fixtures of a module."""
+
+    def build(folder: Path, **blocks: Any) -> Cli:
+        run = _cli(folder)
+        run.spec(**blocks)
+        run.build()
+        return run
+
+    return build
+
+
 @pytest.fixture
 def cli(tmp_path: Path):
-    run = Cli(tmp_path, {**os.environ, _MARK: uuid.uuid4().hex, "HF_HUB_OFFLINE": "1", "COLUMNS": "160"})
-    (tmp_path / "media").mkdir()
+    run = _cli(tmp_path)
     yield run
     for process in run.processes():
         process.kill()
