@@ -170,6 +170,8 @@ class _Towers:
             name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in {**state, **heads}.items()
         }
         save_file(tensors, folder / CHECKPOINT_NAMES[0])
+        # safetensors keeps it to its owner; a cache may be shared.
+        (folder / CHECKPOINT_NAMES[0]).chmod(0o644)
 
 
 def _config(embed_dim: int) -> dict[str, Any]:
