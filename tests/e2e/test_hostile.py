@@ -132,8 +132,8 @@ BAD_IMAGES: dict[str, tuple[str, bytes, str, str]] = {
         "...",
     ),
     "postscript": ("png", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not_an_image", "..."),
-    "billion_laughs": ("svg", laughs(), "bad_image", "SVG that librsvg cannot read: ..."),
-    "broken_svg": ("svg", svg("<rect"), "bad_image", "SVG that librsvg cannot read: ..."),
+    "billion_laughs": ("svg", laughs(), "bad_image", "SVG that is no XML: ..."),
+    "broken_svg": ("svg", svg("<rect"), "bad_image", "SVG that is no XML: ..."),
 }
 BAD_CAPTIONS: dict[str, tuple[bytes, str, str]] = {
     "latin1": (b"A caf\xe9 at night.", "not_utf8", "not UTF-8 at byte 5 (0xe9)"),

@@ -222,3 +222,22 @@ def test_compressed_svg_is_not_taken_for_svg():
 
     assert is_svg(svg(RED_RECT))
     assert not is_svg(gzip.compress(svg(RED_RECT)))
+
+
+def test_a_picture_inside_a_drawing_is_held_to_the_pixel_limit() -> None:
+    def embedding(side_px: int) -> bytes:
+        buffer = io.BytesIO()
+        Image.new("1", (side_px, side_px)).save(buffer, format="PNG")
+        url = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+        return svg(f'<image width="10" height="10" href="{url}"/>')
+
+    rasterise_svg(embedding(100), SIDE_PX, 10_000)
+    with pytest.raises(SampleError) as caught:
+        rasterise_svg(embedding(101), SIDE_PX, 10_000)
+    assert caught.value.reason == "too_many_pixels"
+
+
+def test_embedded_data_that_is_no_picture_is_refused() -> None:
+    url = "data:image/svg+xml;base64," + base64.b64encode(svg(RED_RECT)).decode()
+    with pytest.raises(SampleError, match="embedded data that is no picture"):
+        rasterise_svg(svg(f'<image width="10" height="10" href="{url}"/>'), SIDE_PX, 10_000)
