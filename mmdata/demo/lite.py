@@ -28,7 +28,9 @@ from mmdata.demo.lite_fit import FitConfig, Pairs, fit_heads
 from mmdata.demo.packages import has_apt
 from mmdata.errors import MissingExtraError, SampleError
 from mmdata.media.image import open_image
-from mmdata.models.clip import CHECKPOINT_NAMES, CONFIG_NAME, Clip, ImageRecipe, prepare_image
+from mmdata.models.clip import Clip
+from mmdata.models.clip_image import ImageRecipe, prepare_image
+from mmdata.models.clip_weights import CHECKPOINT_NAMES, CONFIG_NAME
 
 if TYPE_CHECKING:
     import torch

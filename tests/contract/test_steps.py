@@ -19,7 +19,7 @@ from PIL import Image as Pictures
 
 from mmdata.engine import work
 from mmdata.errors import SampleError
-from mmdata.models.clip import ImageRecipe
+from mmdata.models.clip_image import ImageRecipe
 from mmdata.sample import MODALITIES, Member, Sample
 from mmdata.steps import registry
 from mmdata.steps.base import Align, Augment, Curate, Ingest, Ref, Source, Step, Write

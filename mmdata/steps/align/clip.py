@@ -49,7 +49,7 @@ class Clip(Align):
 
     def weights(self) -> Weights:
         """Raises WeightsError."""
-        from mmdata.models.clip import locate
+        from mmdata.models.clip_weights import locate
 
         return locate(self.model, self.pretrained)
 
@@ -62,7 +62,7 @@ class Clip(Align):
     def prepare(self, recipe: Any, sample: Sample, edges: Sequence[Edge]) -> _Item | None:
         """Decode and resize the images as the model's own preprocessing does."""
         from mmdata.media.image import open_image
-        from mmdata.models.clip import prepare_image
+        from mmdata.models.clip_image import prepare_image
 
         there = sample.members
         wanted = [edge for edge in edges if edge.left in there and edge.right in there]

@@ -17,7 +17,9 @@ from mmdata.demo.lite_fit import FitConfig, Pairs, fit_heads
 from mmdata.demo.packages import has_apt
 from mmdata.errors import SampleError
 from mmdata.media.image import open_image, rasterise_svg
-from mmdata.models.clip import Clip, locate, prepare_image
+from mmdata.models.clip import Clip
+from mmdata.models.clip_image import prepare_image
+from mmdata.models.clip_weights import locate
 
 SMALL = FitConfig(embed_dim=16, steps=150, batch_size=128, learning_rate=3e-3, dropout=0.1)
 

@@ -13,7 +13,9 @@ import pytest
 from PIL import Image
 
 from mmdata.errors import FatalError, MissingExtraError, WeightsError
-from mmdata.models.clip import CONFIG_NAME, Clip, ImageRecipe, locate, prepare_image
+from mmdata.models.clip import Clip
+from mmdata.models.clip_image import ImageRecipe, prepare_image
+from mmdata.models.clip_weights import CONFIG_NAME, locate
 
 MEAN, STD = (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)
 SMALL = {

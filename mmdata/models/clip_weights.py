@@ -1,0 +1,108 @@
+"""Find a CLIP model's weights and name them by content, without importing numpy, torch or open_clip: serves a plan."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+from pathlib import Path
+
+from mmdata.errors import WeightsError
+from mmdata.models.weights import Weights, cache_dir, content_identity
+
+CONFIG_NAME = "open_clip_config.json"
+# The names that open_clip itself looks for first (`_find_checkpoint_in_dir`), in its order.
+CHECKPOINT_NAMES = (
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "open_clip_pytorch_model.bin",
+)
+# Whatever of these lies in a model folder changes how it reads texts, so it is part of the model's identity.
+_TEXT_NAMES = (
+    "config.json",
+    "merges.txt",
+    "sentencepiece.bpe.model",
+    "special_tokens_map.json",
+    "spiece.model",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "vocab.txt",
+)
+_CHECKPOINT_SUFFIXES = {".bin", ".pt", ".pth", ".safetensors"}
+
+
+def locate(model: str, pretrained: str | None = None) -> Weights:
+    """Say which weights `model` names and whether they are here, in milliseconds.
+
+    Args:
+        model: a folder with `open_clip_config.json` and a checkpoint, `hf-hub:organisation/name`, or the name of an
+            open_clip architecture.
+        pretrained: for an architecture: a tag that open_clip knows, or a checkpoint file. Folders and hub ids bring
+            their own weights and ignore it.
+
+    Raises:
+        WeightsError: something is missing; the message says what, and how to get it.
+    """
+    if model.startswith("hf-hub:"):
+        return Weights(identity=model)
+    folder = as_folder(model)
+    if folder is not None:
+        return _locate_folder(folder)
+    _check_architecture(model)
+    if pretrained is None:
+        raise WeightsError(
+            f"model {model!r} has no weights: random ones would score noise; "
+            "give 'pretrained' a tag such as 'openai' or the path of a checkpoint, or 'model' an existing folder"
+        )
+    if not is_path(pretrained):
+        return Weights(identity=f"{model}/{pretrained}")
+    checkpoint = Path(pretrained).expanduser()
+    if not checkpoint.is_file():
+        raise WeightsError(f"checkpoint {pretrained} for model {model!r} is not there")
+    return Weights(identity=f"{model}/{content_identity([checkpoint])}", path=checkpoint)
+
+
+def as_folder(model: str) -> Path | None:
+    """The folder that `model` names, None where it names an architecture or a hub id."""
+    if model.startswith("local-dir:"):
+        return Path(model.removeprefix("local-dir:")).expanduser()
+    folder = Path(model).expanduser()
+    return folder if is_path(model) or folder.is_dir() else None
+
+
+def is_path(text: str) -> bool:
+    """Whether `pretrained` or `model` names a file or folder rather than a tag."""
+    path = Path(text).expanduser()
+    return text.startswith(("~", ".")) or path.is_absolute() or path.is_file() or path.suffix in _CHECKPOINT_SUFFIXES
+
+
+def _locate_folder(folder: Path) -> Weights:
+    checkpoints = [folder / name for name in CHECKPOINT_NAMES if (folder / name).is_file()]
+    if not (folder / CONFIG_NAME).is_file():
+        raise WeightsError(_missing(folder, CONFIG_NAME))
+    if not checkpoints:
+        raise WeightsError(_missing(folder, " or ".join(CHECKPOINT_NAMES)))
+    texts = [folder / name for name in _TEXT_NAMES if (folder / name).is_file()]
+    return Weights(identity=content_identity([folder / CONFIG_NAME, checkpoints[0], *texts]), path=folder)
+
+
+def _missing(folder: Path, what: str) -> str:
+    ours = folder.parent == cache_dir() / "models"
+    other = "give the folder of an open_clip model, or run: mmdata fetch lite"
+    fix = f"run: mmdata fetch {folder.name}" if ours else other
+    state = f"has no {what}" if folder.is_dir() else "is not there"
+    return f"model folder {folder} {state}; {fix}"
+
+
+def _check_architecture(model: str) -> None:
+    """Check a name against the configs that open_clip ships, without importing it (that takes seconds)."""
+    found = importlib.util.find_spec("open_clip")
+    if found is None or not found.submodule_search_locations:
+        return
+    configs = Path(found.submodule_search_locations[0]) / "model_configs"
+    known = {path.stem for path in configs.glob("*.json")}
+    if not known or model.replace("/", "-") in known:
+        return
+    near = difflib.get_close_matches(model, known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else "python -c 'import open_clip; print(open_clip.list_models())'"
+    raise WeightsError(f"model {model!r} is neither a folder nor an architecture that open_clip knows; {hint}")
