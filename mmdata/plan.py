@@ -31,7 +31,7 @@ from mmdata.store.files import SCRATCH_MARK
 # Raise it when parts are laid out differently: nothing made before is then taken for done.
 _FORMAT: Final = 1
 _RESERVED = frozenset(
-    {"sample_id", "source", "key", "parent_id", "variant", "attributes", "parent", "part", "group_id"}
+    {"sample_id", "source", "key", "parent_id", "variant", "attributes", "match", "parent", "part", "group_id"}
 )
 # A member's name stands in the names of tar entries, beside an id of 32 characters, and in SQL.
 _MEMBER_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,39}")
@@ -65,7 +65,7 @@ class Pipeline:
     def columns(self) -> Columns:
         """What rules can speak of."""
         members = {name: declared.modality for name, declared in self.members.items()}
-        return Columns(members, {step.label: [edge.name for edge in step.edges()] for step in self.align})
+        return Columns(members, {step.label: {e.name: step.measures() for e in step.edges()} for step in self.align})
 
 
 @dataclass(frozen=True)
@@ -127,12 +127,27 @@ class Plan:
         return [(step.label, self.scored(step, base)) for step in self.pipeline.align for _, base in self.base_parts()]
 
     def scored(self, step: Align, base: str) -> str:
-        """Fingerprint of what an aligner makes of a base part."""
-        return _fingerprint(self._identities[_key(step)], base)
+        """Fingerprint of what an aligner makes of a base part, and of the texts that aligners before it made."""
+        made = [self.scored(self._aligner(label), base) for label in self.makers(step)]
+        return _fingerprint(self._identities[_key(step)], base, *([made] if made else []))
+
+    def scores_of(self, label: str, base: str) -> Path:
+        """The score part of an aligner for a base part."""
+        return self.part(label, self.scored(self._aligner(label), base))
+
+    def makers(self, step: Align) -> list[str]:
+        """Labels of the aligners before `step` that may make a text it reads."""
+        before = self.pipeline.align[: self.pipeline.align.index(step)]
+        read = {name for edge in step.edges() for name in (edge.left, edge.right)} | set(step.reads())
+        return [other.label for other in before if read & set(other.new_members())]
 
     def child(self, step: Augment, base: str) -> str:
-        """Fingerprint of the children of a base part."""
-        return _fingerprint(self._identities[_key(step)], base, self.pipeline.spec.seed)
+        """Fingerprint of the children of a base part, and of what they need to know of their parents."""
+        found = [self.scored(self._aligner(label), base) for label in step.findings()]
+        return _fingerprint(self._identities[_key(step)], base, self.pipeline.spec.seed, *([found] if found else []))
+
+    def _aligner(self, label: str) -> Align:
+        return next(step for step in self.pipeline.align if step.label == label)
 
     @cached_property
     def selection(self) -> str:
@@ -265,11 +280,8 @@ class _Resolver:
 
     def _members(self, steps: dict[str, list[tuple[Keys, Step]]]) -> dict[str, Declared]:
         members: dict[str, Declared] = {}
-        for keys, step in [*steps["sources"], *steps["align"]]:
-            offered = (
-                step.members() if isinstance(step, Source) else step.new_members() if isinstance(step, Align) else {}
-            )
-            for name, declared in offered.items():
+        for keys, step in [*steps["sources"], *steps["align"], *steps["augment"]]:
+            for name, declared in _offered(step).items():
                 if not _MEMBER_NAME.fullmatch(name):
                     fix = "use up to 40 lower case letters, digits and '_'"
                     self._problem(keys, f"a member cannot be called '{name}': it names files and columns; {fix}")
@@ -328,6 +340,12 @@ class _Resolver:
                     step.check(curation)
                 except (ValueError, sql.Error) as error:
                     self._problem(keys, explained(error, columns) if isinstance(error, sql.Error) else str(error))
+
+
+def _offered(step: Step) -> dict[str, Declared]:
+    if isinstance(step, Source):
+        return step.members()
+    return step.new_members() if isinstance(step, Align | Augment) else {}
 
 
 def _default(block: str, name: str) -> Any:

@@ -7,6 +7,7 @@ bytes. Images are (width, height) as Pillow has them; audio for scoring is float
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -71,6 +72,7 @@ class Sample:
         parent_id: for an augmented child, the sample it was made of.
         variant: for a child, which operator made it.
         attributes: columns that the source carried along.
+        found: what aligners measured, by label, edge and measure, where it was asked for.
     """
 
     sample_id: str
@@ -80,6 +82,7 @@ class Sample:
     parent_id: str | None = None
     variant: str | None = None
     attributes: dict[str, str] = field(default_factory=dict)
+    found: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

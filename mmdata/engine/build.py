@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,9 +35,6 @@ from mmdata.store.selection import ShardPlan, read_shard_plans
 _BATCHES_AHEAD: Final = 2
 _CATALOG_EVERY_S: Final = 10.0
 _CURATION_MEMORY: Final = "4GB"
-
-# Rows of a base part to score, and the parents where they are children.
-_Span = tuple[Path, work.Parents | None, tuple[int, int]]
 
 
 class StoppedError(FatalError):
@@ -133,7 +130,8 @@ class _Run:
             fingerprint = self.plan.child(step, chunk.fingerprint)
             children = self.plan.part(step.step, fingerprint)
             if not children.exists():
-                await self._augment(step, base, children)
+                found = {label: self.plan.scores_of(label, chunk.fingerprint) for label in step.findings()}
+                await self._augment(step, base, found, children)
             await self._align_all(fingerprint, children, of=chunk.fingerprint)
         self._refresh_catalog()
 
@@ -145,29 +143,29 @@ class _Run:
         def arguments(poison: dict[str, str], to: Path = out) -> tuple[Any, ...]:
             return (work.ingest_part, source.label, self.plan.pipeline.ingest, listing, span, to, poison)
 
-        keys = [found.key for found in work.read_inputs(listing, span)]
-        done = await self._despite_death(arguments, keys)
+        done: work.Done = await self._despite_death(
+            arguments, lambda: [found.key for found in work.read_inputs(listing, span)]
+        )
         self.streak.add(done.failures)
         self._moved("ingest", done)
 
-    async def _augment(self, step: Augment, base: Path, out: Path) -> None:
+    async def _augment(self, step: Augment, base: Path, found: dict[str, Path], out: Path) -> None:
         def arguments(poison: dict[str, str], to: Path = out) -> tuple[Any, ...]:
-            return (work.augment_part, step, self.plan.pipeline.spec.seed, base, to, poison)
+            return (work.augment_part, step, self.plan.pipeline.spec.seed, base, found, to, poison)
 
-        done = await self._despite_death(arguments, work.rows_of(base)[1])
+        done: work.Done = await self._despite_death(arguments, lambda: work.rows_of(base)[1])
         self._moved(step.step, done)
 
-    async def _despite_death(self, arguments: Callable[..., tuple[Any, ...]], names: list[str]) -> work.Done:
-        """Run a piece of work; where a sample kills the process, find it and go on without it."""
+    async def _despite_death(self, arguments: Callable[..., tuple[Any, ...]], names: Callable[[], list[str]]) -> Any:
+        """Run a piece of work; where a sample kills the process, find it among `names` and go on without it."""
         poison: dict[str, str] = {}
         run: Callable[..., Coroutine[Any, Any, Any]] = self.pools.work
         while True:
             try:
-                done: work.Done = await run(work.measured, *arguments(poison))
-                return done
+                return await run(work.measured, *arguments(poison))
             except WorkerDiedError as death:
                 run = self.pools.work_alone
-                poison[await self._killer(arguments, names, poison)] = str(death)
+                poison[await self._killer(arguments, names(), poison)] = str(death)
 
     async def _killer(self, arguments: Callable[..., tuple[Any, ...]], names: list[str], known: dict[str, str]) -> str:
         """A sample that kills: halve the suspects, leaving one half out.
@@ -195,45 +193,35 @@ class _Run:
         plan = self.plan
         for step in plan.pipeline.align:
             out = plan.part(step.label, plan.scored(step, fingerprint))
-            parents = of and work.Parents(plan.part("ingest", of), plan.part(step.label, plan.scored(step, of)))
             if not out.exists():
-                await self._align(step, base, parents or None, out)
+                made = tuple(plan.scores_of(label, fingerprint) for label in plan.makers(step))
+                parents = of and work.Parents(plan.part("ingest", of), plan.scores_of(step.label, of))
+                await self._align(step, work.Batch(base, made, parents or None, (0, 0)), out)
 
-    async def _align(self, step: Align, base: Path, parents: work.Parents | None, out: Path) -> None:
+    async def _align(self, step: Align, batch: work.Batch, out: Path) -> None:
         """Score a part, batch by batch: workers decode ahead while the model scores."""
         recipe = await self.pools.model(work.load_scorer, step)
-        total, _ = await self.pools.work(work.rows_of, base)
-        spans = [(start, min(start + step.batch_samples, total)) for start in range(0, total, step.batch_samples)]
-        done = work.Done(total)
-        batches = (self._batch(step, recipe, (base, parents, span), done) for span in spans)
-        results = await _all(batches, self.workers + _BATCHES_AHEAD)
-        rows = [row for batch in results for row in batch]
-        await self.pools.work(work.commit_scores, step, rows, base, parents, out)
-        done.failures = [(row["reason"], row["detail"]) for row in rows if row.get("reason")]
-        self._moved(step.label, done)
+        total, _ = await self.pools.work(work.rows_of, batch.base)
+        size = step.batch_samples
+        batches = [replace(batch, span=(at, min(at + size, total))) for at in range(0, total, size)]
+        scored: list[work.Scored] = await _all(
+            (self._batch(step, recipe, one) for one in batches), self.workers + _BATCHES_AHEAD
+        )
+        await self.pools.work(work.commit_scores, step, scored, batch.base, batch.parents, out)
+        failures = [(row["reason"], row["detail"]) for one in scored for row in one.rows if row.get("reason")]
+        cpu_s, rss = sum(one.cpu_s for one in scored), max((one.rss_bytes for one in scored), default=0)
+        self._moved(step.label, work.Done(total, list(failures), cpu_s, rss))
 
-    async def _batch(self, step: Align, recipe: Any, what: _Span, done: work.Done) -> list[dict[str, Any]]:
-        async with self._ahead:
-            prepared = await self._prepare(step, recipe, what)
-            rows: list[dict[str, Any]]
-            rows, cpu_s, rss = await self.pools.model(work.score_batch, step, prepared)
-        done.cpu_s += prepared.cpu_s + cpu_s
-        done.rss_bytes = max(done.rss_bytes, rss)
-        return rows
-
-    async def _prepare(self, step: Align, recipe: Any, what: _Span) -> work.Prepared:
+    async def _batch(self, step: Align, recipe: Any, batch: work.Batch) -> work.Scored:
         def arguments(poison: dict[str, str], _: Path | None = None) -> tuple[Any, ...]:
-            return (work.prepare_batch, step, recipe, *what, poison)
+            return (work.prepare_batch, step, recipe, batch, poison)
 
-        base, _, span = what
-        poison: dict[str, str] = {}
-        while True:
-            try:
-                prepared: work.Prepared = await self.pools.work(*arguments(poison))
-                return prepared
-            except WorkerDiedError as death:
-                _, names = await self.pools.work(work.rows_of, base, span)
-                poison[await self._killer(arguments, names, poison)] = str(death)
+        async with self._ahead:
+            prepared: work.Prepared = await self._despite_death(
+                arguments, lambda: work.rows_of(batch.base, batch.span)[1]
+            )
+            scored: work.Scored = await self.pools.model(work.score_batch, step, prepared)
+        return scored
 
     # --- all of them ------------------------------------------------------------------------------------------------
 

@@ -11,10 +11,11 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,9 +24,18 @@ from mmdata.engine import pools
 from mmdata.errors import SampleError
 from mmdata.plan import Plan, parse_line
 from mmdata.sample import Failure, Member, Modality, Sample, child_id, sample_id
-from mmdata.steps.base import Align, Augment, Edge, Ingest, Input, Ref, Score, Scorer
+from mmdata.steps.base import Align, Augment, Edge, Found, Ingest, Input, Ref, Score, Scorer, Veto
 from mmdata.store.curation import Curation
-from mmdata.store.parts import SCORE_SCHEMA, BadMember, BasePartWriter, iter_samples, read_base_rows, write_table
+from mmdata.store.parts import (
+    SCORE_SCHEMA,
+    BadMember,
+    BasePartWriter,
+    iter_samples,
+    read_base_rows,
+    read_new_texts,
+    write_table,
+    write_vectors,
+)
 from mmdata.store.selection import ShardPlan, decide_fates, write_decisions
 from mmdata.store.shards import write_shard
 
@@ -191,16 +201,33 @@ class Parents:
     scores: Path
 
 
-def prepare_batch(
-    step: Align, recipe: Any, base: Path, parents: Parents | None, span: tuple[int, int], poison: Mapping[str, str]
-) -> Prepared:
-    """Decode rows `span[0]` to `span[1]` of a base part for a model: of a child, only the edges that changed."""
+@dataclass(frozen=True)
+class Batch:
+    """Rows of a base part to score.
+
+    Attributes:
+        base: the part.
+        made: score parts of aligners before, whose texts are members now.
+        parents: where they are children.
+        span: first row, and the one after the last.
+    """
+
+    base: Path
+    made: tuple[Path, ...]
+    parents: Parents | None
+    span: tuple[int, int]
+
+
+def prepare_batch(step: Align, recipe: Any, batch: Batch, poison: Mapping[str, str]) -> Prepared:
+    """Decode a batch for a model: of children, only the edges that changed."""
     began = time.process_time()
     prepared = Prepared([], [], [])
-    rows = read_base_rows(base, *span)
-    changed = _changed_edges(step, rows, parents)
-    names = frozenset(name for edges in changed.values() for edge in edges for name in (edge.left, edge.right))
-    for sample in iter_samples(base, rows, names):
+    rows = read_base_rows(batch.base, *batch.span)
+    changed = _changed_edges(step, rows, batch.parents)
+    texts = read_new_texts(batch.made)
+    for sample in iter_samples(batch.base, rows, frozenset(step.reads()) | _ends(changed)):
+        for member in texts.get(sample.sample_id, ()):
+            sample.members.setdefault(member.name, member)
         try:
             if sample.sample_id in poison:
                 raise SampleError("worker_died", poison[sample.sample_id])
@@ -213,6 +240,10 @@ def prepare_batch(
             prepared.items.append(item)
     prepared.cpu_s = time.process_time() - began
     return prepared
+
+
+def _ends(changed: Mapping[str, Sequence[Edge]]) -> frozenset[str]:
+    return frozenset(name for edges in changed.values() for edge in edges for name in (edge.left, edge.right))
 
 
 def _changed_edges(step: Align, rows: Sequence[dict[str, Any]], parents: Parents | None) -> dict[str, list[Edge]]:
@@ -265,22 +296,37 @@ def load_scorer(step: Align) -> Any:
     return _loaded[key].recipe
 
 
-def score_batch(step: Align, prepared: Prepared) -> tuple[list[dict[str, Any]], float, int]:
-    """Score a batch in the model's process: rows, processor seconds, resident bytes."""
+@dataclass
+class Scored:
+    """What a batch came to: rows of a score part, (sample, vector) by member, and what it cost."""
+
+    rows: list[dict[str, Any]]
+    vectors: dict[str, list[tuple[str, Any]]] = field(default_factory=dict)
+    cpu_s: float = 0.0
+    rss_bytes: int = 0
+
+
+def score_batch(step: Align, prepared: Prepared) -> Scored:
+    """Score a batch in the model's process."""
     began = time.process_time()
     load_scorer(step)
-    rows = [_failure_row(step, failure) for failure in prepared.failures]
+    scored = Scored([_failure_row(step, failure) for failure in prepared.failures])
     if prepared.items:
         results = _loaded[step.model_dump_json()].score(prepared.items)
         for sample, result in zip(prepared.ids, results, strict=True):
-            rows += _result_rows(step, sample, result)
-    return rows, time.process_time() - began, psutil.Process().memory_info().rss
+            _add_result(step, scored, sample, result)
+    scored.cpu_s = prepared.cpu_s + time.process_time() - began
+    scored.rss_bytes = psutil.Process().memory_info().rss
+    return scored
 
 
-def _result_rows(step: Align, sample: str, result: list[Score] | SampleError) -> list[dict[str, Any]]:
+def _add_result(step: Align, scored: Scored, sample: str, result: Found | SampleError) -> None:
     if isinstance(result, SampleError):
-        return [_failure_row(step, Failure(sample, step.label, result.reason, str(result)))]
-    return [_score_row(step, sample, score) for score in result]
+        scored.rows.append(_failure_row(step, Failure(sample, step.label, result.reason, str(result))))
+        return
+    scored.rows += [_score_row(step, sample, score) for score in result.scores]
+    for member, vector_D in result.vectors.items():
+        scored.vectors.setdefault(member, []).append((sample, vector_D.astype(np.float16)))
 
 
 def _score_row(step: Align, sample: str, score: Score) -> dict[str, Any]:
@@ -290,7 +336,8 @@ def _score_row(step: Align, sample: str, score: Score) -> dict[str, Any]:
         "aligner": step.label,
         "edge": score.edge,
         "score": score.score,
-        "measures": json.dumps(dict(score.measures), sort_keys=True) if score.measures else None,
+        "null": list(score.null) or None,
+        "measures": json.dumps(dict(score.measures), sort_keys=True, ensure_ascii=False) if score.measures else None,
         "new_name": new.name if new else None,
         "new_text": new.text if new else None,
         "new_lang": new.lang if new else None,
@@ -306,35 +353,70 @@ def _failure_row(step: Align, failure: Failure) -> dict[str, Any]:
     }
 
 
-def commit_scores(step: Align, rows: Sequence[dict[str, Any]], base: Path, parents: Parents | None, out: Path) -> None:
+def commit_scores(step: Align, scored: Sequence[Scored], base: Path, parents: Parents | None, out: Path) -> None:
     """Write a score part: what was scored, in the order of the base part, then what children inherit."""
-    inherited = inherited_scores(step, base, parents) if parents else []
-    write_table(out, pa.Table.from_pylist([*rows, *inherited], SCORE_SCHEMA))
+    rows = [row for batch in scored for row in batch.rows]
+    rows += inherited_scores(step, base, parents) if parents else []
+    members = dict.fromkeys(member for batch in scored for member in batch.vectors)
+    write_vectors(out, {m: [row for batch in scored for row in batch.vectors.get(m, ())] for m in members})
+    write_table(out, pa.Table.from_pylist(rows, SCORE_SCHEMA))
 
 
 # --- augment --------------------------------------------------------------------------------------------------------
 
 
-def augment_part(step: Augment, seed: int, base: Path, out: Path, poison: Mapping[str, str]) -> Done:
-    """Make the children of a base part. A veto is a row with its reason: the child was never made."""
+def augment_part(
+    step: Augment, seed: int, base: Path, found: Mapping[str, Path], out: Path, poison: Mapping[str, str]
+) -> Done:
+    """Make the children of a base part. A veto is a row with its reason: the child was never made.
+
+    Args:
+        step: the operator.
+        seed: of the pipeline.
+        base: the parents.
+        found: score parts of the aligners whose findings the operator needs, by label.
+        out: the part to write.
+        poison: samples that are known to kill a worker, and how.
+    """
     done = Done(0)
     rows = read_base_rows(base)
+    findings = _findings(found)
     names = frozenset(member["name"] for row in rows for member in row["members"])
     with BasePartWriter(out) as writer:
         for sample in iter_samples(base, rows, names):
-            done.samples += 1
-            done.failures.append(None)
-            try:
-                if sample.sample_id in poison:
-                    raise SampleError("worker_died", poison[sample.sample_id])
-                writer.add(step.make(sample, seed))
-            except SampleError as error:
-                child = child_id(sample.sample_id, step.step)
+            for child in _children(step, replace(sample, found=findings.get(sample.sample_id, {})), seed, poison):
+                done.samples += 1
+                done.failures.append(None)
+                if isinstance(child, Sample):
+                    writer.add(replace(child, found={}))
+                    continue
+                own = child_id(sample.sample_id, child.variant)
                 writer.add_failure(
-                    Sample(child, sample.source, sample.key, {}, sample.sample_id, step.step),
-                    Failure(child, step.step, error.reason, str(error)),
+                    Sample(own, sample.source, sample.key, {}, sample.sample_id, child.variant),
+                    Failure(own, step.step, child.reason, child.detail),
                 )
     return done
+
+
+def _children(step: Augment, sample: Sample, seed: int, poison: Mapping[str, str]) -> Iterator[Sample | Veto]:
+    if sample.sample_id in poison:
+        yield Veto(step.step, "worker_died", poison[sample.sample_id])
+        return
+    try:
+        yield from step.make(sample, seed)
+    except SampleError as error:
+        yield Veto(step.step, error.reason, str(error))
+
+
+def _findings(parts: Mapping[str, Path]) -> dict[str, dict[str, dict[str, dict[str, Any]]]]:
+    """What aligners found for each sample: label, edge, measure; the score is the measure `score`."""
+    found: dict[str, dict[str, dict[str, dict[str, Any]]]] = {}
+    for label, path in parts.items():
+        for row in pq.read_table(path, columns=["sample_id", "edge", "score", "measures"]).to_pylist():
+            if row["edge"] is not None:
+                measures = json.loads(row["measures"] or "{}") | {"score": row["score"]}
+                found.setdefault(row["sample_id"], {}).setdefault(label, {})[row["edge"]] = measures
+    return found
 
 
 def rows_of(base: Path, span: tuple[int, int | None] = (0, None)) -> tuple[int, list[str]]:
@@ -353,6 +435,7 @@ def decide(plan: Plan, scratch: Path, memory: str) -> Done:
     scores = [plan.part(*part) for part in plan.score_parts()]
     scratch.mkdir(parents=True, exist_ok=True)
     curation = Curation.load(pipeline.columns, pipeline.spec.seed, base, scores, scratch, memory)
+    curation.judge()
     for step in pipeline.curate:
         step.apply(curation)
     decide_fates(curation, plan.inputs)

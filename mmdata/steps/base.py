@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from mmdata.errors import SampleError
@@ -18,7 +19,12 @@ from mmdata.sample import Member, Modality, Sample
 from mmdata.spec import Frozen
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from mmdata.store.curation import Curation
+
+    Floats = NDArray[np.float32]
 
 
 class Step(Frozen):
@@ -136,14 +142,31 @@ class Score:
     Attributes:
         edge: `{left}_{right}`, as rules name it.
         score: higher agrees better; the aligner's own scale. None where there was nothing to compare.
-        measures: what else the aligner found, by name.
+        measures: what else the aligner found, by name; those of `Align.measures` are columns of the edge.
         new_text: a text made on the way.
+        null: scores of the same left member with right members of other samples, by the same formula: of the same
+            language, never an equal text. Calibration is made of them, unless the aligner gives vectors.
     """
 
     edge: str
     score: float | None
     measures: Mapping[str, Any] = field(default_factory=dict)
     new_text: NewText | None = None
+    null: Sequence[float] = ()
+
+
+@dataclass(frozen=True)
+class Found:
+    """What an aligner finds in one sample.
+
+    Attributes:
+        scores: of its edges.
+        vectors: float `[D]` for members, by name: kept as fp16, never computed twice. Where both ends of a scored edge
+            have one of length 1, the score is their product, and calibration pairs them anew.
+    """
+
+    scores: Sequence[Score] = ()
+    vectors: Mapping[str, Floats] = field(default_factory=dict)
 
 
 class Scorer(Protocol):
@@ -152,8 +175,8 @@ class Scorer(Protocol):
     recipe: Any
     """What workers need to prepare samples; small, picklable."""
 
-    def score(self, items: Sequence[Any]) -> list[list[Score] | SampleError]:
-        """For each prepared item its scores, or why it has none."""
+    def score(self, items: Sequence[Any]) -> Sequence[Found | SampleError]:
+        """For each prepared item what was found, or why nothing was."""
 
 
 @dataclass(frozen=True)
@@ -198,6 +221,10 @@ class Align(Step):
         """Members that it makes where they are missing."""
         return {}
 
+    def measures(self) -> dict[str, str]:
+        """What rules see of each edge beside `score`, `percentile` and `match`: name and SQL type."""
+        return {}
+
     @abstractmethod
     def weights(self) -> Weights:
         """The weights it will load, without loading them. Raises WeightsError."""
@@ -220,14 +247,92 @@ class Align(Step):
         return {**mine, "weights": self.weights().identity}
 
 
+@dataclass(frozen=True)
+class FittedRows:
+    """What a corpus-wide fit makes of all pairs of an edge: row n is sample `ids[n]`.
+
+    Attributes:
+        edge: that was fitted.
+        ids: of the samples.
+        score_N: higher agrees better, NaN where there is none.
+        null_NR: the same for R deranged pairs a sample, NaN where there is none.
+        vectors: `[N, D]` of the members in the common space, by name.
+    """
+
+    edge: str
+    ids: Sequence[str]
+    score_N: Floats
+    null_NR: Floats
+    vectors: Mapping[str, Floats] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """All pairs of an edge, for a fit: row n is one sample, originals before children.
+
+    Attributes:
+        edge: their edge.
+        ids: of the samples.
+        left_NF: features of the left member, as `Found.vectors` gave them.
+        right_NE: features of the right member.
+        group_N: equal where either member has the same payload: such pairs must not be told apart.
+        lang_N: language of the right member, a small number.
+        parent_N: row of the parent, -1 for originals.
+    """
+
+    edge: Edge
+    ids: Sequence[str]
+    left_NF: Floats
+    right_NE: Floats
+    group_N: NDArray[np.int64]
+    lang_N: NDArray[np.int64]
+    parent_N: NDArray[np.int64]
+
+
+class Fitted(Align):
+    """An aligner that learns from the whole corpus: its `score` gives vectors only, `fit` scores all pairs at once.
+
+    The fit runs when every part has its vectors, in rounds of jobs that the engine spreads over the model processes.
+    """
+
+    @abstractmethod
+    def jobs(self, pairs: Pairs, seed: int, results: Sequence[Sequence[Any]]) -> list[Any]:
+        """The jobs of the next round, given the results of the rounds before; [] when there is none."""
+
+    @abstractmethod
+    def run(self, pairs: Pairs, seed: int, job: Any) -> Any:
+        """Do one job, in a model process."""
+
+    @abstractmethod
+    def finish(self, pairs: Pairs, seed: int, results: Sequence[Sequence[Any]], folder: Path) -> FittedRows:
+        """Score every pair; what is worth keeping (a reusable aligner) goes into `folder`, which is there."""
+
+
+@dataclass(frozen=True)
+class Veto:
+    """A child that was not made, and why."""
+
+    variant: str
+    reason: str
+    detail: str
+
+
 class Augment(Step):
     """Makes children of a sample: all modalities change together or the child is not made."""
 
-    @abstractmethod
-    def make(self, sample: Sample, seed: int) -> Sample:
-        """The child; depends only on the sample and the seed.
+    def new_members(self) -> dict[str, Declared]:
+        """Members that only children have."""
+        return {}
 
-        Raises SampleError with the reason why the pair would not stay true (a veto).
+    def findings(self) -> Sequence[str]:
+        """Labels of the aligners whose measures it needs; they stand in `sample.found`."""
+        return ()
+
+    @abstractmethod
+    def make(self, sample: Sample, seed: int) -> Iterator[Sample | Veto]:
+        """The children, each of which depends only on the sample and the seed.
+
+        A child that would not stay true is a veto with the reason. Raises SampleError where none can be made.
         """
 
 

@@ -1,8 +1,9 @@
 """The tables that curation decides over.
 
 `candidates` has one row for each sample that did not fail, with a struct column for each declared member (NULL where
-the sample has none) and for each aligner: `image.width`, `caption.words`, `clip.image_caption`. `parent` holds the
-aligners' scores of a child's parent. `fates` grows as steps decide; `undecided` are the candidates without a fate.
+the sample has none) and for each aligner, with a struct for each edge: `image.width`, `caption.words`,
+`clip.image_caption.score`. `match` is the probability that all members belong together. `parent` holds the aligners'
+findings of a child's parent. `fates` grows as steps decide; `undecided` are the candidates without a fate.
 """
 
 from __future__ import annotations
@@ -27,18 +28,32 @@ _FATES = (
 _PLACES = "CREATE TABLE places (sample_id VARCHAR, group_id VARCHAR, split VARCHAR)"
 
 
+# Of each edge: what the aligner gave; the share of mismatched pairs that score less; the probability of a true pair.
+_JUDGED = {"score": "FLOAT", "percentile": "FLOAT", "match": "FLOAT"}
+
+
 @dataclass(frozen=True)
 class Columns:
-    """What the candidates have: the modality of each member, the edges of each aligner."""
+    """What the candidates have.
+
+    Attributes:
+        members: the modality of each.
+        aligners: of each, its edges and the measures of each edge with their SQL types.
+    """
 
     members: Mapping[str, Modality]
-    aligners: Mapping[str, Sequence[str]]
+    aligners: Mapping[str, Mapping[str, Mapping[str, str]]]
 
     def names(self) -> list[str]:
         """Every name a rule may use, for error messages."""
-        found = ["sample_id", "source", "key", "parent_id", "variant", "attributes"]
+        found = ["sample_id", "source", "key", "parent_id", "variant", "attributes", "match"]
         found += [f"{m}.{field}" for m, modality in self.members.items() for field in MEASURES[modality]]
-        return found + [f"{aligner}.{edge}" for aligner, edges in self.aligners.items() for edge in edges]
+        return found + [
+            f"{aligner}.{edge}.{field}"
+            for aligner, edges in self.aligners.items()
+            for edge, measures in edges.items()
+            for field in (*_JUDGED, *measures)
+        ]
 
 
 class Curation:
@@ -60,7 +75,9 @@ class Curation:
             parents = ", ".join(f"{identifier(a)} {_score_type(edges)}" for a, edges in columns.aligners.items())
             struct.append(f"parent STRUCT({parents})")
         texts = ("sample_id", "source", "key", "parent_id", "variant")
-        names = ", ".join([*(f"{name} VARCHAR" for name in texts), "attributes MAP(VARCHAR, VARCHAR)", *struct])
+        names = ", ".join(
+            [*(f"{name} VARCHAR" for name in texts), "attributes MAP(VARCHAR, VARCHAR)", "match FLOAT", *struct]
+        )
         connection.execute(f"CREATE TABLE candidates ({names})")
         connection.execute("CREATE VIEW undecided AS SELECT * FROM candidates")
         connection.execute(_FATES)
@@ -71,9 +88,10 @@ class Curation:
     def load(
         cls, columns: Columns, seed: int, base: Sequence[Path], scores: Sequence[Path], scratch: Path, memory: str
     ) -> Curation:
-        """Fill the tables from parts; what does not fit in `memory` spills into the folder `scratch`.
+        """Tables of the rows of parts; what does not fit in `memory` spills into the folder `scratch`.
 
-        After loading, no SQL can read or write any file but in that folder: rules may come from strangers.
+        After loading, no SQL can read or write any file but in that folder: rules may come from strangers. There are no
+        candidates before `judge`.
         """
         config = {"memory_limit": memory, "temp_directory": str(scratch / "spill"), "preserve_insertion_order": False}
         connection = sql.connect(str(scratch / "curation.duckdb"), **config)
@@ -88,12 +106,22 @@ class Curation:
         connection.execute(_FATES)
         connection.execute(_PLACES)
         connection.execute(_FAILED)
-        connection.execute(_candidates(columns))
-        connection.execute(
+        return cls(connection, columns, seed)
+
+    def judge(self, calibrated: Path | None = None) -> None:
+        """Make the candidates.
+
+        Args:
+            calibrated: Parquet of (sample_id, aligner, edge, percentile, match) in the scratch folder; rows with the
+                aligner '' hold the match of whole samples.
+        """
+        rows = f"SELECT * FROM {parquet([calibrated])}" if calibrated else _NOTHING_CALIBRATED
+        self.connection.execute(f"CREATE TABLE calibrated AS {rows}")
+        self.connection.execute(_candidates(self.columns))
+        self.connection.execute(
             "CREATE VIEW undecided AS SELECT * FROM candidates c "
             "WHERE NOT EXISTS (SELECT 1 FROM fates f WHERE f.sample_id = c.sample_id)"
         )
-        return cls(connection, columns, seed)
 
     def one(self, query: str) -> Any:
         """The single value of a query."""
@@ -107,7 +135,7 @@ def explained(error: Exception, columns: Columns) -> str:
     if not ("not found" in message or "Could not find" in message) or '"' not in message:
         return message
     names = columns.names()
-    known = {*names, *(part for name in names if "." in name for part in name.split(".", 1))}
+    known = {*names, *(part for name in names for part in name.split(".")), *(n.partition(".")[2] for n in names)}
     return message + nearest(message.split('"')[1], known)
 
 
@@ -117,9 +145,13 @@ def parquet(paths: Sequence[Path], *, filename: bool = False) -> str:
     return f"read_parquet([{names}]{', filename=true' if filename else ''})"
 
 
+_NOTHING_CALIBRATED = (
+    "SELECT NULL::VARCHAR AS sample_id, NULL::VARCHAR AS aligner, NULL::VARCHAR AS edge, NULL::FLOAT AS percentile, "
+    "NULL::FLOAT AS match WHERE false"
+)
 _NO_SCORES = (
-    "CREATE TABLE scores (sample_id VARCHAR, aligner VARCHAR, edge VARCHAR, score FLOAT, measures VARCHAR, "
-    "new_name VARCHAR, new_text VARCHAR, new_lang VARCHAR, reason VARCHAR, detail VARCHAR)"
+    'CREATE TABLE scores (sample_id VARCHAR, aligner VARCHAR, edge VARCHAR, score FLOAT, "null" FLOAT[], '
+    "measures VARCHAR, new_name VARCHAR, new_text VARCHAR, new_lang VARCHAR, reason VARCHAR, detail VARCHAR)"
 )
 # A vetoed child was never made: nobody lost a sample, so it is dropped, not failed.
 _FAILED = """
@@ -139,8 +171,9 @@ def _fields(measures: Mapping[str, str]) -> str:
     return ", ".join(f"{identifier(name)} {kind}" for name, kind in measures.items())
 
 
-def _score_type(edges: Sequence[str]) -> str:
-    return f"STRUCT({', '.join(f'{identifier(edge)} FLOAT' for edge in edges)})"
+def _score_type(edges: Mapping[str, Mapping[str, str]]) -> str:
+    each = (f"{identifier(edge)} STRUCT({_fields({**_JUDGED, **measures})})" for edge, measures in edges.items())
+    return f"STRUCT({', '.join(each)})"
 
 
 def _candidates(columns: Columns) -> str:
@@ -151,13 +184,18 @@ def _candidates(columns: Columns) -> str:
     own = "".join(f", p.{name}" for name in named)
     parent = "".join(f", {name} := q.{name}" for name in named).removeprefix(", ")
     parents = f", CASE WHEN b.parent_id IS NULL THEN NULL ELSE struct_pack({parent}) END AS parent" if named else ""
-    pivot = f"SELECT sample_id{''.join(', ' + a for a in aligners)} FROM scores GROUP BY sample_id"
+    pivot = f"SELECT sample_id{''.join(', ' + a for a in aligners)} FROM judged GROUP BY sample_id"
     return f"""
 CREATE TABLE candidates AS
-WITH pivoted AS ({pivot})
+WITH judged AS (
+    SELECT s.sample_id, s.aligner, s.edge, s.score, s.measures, c.percentile, c.match
+    FROM scores s LEFT JOIN calibrated c USING (sample_id, aligner, edge)),
+pivoted AS ({pivot})
 SELECT b.sample_id, b.source, b.key, b.parent_id, b.variant,
-    CAST(json(b.attributes) AS MAP(VARCHAR, VARCHAR)) AS attributes{"".join(", " + m for m in members)}{own}{parents}
+    CAST(json(b.attributes) AS MAP(VARCHAR, VARCHAR)) AS attributes,
+    w.match{"".join(", " + m for m in members)}{own}{parents}
 FROM base b LEFT JOIN pivoted p ON p.sample_id = b.sample_id LEFT JOIN pivoted q ON q.sample_id = b.parent_id
+LEFT JOIN calibrated w ON w.sample_id = b.sample_id AND w.aligner = ''
 WHERE NOT EXISTS (SELECT 1 FROM fates f WHERE f.sample_id = b.sample_id)
 """
 
@@ -168,7 +206,16 @@ def _member_column(name: str, kind: Modality) -> str:
     return f"CASE WHEN {found} IS NULL THEN NULL ELSE struct_pack({fields}) END AS {identifier(name)}"
 
 
-def _aligner_column(name: str, edges: Sequence[str]) -> str:
-    one = "max(score) FILTER (WHERE aligner = {} AND edge = {})"
-    fields = ", ".join(f"{identifier(e)} := {one.format(quoted(name), quoted(e))}" for e in edges)
-    return f"struct_pack({fields}) AS {identifier(name)}"
+def _aligner_column(name: str, edges: Mapping[str, Mapping[str, str]]) -> str:
+    each = (f"{identifier(edge)} := {_edge_struct(name, edge, measures)}" for edge, measures in edges.items())
+    return f"struct_pack({', '.join(each)}) AS {identifier(name)}"
+
+
+def _edge_struct(aligner: str, edge: str, measures: Mapping[str, str]) -> str:
+    where = f"FILTER (WHERE aligner = {quoted(aligner)} AND edge = {quoted(edge)})"
+    fields = [f"{field} := max({field}) {where}" for field in _JUDGED]
+    for measure, kind in measures.items():
+        # `->>` of a list or an object is its JSON.
+        value = f"TRY_CAST(measures ->> {quoted('$.' + measure)} AS {kind})"
+        fields.append(f"{identifier(measure)} := max({value}) {where}")
+    return f"struct_pack({', '.join(fields)})"

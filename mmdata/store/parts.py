@@ -1,19 +1,22 @@
 """Parts: the unit of work and of commit.
 
 A base part is a tar of payloads beside a Parquet of rows, one row for each input, those that failed included. A score
-part is a Parquet of long rows. A part's name is the fingerprint of everything that made it; a part that exists is done.
-The tar is renamed into place before the Parquet: the Parquet's presence is the commit.
+part is a Parquet of long rows; beside it lie the members' embeddings, a Parquet for each member. A part's name is the
+fingerprint of everything that made it; a part that exists is done. The tar and the embeddings are renamed into place
+before the Parquet: the Parquet's presence is the commit.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mmdata.errors import FatalError
@@ -62,6 +65,7 @@ SCORE_SCHEMA = pa.schema(
         ("aligner", pa.string()),
         ("edge", pa.string()),
         ("score", pa.float32()),
+        ("null", pa.list_(pa.float32())),
         ("measures", pa.string()),
         ("new_name", pa.string()),
         ("new_text", pa.string()),
@@ -156,9 +160,46 @@ def read_base_rows(parquet: Path, start: int = 0, stop: int | None = None) -> li
     return rows
 
 
-def row_count(parquet: Path) -> int:
-    """Rows of a part, from its footer."""
-    return int(pq.read_metadata(parquet).num_rows)
+def vectors_path(scores: Path, member: str) -> Path:
+    """Where the embeddings of a member lie that were computed for a score part."""
+    return scores.with_name(f"{scores.stem}.{member}.vectors.parquet")
+
+
+def write_vectors(scores: Path, vectors: Mapping[str, Sequence[tuple[str, Any]]]) -> None:
+    """Embeddings beside a score part, as fp16 lists of fixed size: (sample, float `[D]`) for each member."""
+    for member, rows in vectors.items():
+        vector_ND = np.stack([vector_D for _, vector_D in rows]).astype(np.float16)
+        column = pa.FixedSizeListArray.from_arrays(pa.array(vector_ND.ravel()), vector_ND.shape[1])
+        table = pa.table({"sample_id": pa.array([sample for sample, _ in rows]), "vector": column})
+        write_table(vectors_path(scores, member), table)
+
+
+def read_vectors(scores: Iterable[Path], member: str) -> tuple[list[str], np.ndarray[Any, np.dtype[np.float16]]]:
+    """Samples and embeddings `[N, D]` of a member, over many score parts, in their order; those without left out."""
+    tables = [pq.read_table(path) for part in scores if (path := vectors_path(part, member)).exists()]
+    if not tables:
+        return [], np.zeros((0, 0), np.float16)
+    table = pa.concat_tables(tables).combine_chunks()
+    column = table.column("vector").combine_chunks()
+    return table.column("sample_id").to_pylist(), column.flatten().to_numpy(zero_copy_only=False).reshape(
+        len(table), column.type.list_size
+    )
+
+
+def read_new_texts(scores: Iterable[Path]) -> dict[str, list[Member]]:
+    """The texts that aligners made for the samples of a base part, given their score parts."""
+    found: dict[str, list[Member]] = {}
+    for path in scores:
+        table = pq.read_table(path, columns=["sample_id", "new_name", "new_text", "new_lang"])
+        for row in table.filter(pc.is_valid(table.column("new_text"))).to_pylist():
+            found.setdefault(row["sample_id"], []).append(made_text(row["new_name"], row["new_text"], row["new_lang"]))
+    return found
+
+
+def made_text(name: str, text: str, lang: str | None) -> Member:
+    """A text that an aligner made, as a member."""
+    measures = {"text": text, "chars": len(text), "words": len(text.split())}
+    return Member(name, "text", "text/plain", "txt", text.encode(), lang, measures)
 
 
 def iter_samples(parquet: Path, rows: Iterable[dict[str, Any]], names: frozenset[str]) -> Iterator[Sample]:

@@ -34,7 +34,7 @@ from mmdata.store.tar import TarWriter
 settings.register_profile("core", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("core")
 
-COLUMNS = Columns({"image": "image", "caption": "text"}, {"clip": ["image_caption"]})
+COLUMNS = Columns({"image": "image", "caption": "text"}, {"clip": {"image_caption": {}}})
 WORDS = st.sampled_from(["a cat", "a dog", "it's", "", "größer", "a 'b\" c"])
 ROWS = st.lists(
     st.fixed_dictionaries(
@@ -66,7 +66,9 @@ def loaded(folder: Path, rows: list[dict[str, Any]]) -> Curation:
         if row["score"] is not None
     ]
     write_table(folder / "scores.parquet", pa.Table.from_pylist(scores, SCORE_SCHEMA))
-    return Curation.load(COLUMNS, 0, [folder / "base.parquet"], [folder / "scores.parquet"], folder, "1GB")
+    curation = Curation.load(COLUMNS, 0, [folder / "base.parquet"], [folder / "scores.parquet"], folder, "1GB")
+    curation.judge()
+    return curation
 
 
 def kept(rows: list[dict[str, Any]], keep: dict[str, str]) -> set[str]:
@@ -89,7 +91,7 @@ def test_everyone_has_one_fate_and_a_tighter_rule_never_keeps_more(
 ) -> None:
     loose = kept(rows, {"wide": f"image.width >= {width}"})
     tight = kept(rows, {"wide": f"image.width >= {width + more}"})
-    both = kept(rows, {"wide": f"image.width >= {width + more}", "fits": f"clip.image_caption >= {score!r}"})
+    both = kept(rows, {"wide": f"image.width >= {width + more}", "fits": f"clip.image_caption.score >= {score!r}"})
     assert both <= tight <= loose
     expected = {sample_id("s", str(n)) for n, row in enumerate(rows) if row["side"] is None or row["side"] >= width}
     assert loose <= expected

@@ -74,7 +74,7 @@ def project(tmp_path: Path) -> Path:
         "augment": ["flip"],
         "curate": [
             {"duplicates": {"of": ["image", "caption"]}},
-            {"rules": {"keep": {"fits": "clip.image_caption >= 0.1"}}},
+            {"rules": {"keep": {"fits": "clip.image_caption.score >= 0.1"}}},
             "splits",
         ],
         "write": ["webdataset"],

@@ -12,7 +12,7 @@ from mmdata.errors import SampleError
 from mmdata.models.weights import Weights
 from mmdata.sample import Modality, Sample
 from mmdata.spec import Names
-from mmdata.steps.base import Align, Edge, Score
+from mmdata.steps.base import Align, Edge, Found, Score
 
 if TYPE_CHECKING:
     import numpy as np
@@ -79,7 +79,7 @@ class _Scorer:
         self.model = model
         self.recipe = model.recipe
 
-    def score(self, items: Sequence[_Item]) -> list[list[Score] | SampleError]:
+    def score(self, items: Sequence[_Item]) -> list[Found | SampleError]:
         """One call of each tower for the batch; cosines of unit vectors."""
         import numpy as np
 
@@ -87,9 +87,10 @@ class _Scorer:
         texts = [text for item in items for text in item.texts.values()]
         image_emb_ND = iter(self.model.embed_images(np.stack(images)))
         text_emb_ND = iter(self.model.embed_texts(texts))
-        found: list[list[Score] | SampleError] = []
+        found: list[Found | SampleError] = []
         for item in items:
-            image_emb = {name: next(image_emb_ND) for name in item.images}
-            text_emb = {name: next(text_emb_ND) for name in item.texts}
-            found.append([Score(e.name, float(image_emb[e.left] @ text_emb[e.right])) for e in item.edges])
+            vectors = {name: next(image_emb_ND) for name in item.images}
+            vectors |= {name: next(text_emb_ND) for name in item.texts}
+            scores = [Score(edge.name, float(vectors[edge.left] @ vectors[edge.right])) for edge in item.edges]
+            found.append(Found(scores, vectors))
         return found

@@ -11,7 +11,7 @@ from pydantic import Field
 from mmdata.errors import SampleError
 from mmdata.models.weights import Weights
 from mmdata.sample import Modality, Sample
-from mmdata.steps.base import Align, Declared, Edge, NewText, Score
+from mmdata.steps.base import Align, Declared, Edge, Found, NewText, Score
 
 if TYPE_CHECKING:
     import numpy as np
@@ -103,14 +103,14 @@ class _Scorer:
         self.model = model
         self.recipe = model.languages
 
-    def score(self, items: Sequence[_Item]) -> list[list[Score] | SampleError]:
+    def score(self, items: Sequence[_Item]) -> list[Found | SampleError]:
         """All clips of the batch together: given texts by likelihood, missing ones by transcription."""
         clips = [clip for item in items for clip in item.values() if isinstance(clip, _Clip)]
         given = [clip for clip in clips if clip.text is not None]
         missing = [clip for clip in clips if clip.text is None]
         found = {id(clip): score for clip, score in zip(given, self._likelihood(given), strict=True)}
         found |= {id(clip): score for clip, score in zip(missing, self._transcribed(missing), strict=True)}
-        return [[v if isinstance(v, Score) else found[id(v)] for v in item.values()] for item in items]
+        return [Found([v if isinstance(v, Score) else found[id(v)] for v in item.values()]) for item in items]
 
     def _likelihood(self, clips: Sequence[_Clip]) -> list[Score]:
         if not clips:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -37,8 +38,8 @@ class Flip(Augment):
         """The images it mirrors."""
         return dict.fromkeys(self.image, "image")
 
-    def make(self, sample: Sample, seed: int) -> Sample:  # noqa: ARG002 - nothing here is random
-        """The mirrored child; there is nothing random in it, so `seed` does not matter.
+    def make(self, sample: Sample, seed: int) -> Iterator[Sample]:  # noqa: ARG002 - nothing here is random
+        """One mirrored child; there is nothing random in it, so `seed` does not matter.
 
         Raises SampleError `no_image`, `unknown_language`, `ambiguous_side`, `mirrored_writing`.
         """
@@ -52,7 +53,7 @@ class Flip(Augment):
                 members[name] = _mirror_image(members[name])
         if sided:
             members = {name: m for name, m in members.items() if m.modality != "audio"}
-        return replace(
+        yield replace(
             sample,
             sample_id=child_id(sample.sample_id, self.step),
             parent_id=sample.sample_id,

@@ -20,7 +20,7 @@ from mmdata.store.curation import Columns, Curation
 from mmdata.store.parts import SCORE_SCHEMA, BasePartWriter, write_table
 from mmdata.store.selection import decide_fates
 
-COLUMNS = Columns({"image": "image", "caption": "text"}, {"clip": ["image_caption"]})
+COLUMNS = Columns({"image": "image", "caption": "text"}, {"clip": {"image_caption": {}}})
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,9 @@ def loaded(folder: Path, rows: Iterable[Row], *, seed: int = 0) -> Curation:
         if row.score is not None
     ]
     write_table(folder / "scores.parquet", pa.Table.from_pylist(scores, SCORE_SCHEMA))
-    return Curation.load(COLUMNS, seed, [folder / "base.parquet"], [folder / "scores.parquet"], folder, "1GB")
+    curation = Curation.load(COLUMNS, seed, [folder / "base.parquet"], [folder / "scores.parquet"], folder, "1GB")
+    curation.judge()
+    return curation
 
 
 def fates(curation: Curation, rows: Iterable[Row]) -> dict[str, tuple[Any, ...]]:
@@ -96,8 +98,8 @@ def decided(folder: Path, rows: list[Row], *steps: Curate) -> dict[str, tuple[An
         ("image.width >= 8", {"small": (4.0, 8.0, "(image.width >= 8)")}),
         ("8 <= image.width", {"small": (4.0, 8.0, "(8 <= image.width)")}),
         ("image.width > 4", {"small": (4.0, 4.0, "(image.width > 4)")}),
-        ("clip.image_caption >= 0.25", {"small": (0.125, 0.25, "(clip.image_caption >= 0.25)")}),
-        ("clip.image_caption >= -0.5 AND image.width < 9", {"large": (10.0, 9.0, "(image.width < 9)")}),
+        ("clip.image_caption.score >= 0.25", {"small": (0.125, 0.25, "(clip.image_caption.score >= 0.25)")}),
+        ("clip.image_caption.score >= -0.5 AND image.width < 9", {"large": (10.0, 9.0, "(image.width < 9)")}),
         ("least(image.width, image.height) >= 8", {"small": (4.0, 8.0, '(least(image.width, image.height) >= 8)')}),
         ("image.width >= caption.chars", {"small": (None, None, "(image.width >= caption.chars)")}),
         ("caption.text LIKE '%cat'", {"small": (None, None, "(caption.\"text\" ~~ '%cat')")}),
@@ -142,7 +144,7 @@ def test_and_is_judged_part_by_part_so_that_the_value_is_that_of_the_part(tmp_pa
 def test_null_passes(tmp_path: Path) -> None:
     rows = [Row("a", None, None, None)]
     rules = Rules(
-        keep={"w": "image.width >= 8", "s": "clip.image_caption >= 0.9", "n": "NULL", "t": "caption.words > 9"}
+        keep={"w": "image.width >= 8", "s": "clip.image_caption.score >= 0.9", "n": "NULL", "t": "caption.words > 9"}
     )
     assert decided(tmp_path, rows, rules) == {}
 
@@ -154,7 +156,7 @@ def test_a_child_is_held_against_its_parent(tmp_path: Path) -> None:
         Row("b", score=0.5),
         Row("b", score=0.25, parent="b"),
     ]
-    rules = Rules(keep={"fits": "clip.image_caption >= parent.clip.image_caption - 0.1"})
+    rules = Rules(keep={"fits": "clip.image_caption.score >= parent.clip.image_caption.score - 0.1"})
     assert list(decided(tmp_path, rows, rules)) == ["b'"]
 
 
@@ -208,7 +210,7 @@ def test_samples_that_lack_a_member_and_children_are_not_judged(tmp_path: Path) 
 
 def test_who_was_dropped_before_is_nobodys_original(tmp_path: Path) -> None:
     rows = [Row("a", score=0.1), Row("b", score=0.9), Row("c", score=0.9)]
-    steps = Rules(keep={"fits": "clip.image_caption > 0.5"}), Duplicates(of=["caption"])
+    steps = Rules(keep={"fits": "clip.image_caption.score > 0.5"}), Duplicates(of=["caption"])
     found = decided(tmp_path, rows, *steps)
     assert (found["a"][0], found["c"][0], found["c"][4]) == ("dropped", "duplicate", sample_id("s", "b"))
 

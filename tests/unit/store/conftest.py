@@ -65,7 +65,7 @@ def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Build:
                 work.ingest_part("files", pipeline.ingest, plan.listing, span, base, {})
                 for step in pipeline.augment:
                     out = plan.part(step.step, plan.child(step, chunk.fingerprint))
-                    work.augment_part(step, pipeline.spec.seed, base, out, {})
+                    work.augment_part(step, pipeline.spec.seed, base, {}, out, {})
             if upto == "ingest":
                 return plan
             work.decide(plan, output / "scratch", "1GB")
