@@ -23,7 +23,7 @@ from mmdata.errors import PlanError, WeightsError
 from mmdata.sample import Modality, sample_id
 from mmdata.spec import Document, Keys, Spec, nearest
 from mmdata.steps import registry
-from mmdata.steps.base import Align, Augment, Curate, Declared, Ingest, Input, Ref, Source, Step, Write
+from mmdata.steps.base import Align, Augment, Curate, Declared, Fitted, Ingest, Input, Ref, Source, Step, Write
 from mmdata.store import sql
 from mmdata.store.curation import Columns, Curation, explained
 from mmdata.store.files import SCRATCH_MARK
@@ -123,8 +123,14 @@ class Plan:
         return taken_in + children
 
     def score_parts(self) -> list[tuple[str, str]]:
-        """(label, fingerprint) of all score parts."""
-        return [(step.label, self.scored(step, base)) for step in self.pipeline.align for _, base in self.base_parts()]
+        """(label, fingerprint) of all score parts: of each base part, then of fits over all of them."""
+        parts = [(step.label, self.scored(step, base)) for step in self.pipeline.align for _, base in self.base_parts()]
+        return parts + [(step.label, self.fitted(step)) for step in self.pipeline.align if isinstance(step, Fitted)]
+
+    def fitted(self, step: Fitted) -> str:
+        """Fingerprint of what a fit over all parts of an aligner makes."""
+        parts = [self.scored(step, base) for _, base in self.base_parts()]
+        return _fingerprint("fit", parts, self.pipeline.spec.seed)
 
     def scored(self, step: Align, base: str) -> str:
         """Fingerprint of what an aligner makes of a base part, and of the texts that aligners before it made."""

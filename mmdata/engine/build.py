@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from mmdata import __version__
-from mmdata.engine import work
+from mmdata.engine import fit, work
 from mmdata.engine.events import Reporter, StepProgress
 from mmdata.engine.pools import Pools, WorkerDiedError
 from mmdata.errors import FatalError
 from mmdata.models.device import accelerators
 from mmdata.plan import Chunk, Plan
-from mmdata.steps.base import Align, Augment
+from mmdata.steps.base import Align, Augment, Fitted
 from mmdata.store import catalog, shards
 from mmdata.store.files import sweep_scratch, write_json
 from mmdata.store.selection import ShardPlan, read_shard_plans
@@ -101,6 +101,9 @@ class _Run:
             self._ahead = asyncio.Semaphore(self.workers + _BATCHES_AHEAD)
             # One chunk more than workers: while one waits for the model, another keeps its worker busy.
             await _all((self._chunk(chunk) for chunk in self.plan.chunks), self.workers + 1)
+            for step in self.plan.pipeline.align:
+                if isinstance(step, Fitted):
+                    await self._fit(step)
             plans = await self._decide()
             await self._write(plans)
         self.reporter.progress(list(self.steps.values()))
@@ -224,6 +227,23 @@ class _Run:
         return scored
 
     # --- all of them ------------------------------------------------------------------------------------------------
+
+    async def _fit(self, step: Fitted) -> None:
+        """Let an aligner learn from all parts: rounds of jobs, as many at once as there are model processes."""
+        plan = self.plan
+        out = plan.part(step.label, plan.fitted(step))
+        if out.exists():
+            return
+        parts = plan.base_parts()
+        scores = [plan.scores_of(step.label, fingerprint) for _, fingerprint in parts]
+        this = fit.Fit(step, plan.pipeline.spec.seed, plan.output / "scratch" / "fit")
+        shutil.rmtree(this.folder, ignore_errors=True)
+        await self.pools.work(fit.gather, this, [plan.part(*part) for part in parts], scores)
+        results: list[list[Any]] = []
+        while jobs := await self.pools.model(fit.next_jobs, this, results):
+            results.append(await _all((self.pools.model(fit.run_job, this, job) for job in jobs), len(jobs)))
+        samples = await self.pools.model(fit.finish, this, results, plan.output / "aligners" / step.label, out)
+        self._moved(step.label, work.Done(samples))
 
     async def _decide(self) -> list[ShardPlan]:
         scratch = self.plan.output / "scratch"
