@@ -24,6 +24,8 @@ FORMATS: Final = {
 }
 # Limits are ours (`max_pixels`), checked before a pixel is decoded; Pillow's own guard would speak first, and vaguely.
 Image.MAX_IMAGE_PIXELS = None
+# What libjpeg can shrink by while it decodes an 8 x 8 block, and Pillow offers.
+_DCT_SHRINKS: Final = (8, 4, 2)
 _SVG_START: Final = re.compile(rb"^(\xef\xbb\xbf)?\s*(<\?xml|<!--|<!DOCTYPE svg|<svg)", re.IGNORECASE)
 _SVG_SNIFF_BYTES: Final = 4096
 
@@ -82,8 +84,11 @@ def _check_data_url(url: str, max_pixels: int) -> None:
         )
 
 
-def open_image(data: bytes, max_pixels: int) -> Image.Image:
+def open_image(data: bytes, max_pixels: int, min_side_px: int | None = None) -> Image.Image:
     """A fully decoded image, its first frame, upright as EXIF says.
+
+    With `min_side_px` a larger JPEG is decoded at a half, a quarter or an eighth of its size, whichever is the smallest
+    whose shorter side still has so many pixels: the decoder leaves out the high frequencies, and most of the work.
 
     Raises SampleError: `not_an_image`, `too_many_pixels` (before decoding), `bad_image` (truncated or corrupt).
     """
@@ -100,6 +105,8 @@ def open_image(data: bytes, max_pixels: int) -> Image.Image:
             size = f"{image.width} x {image.height} = {pixels} pixels"
             raise SampleError("too_many_pixels", f"{size}, more than max_pixels: {max_pixels}")
         try:
+            if min_side_px is not None:
+                _decode_reduced(image, min_side_px)
             image.load()
             upright = ImageOps.exif_transpose(image)
         except Exception as error:  # noqa: BLE001 - see the next line
@@ -107,6 +114,16 @@ def open_image(data: bytes, max_pixels: int) -> Image.Image:
             raise SampleError("bad_image", f"cannot be decoded: {_first_line(error)}") from None
     upright.format = image.format
     return upright
+
+
+def _decode_reduced(image: Image.Image, min_side_px: int) -> None:
+    """Choose the scale at which a JPEG will be decoded; other formats have no such choice, and Pillow ignores it."""
+    shrink = min(image.size) // max(min_side_px, 1)
+    if shrink < _DCT_SHRINKS[-1]:
+        return
+    by = next(known for known in _DCT_SHRINKS if known <= shrink)
+    # Pillow takes the largest scale at which no side is below what is asked for; it rounds the sides up.
+    image.draft(None, (image.width // by, image.height // by))
 
 
 def encode_like(image: Image.Image, extension: str) -> bytes:

@@ -1,6 +1,7 @@
 """Image and text embeddings by any model that open_clip can build.
 
-Shapes: N samples, D embedding size, H and W pixels, C colour channels, L tokens of a text.
+Shapes: N samples, D embedding size, H and W pixels, C colour channels, L tokens of a text,
+S those of them that are kept.
 
 Importing this module imports neither torch nor open_clip: only `Clip.load` needs them.
 """
@@ -9,7 +10,6 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,17 +17,20 @@ import numpy as np
 
 from mmdata.errors import MissingExtraError, WeightsError
 from mmdata.models.clip_image import ImageRecipe
+from mmdata.models.clip_text import text_tower
 from mmdata.models.clip_weights import CONFIG_NAME, as_folder, is_path, locate
 from mmdata.models.device import resolve_device
+from mmdata.models.passes import passes_on
 
 if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-# Bounds the memory of one forward pass: a ViT-L/14 at 336 px stays under 8 GiB on an accelerator in bf16. On a
-# processor small passes stay in its caches: EfficientNet-Lite0 sees 26 images a second and core in 16s, 17 in 64s.
-_IMAGES_A_PASS = {"cuda": 256}
-_IMAGES_A_PASS_ELSEWHERE = 16
+# Images of a pass, at first and at most. An accelerator is filled by what it finds itself (`Passes`). On a processor
+# small passes stay in its caches: EfficientNet-Lite0 sees 26 images a second and core in 16s, 17 in 64s.
+_IMAGES_A_PASS = {"cuda": (64, 1024)}
+_IMAGES_A_PASS_ELSEWHERE = (16, 16)
+# Passes of texts differ in length, so their speed tells little: they shrink where memory runs out, and never grow.
 _TEXTS_A_PASS = 256
 
 
@@ -44,6 +47,10 @@ class Clip:
         # Convolutions are faster with the channels last, on processors and on accelerators; equal but for rounding.
         self._model = model.to(device, memory_format=torch.channels_last).eval()
         self._tokenize = tokenizer
+        self._text_tower = text_tower(self._model)
+        images, most = _IMAGES_A_PASS.get(device.type, _IMAGES_A_PASS_ELSEWHERE)
+        self._image_passes = passes_on(device, images, most)
+        self._text_passes = passes_on(device, _TEXTS_A_PASS, _TEXTS_A_PASS)
         self._mean_C11 = torch.tensor(recipe.mean, device=device).view(3, 1, 1)
         self._std_C11 = torch.tensor(recipe.std, device=device).view(3, 1, 1)
 
@@ -82,12 +89,14 @@ class Clip:
         """Embed what `prepare_image` returned, stacked.
 
         Returns:
-            float32 `[N, D]`, each row of length 1. The same input gives the same output.
+            float32 `[N, D]`, each row of length 1. The same input gives the same output, but for rounding where
+            passes are of other sizes (in bf16 on CUDA, whose sizes are found by trying).
+
+        Raises torch.OutOfMemoryError where not even one image fits.
         """
-        size = _IMAGES_A_PASS.get(self._device.type, _IMAGES_A_PASS_ELSEWHERE)
         out_ND = np.zeros((len(images_NCHW), self.width), dtype=np.float32)
-        for start in range(0, len(images_NCHW), size):
-            out_ND[start : start + size] = self._image_pass(images_NCHW[start : start + size])
+        for rows, emb_ND in self._image_passes.over(len(images_NCHW), lambda rows: self._image_pass(images_NCHW[rows])):
+            out_ND[rows] = emb_ND
         return out_ND
 
     def embed_texts(self, texts: list[str]) -> NDArray[np.float32]:
@@ -100,45 +109,51 @@ class Clip:
             return np.zeros((0, self.width), dtype=np.float32)
         distinct = {text: row for row, text in enumerate(dict.fromkeys(texts))}
         ids_NL = self._tokenize(list(distinct))
+        lengths_N = self._text_tower.lengths(ids_NL)
+        # Short texts with short ones, so that little of a pass is padding.
+        order_N = np.argsort(lengths_N, kind="stable")
         out_ND = np.zeros((len(distinct), self.width), dtype=np.float32)
-        for rows in _by_length(self._lengths(ids_NL), _TEXTS_A_PASS):
-            out_ND[rows] = self._text_pass(ids_NL[rows])
+
+        def run(rows: slice) -> NDArray[np.float32]:
+            some = order_N[rows]
+            return self._text_pass(ids_NL[some, : int(lengths_N[some].max())])
+
+        for rows, emb_ND in self._text_passes.over(len(distinct), run):
+            out_ND[order_N[rows]] = emb_ND
         return out_ND[[distinct[text] for text in texts]]
 
     def _image_pass(self, images_NCHW: NDArray[np.uint8]) -> NDArray[np.float32]:
         import torch
 
         with torch.inference_mode():
-            # A copy: torch refuses negative strides, and warns of read-only memory.
-            pixels_NCHW = torch.from_numpy(np.array(images_NCHW, order="C")).to(self._device)
+            pixels_NCHW = self._to_device(images_NCHW)
             unit_NCHW = (pixels_NCHW.float() / 255 - self._mean_C11) / self._std_C11
             unit_NCHW = unit_NCHW.contiguous(memory_format=torch.channels_last)
             with self._autocast():
                 return _unit_rows(self._model.encode_image(unit_NCHW))
 
-    def _text_pass(self, ids_NL: torch.Tensor) -> NDArray[np.float32]:
+    def _text_pass(self, ids_NS: torch.Tensor) -> NDArray[np.float32]:
         import torch
 
-        longest = int(self._lengths(ids_NL).max())
         with torch.inference_mode(), self._autocast():
-            cut_NL = ids_NL[:, :longest].to(self._device)
-            if cut_NL.shape[1] < ids_NL.shape[1] and _is_causal(self._model):
-                return _unit_rows(_encode_causal(self._model, cut_NL))
-            return _unit_rows(self._model.encode_text(cut_NL))
+            return _unit_rows(self._text_tower.encode(ids_NS.to(self._device)))
+
+    def _to_device(self, images_NCHW: NDArray[np.uint8]) -> torch.Tensor:
+        """A copy on the device; to CUDA out of page-locked memory, so that the host need not wait for it."""
+        import torch
+
+        if self._device.type != "cuda":
+            # A copy: torch refuses negative strides, and warns of read-only memory.
+            return torch.from_numpy(np.array(images_NCHW, order="C")).to(self._device)
+        pinned_NCHW = torch.empty(images_NCHW.shape, dtype=torch.uint8, pin_memory=True)
+        np.copyto(pinned_NCHW.numpy(), images_NCHW)
+        return pinned_NCHW.to(self._device, non_blocking=True)
 
     def _autocast(self) -> torch.autocast:
         import torch
 
         # Off the accelerator, bf16 is emulated on most processors: slower and less exact.
         return torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._device.type == "cuda")
-
-    def _lengths(self, ids_NL: torch.Tensor) -> NDArray[np.int64]:
-        """How many columns of each row the text tower must see for its embedding to be exact."""
-        pad_id = _ignored_id(self._model)
-        if pad_id is None:
-            return np.full(len(ids_NL), ids_NL.shape[1])
-        used_NL = (ids_NL != pad_id).numpy()
-        return np.asarray(used_NL.shape[1] - used_NL[:, ::-1].argmax(axis=1))
 
 
 def _build(open_clip: Any, name: str, pretrained: str | None, folder: Path | None) -> Any:
@@ -182,51 +197,6 @@ def _recipe_of(model: Any) -> ImageRecipe:
         resize_mode=cfg["resize_mode"],
         fill=int(cfg["fill_color"]),
     )
-
-
-def _ignored_id(model: Any) -> int | None:
-    """The token id whose trailing columns cannot change an embedding, None where they can.
-
-    Hugging Face towers mask padding. open_clip's own causal tower pads with 0 after the end token, whose position it
-    pools at, and which sees nothing to its right. Its other towers attend to padding.
-    """
-    config = getattr(getattr(model, "text", None), "config", None)
-    pad_id = getattr(config, "pad_token_id", None)
-    if isinstance(pad_id, int):
-        return pad_id
-    return 0 if _is_causal(model) else None
-
-
-def _is_causal(model: Any) -> bool:
-    pools_at_end = getattr(model, "text_pool_type", None) in {"argmax", "eos"}
-    return pools_at_end and getattr(model, "attn_mask", None) is not None and hasattr(model, "positional_embedding")
-
-
-def _encode_causal(model: Any, ids_NL: torch.Tensor) -> Any:
-    """`CLIP.encode_text` of open_clip 3 with the position table and the mask cut to L.
-
-    open_clip's own method only takes the full context; the result is the same (a test compares them).
-    """
-    from open_clip.transformer import text_global_pool
-
-    length = ids_NL.shape[1]
-    dtype = model.transformer.get_cast_dtype()
-    x_NLK = model.token_embedding(ids_NL).to(dtype) + model.positional_embedding[:length].to(dtype)
-    x_NLK = model.transformer(x_NLK, attn_mask=model.attn_mask[:length, :length])
-    pooled_NK: Any = text_global_pool(
-        model.ln_final(x_NLK), ids_NL, model.text_pool_type, eos_token_id=getattr(model, "text_eos_id", None)
-    )
-    projection = model.text_projection
-    if projection is None:
-        return pooled_NK
-    return projection(pooled_NK) if callable(projection) else pooled_NK @ projection
-
-
-def _by_length(lengths_N: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:
-    """Row numbers in groups of `size`, short texts with short ones, so that little of a pass is padding."""
-    order = np.argsort(lengths_N, kind="stable")
-    for start in range(0, len(order), size):
-        yield order[start : start + size]
 
 
 def _unit_rows(features_ND: torch.Tensor) -> NDArray[np.float32]:

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 # Beyond this aspect ratio only the part of the image that survives the centre crop is scaled up: the whole of a
 # 10 x 50,000 px strip would be a 224 x 1,120,000 px image. Differs from open_clip by rounding between two passes.
 _MAX_FULL_RESIZE_RATIO = 8
+# Sides of the prepared image that a reduced JPEG must keep, so that what the decoder left out was to be lost anyhow.
+# Measured on 98 JPEGs (43 wallpapers, 34 photos and textures of scikit-image, 21 stamps) with EfficientNet-Lite0 at
+# 224 px, cosine to the full decode at worst: 0.986 for one side, 0.9984 for two, 0.9990 for three, 0.9993 for four.
+_ENOUGH_SIDES = 3
 _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
@@ -36,6 +40,11 @@ class ImageRecipe:
     interpolation: str = "bicubic"
     resize_mode: str = "shortest"
     fill: int = 0
+
+    @property
+    def enough_px(self) -> int:
+        """The shorter side a JPEG may be reduced to while it is decoded (`open_image`, `min_side_px`)."""
+        return _ENOUGH_SIDES * self.side_px
 
 
 def prepare_image(recipe: ImageRecipe, image: Image.Image) -> NDArray[np.uint8]:

@@ -16,6 +16,7 @@ from mmdata.errors import FatalError, MissingExtraError, WeightsError
 from mmdata.models.clip import Clip
 from mmdata.models.clip_image import ImageRecipe, prepare_image
 from mmdata.models.clip_weights import CONFIG_NAME, locate
+from mmdata.models.passes import Passes
 
 MEAN, STD = (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)
 SMALL = {
@@ -143,9 +144,9 @@ def test_recipe_pickles():
 
 def test_light_processes_import_no_torch(folder: Path):
     code = (
-        "import sys; from PIL import Image; from mmdata.models import clip;"
+        "import sys; from PIL import Image; from mmdata.models import clip, clip_image;"
         f"clip.locate({str(folder)!r}); clip.locate('ViT-B-32', 'openai');"
-        "clip.prepare_image(clip.ImageRecipe(8, (0, 0, 0), (1, 1, 1)), Image.new('RGB', (9, 9)));"
+        "clip_image.prepare_image(clip.ImageRecipe(8, (0, 0, 0), (1, 1, 1)), Image.new('RGB', (9, 9)));"
         "assert not {'torch', 'open_clip', 'transformers'} & set(sys.modules), 'heavy import'"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -250,8 +251,8 @@ def test_each_distinct_text_is_embedded_once(clip: Clip, monkeypatch: pytest.Mon
 
 
 def test_passes_are_bounded_and_keep_order(clip: Clip, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("mmdata.models.clip._TEXTS_A_PASS", 2)
-    monkeypatch.setattr("mmdata.models.clip._IMAGES_A_PASS_ELSEWHERE", 2)
+    monkeypatch.setattr(clip, "_text_passes", Passes(2, 2))
+    monkeypatch.setattr(clip, "_image_passes", Passes(2, 2))
     small_ND, images = clip.embed_texts(TEXTS), np.zeros((3, 3, 32, 32), dtype=np.uint8)
     images[1] = 255
     image_ND = clip.embed_images(images)
@@ -282,7 +283,7 @@ def test_hugging_face_tower_is_cut_exactly():
     tokens[0, 5:], tokens[1, 60:], tokens[2, 9:] = 0, 0, 0
     with torch.inference_mode():
         expected_ND = model.encode_text(tokens, normalize=True).numpy()
-    assert list(clip._lengths(tokens)) == [5, 60, 9]
+    assert list(clip._text_tower.lengths(tokens)) == [5, 60, 9]
     np.testing.assert_allclose(clip.embed_texts(["a", "b", "c"]), expected_ND, atol=3e-6)
     np.testing.assert_allclose(clip.embed_texts(["a"]), expected_ND[:1], atol=3e-6)
 
