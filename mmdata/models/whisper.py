@@ -36,13 +36,14 @@ from mmdata.models.whisper_network import (
     logits,
 )
 from mmdata.models.whisper_weights import load_network, locate
+from mmdata.models.word_times import WordTime, attention_logits, time_words
 
 if TYPE_CHECKING:
     import torch
     from whisper.model import Whisper as Network
     from whisper.tokenizer import Tokenizer
 
-__all__ = ["MAX_AUDIO_S", "MIN_AUDIO_S", "SAMPLE_RATE", "SpeechScore", "Transcript", "Whisper", "locate"]
+__all__ = ["MAX_AUDIO_S", "MIN_AUDIO_S", "SAMPLE_RATE", "SpeechScore", "Transcript", "Whisper", "WordTime", "locate"]
 
 MAX_AUDIO_S = 30.0  # what Whisper was trained on (Radford et al. 2022, section 2.1)
 MIN_AUDIO_S = 0.1
@@ -108,7 +109,7 @@ class Whisper:
             halve(self.network)
         self._priors: OrderedDict[tuple[int, ...], float] = OrderedDict()
         self._silence: KeysValues | None = None
-        self._prefixes: dict[str, list[int]] = {}
+        self._tokenizers: dict[str, Tokenizer] = {}
         self._tokenizer = _tokenizer(network, None)
 
     @classmethod
@@ -170,6 +171,25 @@ class Whisper:
                 found = self._score_group(clips, [tokens[i] for i in group], [languages[i] for i in group])
                 scores.update(zip(group, found, strict=True))
         return [scores[i] for i in range(len(audio))]
+
+    def word_times(
+        self, audio: Sequence[AudioC], texts: Sequence[str], languages: Sequence[str | None]
+    ) -> list[list[WordTime]]:
+        """When each word of a text is said in its clip; arguments and errors as of `score`.
+
+        A path is found for any text: whether the words are said at all, their probabilities tell.
+        """
+        import torch
+
+        self._check_all(audio, languages, texts)
+        tokens = [self._encode_text(text) for text in texts]
+        times: dict[int, list[WordTime]] = {}
+        with torch.inference_mode():
+            for group in self._groups(audio, [len(row) for row in tokens]):
+                clips = [audio[i] for i in group]
+                found = self._time_group(clips, [tokens[i] for i in group], [languages[i] for i in group])
+                times.update(zip(group, found, strict=True))
+        return [times[i] for i in range(len(audio))]
 
     def transcribe(self, audio: Sequence[AudioC], languages: Sequence[str | None]) -> list[Transcript]:
         """Decode each clip greedily, without timestamps, suppressing what openai-whisper suppresses.
@@ -252,6 +272,33 @@ class Whisper:
             for logprob, prior, text, probability in zip(logprobs, priors, texts, no_speech, strict=True)
         ]
 
+    def _time_group(
+        self, clips: list[AudioC], texts: list[list[int]], languages: list[str | None]
+    ) -> list[list[WordTime]]:
+        import torch
+
+        heard = keys_values(self.network, encode(self.network, clips, _padded_s(clips[0].size)))
+        codes = self._resolve(languages, heard)
+        rows = [self._prefix(code) + text for code, text in zip(codes, texts, strict=True)]
+        queries: list[torch.Tensor] = []
+        states_BLS = decoder_states(self.network, self._padded(rows), heard, queries)
+        attention_BHLT = attention_logits(self.network, queries, [keys for keys, _ in heard])
+        times = []
+        for index, (clip, text, row) in enumerate(zip(clips, texts, rows, strict=True)):
+            states_NS = states_BLS[index, len(row) - len(text) - 1 : len(row) - 1]
+            logprobs = self._log_likelihood(states_NS, torch.tensor(text, device=self.device)).tolist()
+            attention_HLT = attention_BHLT[index, :, : len(row), : frames(clip.size / SAMPLE_RATE)]
+            times.append(time_words(self._tokenizer_of(codes[index]), clip, text, attention_HLT, logprobs))
+        return times
+
+    def _padded(self, rows: list[list[int]]) -> torch.Tensor:
+        """Rows of tokens [B, L], padded on the right, where a causal decoder does not look."""
+        import torch
+
+        tensors = [torch.tensor(row) for row in rows]
+        padded_BL = torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=self._tokenizer.eot)
+        return padded_BL.to(self.device)
+
     def _silence_logprobs(self, prefixes: list[list[int]], texts: list[list[int]]) -> list[float]:
         """The texts' likelihoods given silence, each computed once while it is remembered."""
         keys = [tuple(prefix + text) for prefix, text in zip(prefixes, texts, strict=True)]
@@ -273,14 +320,13 @@ class Whisper:
     ) -> tuple[list[float], list[float]]:
         """Mean log-likelihood of each text's tokens, and each row's no-speech probability.
 
-        Rows are padded on the right, where a causal decoder does not look. Logits are computed only where a token of
-        a text is predicted: at the places [prefix - 1, prefix + text - 1) of the row.
+        Logits are computed only where a token of a text is predicted: at the places [prefix - 1, prefix + text - 1)
+        of the row.
         """
         import torch
 
-        rows = [torch.tensor(prefix + text[:-1]) for prefix, text in zip(prefixes, texts, strict=True)]
-        tokens_BL = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self._tokenizer.eot)
-        states_BLS = decoder_states(self.network, tokens_BL.to(self.device), heard)
+        tokens_BL = self._padded([prefix + text[:-1] for prefix, text in zip(prefixes, texts, strict=True)])
+        states_BLS = decoder_states(self.network, tokens_BL, heard)
         lengths = [len(text) for text in texts]
         wanted = [s[len(p) - 1 : len(p) - 1 + n] for s, p, n in zip(states_BLS, prefixes, lengths, strict=True)]
         targets_N = torch.tensor([token for text in texts for token in text], device=self.device)
@@ -300,9 +346,12 @@ class Whisper:
         ).cpu()
 
     def _prefix(self, language: str) -> list[int]:
-        if language not in self._prefixes:
-            self._prefixes[language] = list(_tokenizer(self.network, language).sot_sequence_including_notimestamps)
-        return self._prefixes[language]
+        return list(self._tokenizer_of(language).sot_sequence_including_notimestamps)
+
+    def _tokenizer_of(self, language: str) -> Tokenizer:
+        if language not in self._tokenizers:
+            self._tokenizers[language] = _tokenizer(self.network, language)
+        return self._tokenizers[language]
 
     def _resolve(self, languages: list[str | None], heard: KeysValues) -> list[str]:
         """Languages with each None detected (openai-whisper `detect_language`): the likeliest after the start."""

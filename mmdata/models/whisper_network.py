@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 SAMPLE_RATE = 16_000
 # A frame of the encoder is 20 ms: hop of 160 samples, halved by the second convolution (openai-whisper `audio.py`).
-_FRAME_C = 320
+FRAME_C = 320
 
 AudioC: TypeAlias = npt.NDArray[np.float32]
 KeysValues: TypeAlias = "list[tuple[torch.Tensor, torch.Tensor]]"
@@ -29,7 +29,7 @@ KeysValues: TypeAlias = "list[tuple[torch.Tensor, torch.Tensor]]"
 
 def frames(duration_s: float) -> int:
     """Count the encoder frames that hold `duration_s` seconds."""
-    return math.ceil(duration_s * SAMPLE_RATE / _FRAME_C)
+    return math.ceil(duration_s * SAMPLE_RATE / FRAME_C)
 
 
 def halve(network: Network) -> None:
@@ -50,7 +50,7 @@ def encode(network: Network, clips: list[AudioC], padded_s: float) -> torch.Tens
     from torch.nn.functional import gelu
     from whisper.audio import log_mel_spectrogram
 
-    length = frames(padded_s) * _FRAME_C
+    length = frames(padded_s) * FRAME_C
     mels = [
         log_mel_spectrogram(np.pad(clip, (0, length - clip.size)), network.dims.n_mels, device=network.device)
         for clip in clips
@@ -70,8 +70,13 @@ def keys_values(network: Network, audio_BTS: torch.Tensor) -> KeysValues:
     return [(b.cross_attn.key(audio_BTS), b.cross_attn.value(audio_BTS)) for b in network.decoder.blocks]
 
 
-def decoder_states(network: Network, tokens_BL: torch.Tensor, heard: KeysValues) -> torch.Tensor:
-    """Decoder states [B, L, S]; `heard` may be of one clip for all rows (openai-whisper `TextDecoder.forward`)."""
+def decoder_states(
+    network: Network, tokens_BL: torch.Tensor, heard: KeysValues, queries: list[torch.Tensor] | None = None
+) -> torch.Tensor:
+    """Decoder states [B, L, S] (openai-whisper `TextDecoder.forward`).
+
+    `heard` may be of one clip for all rows. `queries` takes the cross-attention's queries [B, L, S] of each layer.
+    """
     decoder = network.decoder
     hidden_BLS = decoder.token_embedding(tokens_BL) + decoder.positional_embedding[: tokens_BL.shape[1]]
     hidden_BLS = hidden_BLS.to(_dtype(network))
@@ -79,6 +84,8 @@ def decoder_states(network: Network, tokens_BL: torch.Tensor, heard: KeysValues)
         hidden_BLS = hidden_BLS + block.attn(block.attn_ln(hidden_BLS), mask=decoder.mask)[0]
         shape = (len(tokens_BL), -1, -1)
         query_BLS = block.cross_attn.query(block.cross_attn_ln(hidden_BLS))
+        if queries is not None:
+            queries.append(query_BLS)
         mixed_BLS, _ = block.cross_attn.qkv_attention(query_BLS, keys.expand(shape), values.expand(shape))
         hidden_BLS = hidden_BLS + block.cross_attn.out(mixed_BLS)
         hidden_BLS = hidden_BLS + block.mlp(block.mlp_ln(hidden_BLS))
