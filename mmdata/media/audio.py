@@ -60,16 +60,18 @@ def measure_audio(data: bytes, max_duration_s: float) -> AudioInfo:
     return AudioInfo(*kind, frames / rate, rate, channels)
 
 
-def decode_mono(data: bytes, max_duration_s: float) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """audio_T at 16 kHz, mono, at most the first `max_duration_s` seconds.
+def decode_mono(
+    data: bytes, max_duration_s: float, rate_hz: int = SCORING_RATE_HZ
+) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """audio_T at `rate_hz`, mono, at most the first `max_duration_s` seconds.
 
     Raises SampleError as `measure_audio` does.
     """
     import av
     import numpy as np
 
-    resampler = av.AudioResampler(format="flt", layout="mono", rate=SCORING_RATE_HZ)
-    limit = int(max_duration_s * SCORING_RATE_HZ)
+    resampler = av.AudioResampler(format="flt", layout="mono", rate=rate_hz)
+    limit = int(max_duration_s * rate_hz)
     blocks: list[Any] = []
     with _opened(data) as container:
         for frame in _frames(container):
