@@ -14,7 +14,6 @@ V vocabulary, C samples of audio at 16 kHz.
 from __future__ import annotations
 
 import math
-import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -35,13 +34,14 @@ from mmdata.models.whisper_network import (
     keys_values,
     logits,
 )
+from mmdata.models.whisper_score import LogprobsN, SpeechScore, speech_score
+from mmdata.models.whisper_text import Texts
 from mmdata.models.whisper_weights import load_network, locate
 from mmdata.models.word_times import WordTime, attention_logits, time_words
 
 if TYPE_CHECKING:
     import torch
     from whisper.model import Whisper as Network
-    from whisper.tokenizer import Tokenizer
 
 __all__ = ["MAX_AUDIO_S", "MIN_AUDIO_S", "SAMPLE_RATE", "SpeechScore", "Transcript", "Whisper", "WordTime", "locate"]
 
@@ -53,33 +53,10 @@ MARGIN_S = 1.0
 # Padded lengths are multiples of this, and at least this share of the length: clips of like length share a batch.
 _STEP_S = 0.5
 _STEP_SHARE = 0.1
-# Half of the decoder's 448 positions, as in decoding (openai-whisper `DecodingTask`: n_text_ctx // 2).
-_MAX_TEXT_SHARE = 2
 _FRAMES_A_PASS = {"cuda": 96_000}
 _FRAMES_A_PASS_ELSEWHERE = 6_000  # 2 minutes of audio: a choice that bounds memory, not tuned
 _LOGIT_ROWS_A_PASS = 512  # 512 x 51,865 float32: 106 MB
 _PRIORS_KEPT = 100_000
-
-
-@dataclass(frozen=True)
-class SpeechScore:
-    """Agreement of one clip with one text, in nats.
-
-    The end token counts as a token of the text: a text that stops before the speech does is penalised for it.
-
-    Attributes:
-        logprob_per_token: mean log-likelihood of the text's tokens and the end token given the audio.
-        silence_logprob_per_token: the same given 30 s of silence: what the text is worth to the language model alone.
-        score: their difference; about 0 says that hearing the audio does not help to predict the text.
-        tokens: tokens that the means are over, the end token among them.
-        no_speech_prob: probability of Whisper's `<|nospeech|>` right after the start.
-    """
-
-    logprob_per_token: float
-    silence_logprob_per_token: float
-    score: float
-    tokens: int
-    no_speech_prob: float
 
 
 @dataclass(frozen=True)
@@ -107,10 +84,9 @@ class Whisper:
         self.network = network.to(device).eval()
         if device.type == "cuda":
             halve(self.network)
-        self._priors: OrderedDict[tuple[int, ...], float] = OrderedDict()
+        self._priors: OrderedDict[tuple[str | int, ...], LogprobsN] = OrderedDict()
         self._silence: KeysValues | None = None
-        self._tokenizers: dict[str, Tokenizer] = {}
-        self._tokenizer = _tokenizer(network, None)
+        self._texts = Texts(network)
 
     @classmethod
     def load(cls, model: str, device: str = "auto") -> Whisper:
@@ -127,7 +103,7 @@ class Whisper:
     @property
     def languages(self) -> frozenset[str]:
         """Codes that the model was trained on; only `en` for an English-only model."""
-        return frozenset(self._tokenizer.all_language_codes if self.network.is_multilingual else ("en",))
+        return self._texts.languages
 
     def check(self, audio_C: AudioC, text: str | None = None) -> None:
         """Raise SampleError where one clip, or one text, cannot be scored.
@@ -144,7 +120,7 @@ class Whisper:
         if not np.isfinite(audio_C).all():
             raise SampleError("audio_not_finite", "the audio holds NaN or infinity")
         if text is not None:
-            self._encode_text(text)
+            self._texts.encode(text)
 
     def score(
         self, audio: Sequence[AudioC], texts: Sequence[str], languages: Sequence[str | None]
@@ -160,13 +136,23 @@ class Whisper:
             ValueError: an item that `check` would refuse, or lists of unequal length.
             FatalError: a language that the model does not know.
         """
+        found = self.score_each(audio, [[text] for text in texts], languages)
+        return [score for (score,) in found]
+
+    def score_each(
+        self, audio: Sequence[AudioC], texts: Sequence[Sequence[str]], languages: Sequence[str | None]
+    ) -> list[list[SpeechScore]]:
+        """Score each clip with each of its own texts, in one pass of the encoder: `[clip][text]`, else as `score`.
+
+        Each clip needs a text at least.
+        """
         import torch
 
         self._check_all(audio, languages, texts)
-        tokens = [self._encode_text(text) for text in texts]
-        scores: dict[int, SpeechScore] = {}
+        tokens = [[self._texts.encode(text) for text in own] for own in texts]
+        scores: dict[int, list[SpeechScore]] = {}
         with torch.inference_mode():
-            for group in self._groups(audio, [len(row) for row in tokens]):
+            for group in self._groups(audio, [len(own[0]) for own in tokens]):
                 clips = [audio[i] for i in group]
                 found = self._score_group(clips, [tokens[i] for i in group], [languages[i] for i in group])
                 scores.update(zip(group, found, strict=True))
@@ -181,8 +167,8 @@ class Whisper:
         """
         import torch
 
-        self._check_all(audio, languages, texts)
-        tokens = [self._encode_text(text) for text in texts]
+        self._check_all(audio, languages, [[text] for text in texts])
+        tokens = [self._texts.encode(text) for text in texts]
         times: dict[int, list[WordTime]] = {}
         with torch.inference_mode():
             for group in self._groups(audio, [len(row) for row in tokens]):
@@ -218,7 +204,7 @@ class Whisper:
         return [transcripts[i] for i in range(len(audio))]
 
     def _check_all(
-        self, audio: Sequence[AudioC], languages: Sequence[str | None], texts: Sequence[str] | None = None
+        self, audio: Sequence[AudioC], languages: Sequence[str | None], texts: Sequence[Sequence[str]] | None = None
     ) -> None:
         if len(audio) != len(languages) or (texts is not None and len(texts) != len(audio)):
             raise ValueError(f"{len(audio)} clips, {len(languages)} languages, {texts and len(texts)} texts")
@@ -228,20 +214,11 @@ class Whisper:
             raise FatalError(f"Whisper: this model knows {known}, not {', '.join(sorted(unknown))}")
         for index, clip in enumerate(audio):
             try:
-                self.check(clip, texts[index] if texts is not None else None)
+                self.check(clip)
+                for text in texts[index] if texts is not None else ():
+                    self.check(clip, text)
             except SampleError as error:
                 raise ValueError(f"item {index}: {error}") from error
-
-    def _encode_text(self, text: str) -> list[int]:
-        """Tokens of the text, with the space in front that Whisper's transcripts start with, and the end token."""
-        if not text.strip():
-            raise SampleError("text_empty", "the text is empty")
-        # Ordinary: a text that spells a special token such as <|endoftext|> is only letters here.
-        tokens = self._tokenizer.encoding.encode_ordinary(" " + text.strip())
-        limit = self.network.dims.n_text_ctx // _MAX_TEXT_SHARE
-        if len(tokens) > limit:
-            raise SampleError("text_too_long", f"the text has {len(tokens)} tokens, Whisper takes {limit}")
-        return [*tokens, self._tokenizer.eot]
 
     @property
     def _frames_a_pass(self) -> int:
@@ -261,16 +238,32 @@ class Whisper:
             yield group
 
     def _score_group(
-        self, clips: list[AudioC], texts: list[list[int]], languages: list[str | None]
-    ) -> list[SpeechScore]:
+        self, clips: list[AudioC], texts: list[list[list[int]]], languages: list[str | None]
+    ) -> list[list[SpeechScore]]:
         heard = keys_values(self.network, encode(self.network, clips, _padded_s(clips[0].size)))
-        prefixes = [self._prefix(code) for code in self._resolve(languages, heard)]
-        logprobs, no_speech = self._teacher_forced(prefixes, texts, heard)
-        priors = self._silence_logprobs(prefixes, texts)
-        return [
-            SpeechScore(logprob, prior, logprob - prior, len(text), probability)
-            for logprob, prior, text, probability in zip(logprobs, priors, texts, no_speech, strict=True)
-        ]
+        codes = self._resolve(languages, heard)
+        no_speech = self._no_speech_probs(heard)
+        scores: list[list[SpeechScore]] = [[] for _ in clips]
+        # The n-th texts of all clips are one batch: keys and values are shared, not repeated.
+        for turn in range(max(map(len, texts))):
+            rows = [row for row, own in enumerate(texts) if turn < len(own)]
+            given = heard if len(rows) == len(clips) else [(keys[rows], values[rows]) for keys, values in heard]
+            batch, own_codes = [texts[row][turn] for row in rows], [codes[row] for row in rows]
+            priors = self._silence_logprobs(own_codes, batch)
+            likelihoods = self._teacher_forced(own_codes, batch, given)
+            for row, code, text, heard_N, silence_N in zip(rows, own_codes, batch, likelihoods, priors, strict=True):
+                words = self._texts.words(code, text[:-1])
+                scores[row].append(speech_score(heard_N, silence_N, words, no_speech[row], code))
+        return scores
+
+    def _no_speech_probs(self, heard: KeysValues) -> list[float]:
+        """Probability of `<|nospeech|>` right after the start token (openai-whisper `DecodingTask._main_loop`)."""
+        import torch
+
+        sot_B1 = torch.full((len(heard[0][0]), 1), self._texts.plain.sot, device=self.device)
+        first_BV = logits(self.network, decoder_states(self.network, sot_B1, heard)[:, 0]).softmax(-1)
+        found: list[float] = first_BV[:, self._texts.plain.no_speech].tolist()
+        return found
 
     def _time_group(
         self, clips: list[AudioC], texts: list[list[int]], languages: list[str | None]
@@ -279,7 +272,7 @@ class Whisper:
 
         heard = keys_values(self.network, encode(self.network, clips, _padded_s(clips[0].size)))
         codes = self._resolve(languages, heard)
-        rows = [self._prefix(code) + text for code, text in zip(codes, texts, strict=True)]
+        rows = [self._texts.prefix(code) + text for code, text in zip(codes, texts, strict=True)]
         queries: list[torch.Tensor] = []
         states_BLS = decoder_states(self.network, self._padded(rows), heard, queries)
         attention_BHLT = attention_logits(self.network, queries, [keys for keys, _ in heard])
@@ -288,7 +281,7 @@ class Whisper:
             states_NS = states_BLS[index, len(row) - len(text) - 1 : len(row) - 1]
             logprobs = self._log_likelihood(states_NS, torch.tensor(text, device=self.device)).tolist()
             attention_HLT = attention_BHLT[index, :, : len(row), : frames(clip.size / SAMPLE_RATE)]
-            times.append(time_words(self._tokenizer_of(codes[index]), clip, text, attention_HLT, logprobs))
+            times.append(time_words(self._texts.tokenizer(codes[index]), clip, text, attention_HLT, logprobs))
         return times
 
     def _padded(self, rows: list[list[int]]) -> torch.Tensor:
@@ -296,44 +289,41 @@ class Whisper:
         import torch
 
         tensors = [torch.tensor(row) for row in rows]
-        padded_BL = torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=self._tokenizer.eot)
+        padded_BL = torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=self._texts.plain.eot)
         return padded_BL.to(self.device)
 
-    def _silence_logprobs(self, prefixes: list[list[int]], texts: list[list[int]]) -> list[float]:
+    def _silence_logprobs(self, languages: list[str], texts: list[list[int]]) -> list[LogprobsN]:
         """The texts' likelihoods given silence, each computed once while it is remembered."""
-        keys = [tuple(prefix + text) for prefix, text in zip(prefixes, texts, strict=True)]
+        keys: list[tuple[str | int, ...]] = [(code, *text) for code, text in zip(languages, texts, strict=True)]
         new = {key: row for row, key in enumerate(keys) if key not in self._priors}
         found = {key: self._priors[key] for key in keys if key in self._priors}
         if new:
             if self._silence is None:
                 self._silence = keys_values(self.network, encode(self.network, [np.zeros(0, np.float32)], MAX_AUDIO_S))
             rows = list(new.values())
-            logprobs, _ = self._teacher_forced([prefixes[i] for i in rows], [texts[i] for i in rows], self._silence)
+            logprobs = self._teacher_forced([languages[i] for i in rows], [texts[i] for i in rows], self._silence)
             found.update(zip(new, logprobs, strict=True))
         self._priors.update(found)
         while len(self._priors) > _PRIORS_KEPT:
             self._priors.popitem(last=False)
         return [found[key] for key in keys]
 
-    def _teacher_forced(
-        self, prefixes: list[list[int]], texts: list[list[int]], heard: KeysValues
-    ) -> tuple[list[float], list[float]]:
-        """Mean log-likelihood of each text's tokens, and each row's no-speech probability.
+    def _teacher_forced(self, languages: list[str], texts: list[list[int]], heard: KeysValues) -> list[LogprobsN]:
+        """Log-likelihood [N] of each text's tokens.
 
         Logits are computed only where a token of a text is predicted: at the places [prefix - 1, prefix + text - 1)
         of the row.
         """
         import torch
 
+        prefixes = [self._texts.prefix(code) for code in languages]
         tokens_BL = self._padded([prefix + text[:-1] for prefix, text in zip(prefixes, texts, strict=True)])
         states_BLS = decoder_states(self.network, tokens_BL, heard)
         lengths = [len(text) for text in texts]
         wanted = [s[len(p) - 1 : len(p) - 1 + n] for s, p, n in zip(states_BLS, prefixes, lengths, strict=True)]
         targets_N = torch.tensor([token for text in texts for token in text], device=self.device)
         logprobs_N = self._log_likelihood(torch.cat(wanted), targets_N)
-        means = [float(part.mean()) for part in torch.split(logprobs_N, lengths)]
-        first_BV = logits(self.network, states_BLS[:, 0]).softmax(-1)
-        return means, first_BV[:, self._tokenizer.no_speech].tolist()
+        return [part.numpy() for part in torch.split(logprobs_N, lengths)]
 
     def _log_likelihood(self, states_NS: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
         """Log-likelihoods [N] in float32 on the CPU, in blocks that bound the memory of the logits."""
@@ -345,14 +335,6 @@ class Whisper:
             [-torch.nn.functional.cross_entropy(logits(self.network, s), t, reduction="none") for s, t in blocks]
         ).cpu()
 
-    def _prefix(self, language: str) -> list[int]:
-        return list(self._tokenizer_of(language).sot_sequence_including_notimestamps)
-
-    def _tokenizer_of(self, language: str) -> Tokenizer:
-        if language not in self._tokenizers:
-            self._tokenizers[language] = _tokenizer(self.network, language)
-        return self._tokenizers[language]
-
     def _resolve(self, languages: list[str | None], heard: KeysValues) -> list[str]:
         """Languages with each None detected (openai-whisper `detect_language`): the likeliest after the start."""
         import torch
@@ -361,10 +343,10 @@ class Whisper:
             return ["en"] * len(languages)
         if None not in languages:
             return [language for language in languages if language is not None]
-        sot_B1 = torch.full((len(languages), 1), self._tokenizer.sot, device=self.device)
+        sot_B1 = torch.full((len(languages), 1), self._texts.plain.sot, device=self.device)
         logits_BV = logits(self.network, decoder_states(self.network, sot_B1, heard)[:, 0])
-        best_B = logits_BV[:, list(self._tokenizer.all_language_tokens)].argmax(-1).tolist()
-        codes = self._tokenizer.all_language_codes
+        best_B = logits_BV[:, list(self._texts.plain.all_language_tokens)].argmax(-1).tolist()
+        codes = self._texts.plain.all_language_codes
         return [language or codes[best] for language, best in zip(languages, best_B, strict=True)]
 
     def _decode(self, audio_BTS: torch.Tensor, language: str) -> list[Transcript]:
@@ -384,14 +366,3 @@ def _padded_s(samples: int) -> float:
     wanted_s = samples / SAMPLE_RATE + MARGIN_S
     step_s = _STEP_S * max(1, math.floor(wanted_s * _STEP_SHARE / _STEP_S))
     return min(MAX_AUDIO_S, math.ceil(wanted_s / step_s) * step_s)
-
-
-def _tokenizer(network: Network, language: str | None) -> Tokenizer:
-    from whisper.tokenizer import get_tokenizer
-
-    with warnings.catch_warnings():
-        # openai-whisper leaves its vocabulary file to the garbage collector, the first time.
-        warnings.simplefilter("ignore", ResourceWarning)
-        return get_tokenizer(
-            network.is_multilingual, num_languages=network.num_languages, language=language, task="transcribe"
-        )
