@@ -1,0 +1,105 @@
+"""Cut pairs into folds that share nothing, and draw nulls within them.
+
+Shapes: N pairs, G groups, R nulls of a pair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from mmdata.models.crossfit_heads import Ints
+
+NO_PARTNER = -1
+# Draws for a partner outside the own group before all candidates are listed.
+_DRAWS = 8
+
+
+def ids_of(values: Sequence[str | bytes]) -> Ints:
+    """Number the values, equal ones alike, in the order of their first appearance."""
+    numbers: dict[str | bytes, int] = {}
+    return np.array([numbers.setdefault(value, len(numbers)) for value in values], dtype=np.int64)
+
+
+def group_pairs(left_id_N: Ints, right_id_N: Ints) -> Ints:
+    """Number the groups of pairs that hang together by an equal left or an equal right, int64 `[N]`."""
+    lowest_N = np.arange(len(left_id_N))
+    while True:
+        before_N = lowest_N
+        for ids_N in (left_id_N, right_id_N):
+            _, place_N = np.unique(ids_N, return_inverse=True)
+            lowest_G = np.full(int(place_N.max(initial=0)) + 1, len(ids_N))
+            np.minimum.at(lowest_G, place_N, lowest_N)
+            lowest_N = lowest_G[place_N]
+        lowest_N = lowest_N[lowest_N]
+        if np.array_equal(before_N, lowest_N):
+            return np.unique(lowest_N, return_inverse=True)[1].astype(np.int64)
+
+
+def assign_folds(group_N: Ints, folds: int, seed: int) -> Ints:
+    """Give each pair a fold, whole groups together, the largest group first to the smallest fold, int64 `[N]`."""
+    groups_G, place_N, count_G = np.unique(group_N, return_inverse=True, return_counts=True)
+    shuffled_G = np.random.default_rng([seed, 1]).permutation(len(groups_G))
+    order_G = shuffled_G[np.argsort(-count_G[shuffled_G], kind="stable")]
+    fold_G, size = np.zeros(len(groups_G), np.int64), [0] * folds
+    for group in order_G:
+        fold = size.index(min(size))
+        fold_G[group] = fold
+        size[fold] += int(count_G[group])
+    return fold_G[place_N]
+
+
+def cut_blocks(fold_N: Ints, stratum_N: Ints, seed: int, block: int) -> Ints:
+    """Cut each stratum of each fold into random blocks of about equal size, at most `block` pairs, int64 `[N]`."""
+    rng, block_N, made = np.random.default_rng([seed, 2]), np.zeros(len(fold_N), np.int64), 0
+    _, part_N = np.unique(np.stack([fold_N, stratum_N]), axis=1, return_inverse=True)
+    for part in range(int(part_N.max(initial=-1)) + 1):
+        rows_N = rng.permutation(np.flatnonzero(part_N == part))
+        pieces = -(-len(rows_N) // block)
+        for piece in np.array_split(rows_N, pieces):
+            block_N[piece] = made
+            made += 1
+    return block_N
+
+
+def draw_partners(block_N: Ints, group_N: Ints, nulls: int, seed: int) -> Ints:
+    """Draw for each pair R others of its block and of other groups, all as a permutation would where groups are small.
+
+    Returns:
+        Row numbers, int64 `[N, R]`; `NO_PARTNER` where the block is one group.
+    """
+    rng = np.random.default_rng([seed, 3])
+    partner_NR = np.full((len(block_N), nulls), NO_PARTNER, np.int64)
+    order_N = np.argsort(block_N, kind="stable")
+    for rows_N in np.split(order_N, np.flatnonzero(np.diff(block_N[order_N])) + 1):
+        for null in range(nulls):
+            partner_NR[rows_N, null] = _derange(rows_N, group_N, rng)
+    return partner_NR
+
+
+def _derange(rows_N: Ints, group_N: Ints, rng: np.random.Generator) -> Ints:
+    given_N = rng.permutation(rows_N)
+    for _ in range(_DRAWS):
+        same_N = np.flatnonzero(group_N[given_N] == group_N[rows_N])
+        if not len(same_N):
+            return given_N
+        given_N[same_N] = rng.choice(rows_N, len(same_N))
+    for place in np.flatnonzero(group_N[given_N] == group_N[rows_N]):
+        others_N = rows_N[group_N[rows_N] != group_N[rows_N[place]]]
+        given_N[place] = rng.choice(others_N) if len(others_N) else NO_PARTNER
+    return given_N
+
+
+def to_local(partner_NR: Ints, rows_N: Ints) -> Ints:
+    """Row numbers as places in `rows_N` (ascending), in which all of them are; `NO_PARTNER` stays."""
+    return np.where(partner_NR == NO_PARTNER, NO_PARTNER, np.searchsorted(rows_N, partner_NR))
+
+
+def pick(values_N: npt.NDArray[np.int64], most: int, seed: int) -> Ints:
+    """Choose rows, one of each distinct value and at most `most`, by the seed, in their order."""
+    _, first_M = np.unique(values_N, return_index=True)
+    if len(first_M) > most:
+        first_M = np.random.default_rng([seed, 4]).permutation(np.sort(first_M))[:most]
+    return np.sort(first_M).astype(np.int64)
