@@ -71,7 +71,12 @@ def build(spec: Path, output: Path | None, overrides: tuple[str, ...], as_json: 
         outcome = run(found, reporter)
     if as_json:
         reporter.note(
-            "done", fates=outcome.fates, children=outcome.children, splits=outcome.splits, wall_s=outcome.wall_s
+            "done",
+            fates=outcome.fates,
+            children=outcome.children,
+            splits=outcome.splits,
+            wall_s=outcome.wall_s,
+            calibrations=outcome.calibrations,
         )
     else:
         click.echo(_told(found, outcome))
@@ -190,8 +195,16 @@ def _told(found: Plan, outcome: Outcome) -> str:
     lines = [first, inputs]
     if outcome.children:
         lines.append(f"{sum(outcome.children.values())} children = " + _sum(outcome.children))
+    lines += [_noise(row) for row in outcome.calibrations]
     lines.append("shards: " + ", ".join(f"{name} {count} samples" for name, count in outcome.splits.items()))
     return "\n".join(lines)
+
+
+def _noise(row: dict[str, Any]) -> str:
+    if row["problem"]:
+        return f"{row['aligner']}.{row['edge']}: not calibrated: {row['problem']}"
+    low, share, high = (f"{100 * row[name]:.0f}" for name in ("noise_low", "noise", "noise_high"))
+    return f"{row['aligner']}.{row['edge']}: {share} % of {row['pairs']} pairs mismatched (95 %: {low} to {high} %)"
 
 
 def _sum(counts: dict[str, int]) -> str:

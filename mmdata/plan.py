@@ -29,7 +29,7 @@ from mmdata.store.curation import Columns, Curation, explained
 from mmdata.store.files import SCRATCH_MARK
 
 # Raise it when parts are laid out differently: nothing made before is then taken for done.
-_FORMAT: Final = 1
+_FORMAT: Final = 2
 _RESERVED = frozenset(
     {"sample_id", "source", "key", "parent_id", "variant", "attributes", "match", "parent", "part", "group_id"}
 )
@@ -159,7 +159,8 @@ class Plan:
     def selection(self) -> str:
         """Fingerprint of the decisions: of all parts and all that decides."""
         steps = [self._identities[_key(step)] for step in (*self.pipeline.curate, self.pipeline.write)]
-        return _fingerprint(self.base_parts(), self.score_parts(), steps, self.pipeline.spec.seed)
+        references = [Path(step.reference).read_bytes().hex() for step in self.pipeline.align if step.reference]
+        return _fingerprint(self.base_parts(), self.score_parts(), steps, references, self.pipeline.spec.seed)
 
     @property
     def decided(self) -> Path:
@@ -244,6 +245,7 @@ class _Resolver:
         written = [step for _, step in steps["write"] if isinstance(step, Write)] or [_default("write", "webdataset")]
         self._check_labels(steps, members)
         self._check_reads(steps, members)
+        self._check_findings(steps)
         pipeline = Pipeline(
             self.spec,
             sources,
@@ -330,9 +332,19 @@ class _Resolver:
                 elif modality and members[name].modality != modality:
                     self._problem(keys, f"'{name}' is {members[name].modality}, but {step.step} needs {modality} there")
 
+    def _check_findings(self, steps: dict[str, list[tuple[Keys, Step]]]) -> None:
+        labels = [step.label for _, step in steps["align"] if isinstance(step, Align)]
+        for keys, step in steps["augment"]:
+            for label in step.findings() if isinstance(step, Augment) else ():
+                if label not in labels:
+                    self._problem(keys, f"no aligner is called '{label}'{nearest(label, labels)}")
+
     def _check_weights(self, steps: list[tuple[Keys, Step]]) -> None:
         for keys, step in steps:
             if isinstance(step, Align):
+                if step.reference and not Path(step.reference).is_file():
+                    fix = "give decided/<...>/calibrations.parquet of another build"
+                    self._problem((*keys, "reference"), f"{step.reference} is not there; {fix}")
                 try:
                     step.weights()
                 except WeightsError as error:

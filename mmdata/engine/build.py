@@ -48,11 +48,12 @@ class StoppedError(FatalError):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a build came to: `fates` counts the inputs, children apart."""
+    """What a build came to: `fates` counts the inputs, children apart; `calibrations` as the catalog has them."""
 
     fates: dict[str, int]
     children: dict[str, int]
     splits: dict[str, int]
+    calibrations: list[dict[str, Any]]
     wall_s: float
     did_nothing: bool
 
@@ -229,21 +230,18 @@ class _Run:
     # --- all of them ------------------------------------------------------------------------------------------------
 
     async def _fit(self, step: Fitted) -> None:
-        """Let an aligner learn from all parts: rounds of jobs, as many at once as there are model processes."""
+        """Let an aligner learn from all parts, on all cores."""
         plan = self.plan
         out = plan.part(step.label, plan.fitted(step))
         if out.exists():
             return
         parts = plan.base_parts()
-        scores = [plan.scores_of(step.label, fingerprint) for _, fingerprint in parts]
-        this = fit.Fit(step, plan.pipeline.spec.seed, plan.output / "scratch" / "fit")
-        shutil.rmtree(this.folder, ignore_errors=True)
-        await self.pools.work(fit.gather, this, [plan.part(*part) for part in parts], scores)
-        results: list[list[Any]] = []
-        while jobs := await self.pools.model(fit.next_jobs, this, results):
-            results.append(await _all((self.pools.model(fit.run_job, this, job) for job in jobs), len(jobs)))
-        samples = await self.pools.model(fit.finish, this, results, plan.output / "aligners" / step.label, out)
-        self._moved(step.label, work.Done(samples))
+        base, scores = [plan.part(*part) for part in parts], [plan.scores_of(step.label, part) for _, part in parts]
+        keep = plan.output / "aligners" / step.label
+        seed = plan.pipeline.spec.seed
+        self._moved(
+            step.label, await self.pools.work(work.measured, fit.fit_corpus, step, seed, base, scores, keep, out)
+        )
 
     async def _decide(self) -> list[ShardPlan]:
         scratch = self.plan.output / "scratch"
@@ -403,4 +401,5 @@ def _keep_only(decided: Path) -> None:
 
 def _outcome(plan: Plan, began: float, *, did_nothing: bool) -> Outcome:
     counts = catalog.counts(plan.output)
-    return Outcome(counts["fates"], counts["children"], counts["splits"], time.time() - began, did_nothing)
+    noise = catalog.calibrations(plan.output)
+    return Outcome(counts["fates"], counts["children"], counts["splits"], noise, time.time() - began, did_nothing)

@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmdata.engine import pools
+from mmdata.engine.calibrate import calibrate_build
 from mmdata.errors import SampleError
 from mmdata.plan import Plan, parse_line
 from mmdata.sample import Failure, Member, Modality, Sample, child_id, sample_id
@@ -435,7 +436,12 @@ def decide(plan: Plan, scratch: Path, memory: str) -> Done:
     scores = [plan.part(*part) for part in plan.score_parts()]
     scratch.mkdir(parents=True, exist_ok=True)
     curation = Curation.load(pipeline.columns, pipeline.spec.seed, base, scores, scratch, memory)
-    curation.judge()
+    (scratch / "decided").mkdir()
+    of = {
+        step.label: [plan.part(*part) for part in plan.score_parts() if part[0] == step.label]
+        for step in pipeline.align
+    }
+    curation.judge(calibrate_build(curation, pipeline.align, of, scratch / "decided"))
     for step in pipeline.curate:
         step.apply(curation)
     decide_fates(curation, plan.inputs)

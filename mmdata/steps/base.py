@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+from pydantic import Field
+
 from mmdata.errors import SampleError
 from mmdata.models.weights import Weights
 from mmdata.sample import Member, Modality, Sample
@@ -198,6 +200,9 @@ class Align(Step):
     modalities: ClassVar[tuple[Modality, Modality]]
     batch_samples: ClassVar[int] = 64
     name: str | None = None
+    reference: str | None = Field(
+        None, description="calibrations.parquet of another build, for percentiles where there are too few samples"
+    )
 
     @property
     def label(self) -> str:
@@ -244,6 +249,7 @@ class Align(Step):
         """Parameters and the weights' content; where the weights lie does not matter."""
         mine = super().identity()
         mine["params"].pop("model", None)
+        mine["params"].pop("reference", None)
         return {**mine, "weights": self.weights().identity}
 
 
@@ -256,6 +262,8 @@ class FittedRows:
         ids: of the samples.
         score_N: higher agrees better, NaN where there is none.
         null_NR: the same for R deranged pairs a sample, NaN where there is none.
+        strength_N: see `mmdata.models.two_groups.pair_strength`.
+        null_strength_NR: the same of the deranged pairs.
         vectors: `[N, D]` of the members in the common space, by name.
     """
 
@@ -263,6 +271,8 @@ class FittedRows:
     ids: Sequence[str]
     score_N: Floats
     null_NR: Floats
+    strength_N: Floats
+    null_strength_NR: Floats
     vectors: Mapping[str, Floats] = field(default_factory=dict)
 
 
@@ -275,37 +285,34 @@ class Pairs:
         ids: of the samples.
         left_NF: features of the left member, as `Found.vectors` gave them.
         right_NE: features of the right member.
-        group_N: equal where either member has the same payload: such pairs must not be told apart.
+        left_id_N: equal where the left member has the same payload.
+        right_id_N: equal where the right one has the same payload or the same words.
         lang_N: language of the right member, a small number.
         parent_N: row of the parent, -1 for originals.
     """
 
     edge: Edge
     ids: Sequence[str]
-    left_NF: Floats
-    right_NE: Floats
-    group_N: NDArray[np.int64]
+    left_NF: NDArray[np.floating[Any]]
+    right_NE: NDArray[np.floating[Any]]
+    left_id_N: NDArray[np.int64]
+    right_id_N: NDArray[np.int64]
     lang_N: NDArray[np.int64]
     parent_N: NDArray[np.int64]
 
 
 class Fitted(Align):
-    """An aligner that learns from the whole corpus: its `score` gives vectors only, `fit` scores all pairs at once.
+    """An aligner that learns from the whole corpus: its `score` gives vectors only, `fit` scores all pairs of one edge.
 
-    The fit runs when every part has its vectors, in rounds of jobs that the engine spreads over the model processes.
+    The fit runs once, when every part has its vectors.
     """
 
     @abstractmethod
-    def jobs(self, pairs: Pairs, seed: int, results: Sequence[Sequence[Any]]) -> list[Any]:
-        """The jobs of the next round, given the results of the rounds before; [] when there is none."""
+    def fit(self, pairs: Pairs, seed: int, folder: Path) -> FittedRows:
+        """Score every pair; what is worth keeping (a reusable aligner) goes into `folder`, which is there.
 
-    @abstractmethod
-    def run(self, pairs: Pairs, seed: int, job: Any) -> Any:
-        """Do one job, in a model process."""
-
-    @abstractmethod
-    def finish(self, pairs: Pairs, seed: int, results: Sequence[Sequence[Any]], folder: Path) -> FittedRows:
-        """Score every pair; what is worth keeping (a reusable aligner) goes into `folder`, which is there."""
+        Raises FatalError where there is too little to learn from.
+        """
 
 
 @dataclass(frozen=True)

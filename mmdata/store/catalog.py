@@ -34,7 +34,8 @@ _COLUMNS: Final[dict[str, dict[str, str]]] = {
     },
     "scored": {
         **dict.fromkeys(["sample_id", "aligner", "edge"], _TEXT),
-        "score": "FLOAT",
+        **dict.fromkeys(["score", "strength"], "FLOAT"),
+        **dict.fromkeys(['"null"', "null_strength"], "FLOAT[]"),
         **dict.fromkeys(["measures", "new_name", "new_text", "new_lang", "reason", "detail"], _TEXT),
     },
     "fates": {
@@ -43,15 +44,27 @@ _COLUMNS: Final[dict[str, dict[str, str]]] = {
         "threshold": "DOUBLE",
         "detail": _TEXT,
     },
+    "calibrated": {
+        **dict.fromkeys(["sample_id", "aligner", "edge"], _TEXT),
+        **dict.fromkeys(["percentile", "match"], "FLOAT"),
+    },
+    "calibrations": {
+        **dict.fromkeys(["aligner", "edge"], _TEXT),
+        **dict.fromkeys(["pairs", "null_pairs"], "BIGINT"),
+        **dict.fromkeys(["noise", "noise_low", "noise_high"], "DOUBLE"),
+        **dict.fromkeys(["problem", "curve"], _TEXT),
+    },
+    "embeddings": {**dict.fromkeys(["sample_id", "aligner", "member"], _TEXT), "vector": "FLOAT[]"},
     "places": dict.fromkeys(["sample_id", "group_id", "split"], _TEXT),
     "selection": dict.fromkeys(["sample_id", "shard"], _TEXT),
 }
 _VIEWS: Final = {
     "samples": """
-SELECT b.sample_id, b.source, b.key, p.group_id, b.parent_id, b.variant, p.split, f.fate, s.shard,
+SELECT b.sample_id, b.source, b.key, p.group_id, b.parent_id, b.variant, p.split, f.fate, s.shard, c.match,
     CAST(json(b.attributes) AS MAP(VARCHAR, VARCHAR)) AS attributes
 FROM base b LEFT JOIN places p USING (sample_id) LEFT JOIN fates f USING (sample_id)
 LEFT JOIN selection s USING (sample_id)
+LEFT JOIN (SELECT sample_id, match FROM calibrated WHERE aligner = '') c USING (sample_id)
 """,
     "members": """
 SELECT sample_id, m.modality, m.name, m.mime, m.bytes, m.sha256, m.width, m.height, m.duration_s, m.sample_rate,
@@ -63,8 +76,12 @@ SELECT sample_id, 'text' AS modality, new_name AS name, 'text/plain' AS mime,
     length(new_text) AS chars, aligner AS made_by
 FROM scored WHERE new_text IS NOT NULL
 """,
-    "scores": "SELECT sample_id, aligner, edge, score, measures FROM scored WHERE reason IS NULL",
+    "scores": """
+SELECT s.sample_id, s.aligner, s.edge, s.score, c.percentile, c.match, s.measures
+FROM scored s LEFT JOIN calibrated c USING (sample_id, aligner, edge) WHERE s.reason IS NULL AND s.edge IS NOT NULL
+""",
 }
+_DECIDED: Final = ("fates", "places", "selection", "calibrated", "calibrations")
 _RUN: Final = {
     "run_id": "VARCHAR",
     "status": "VARCHAR",
@@ -163,6 +180,13 @@ def counts(output: Path) -> dict[str, dict[str, int]]:
     return {name: dict(connection.execute(sql_text).fetchall()) for name, sql_text in found.items()}
 
 
+def calibrations(output: Path) -> list[dict[str, Any]]:
+    """What is known of each edge: aligner, edge, pairs, noise with its interval, and the problem if there is one."""
+    columns = ("aligner", "edge", "pairs", "noise", "noise_low", "noise_high", "problem")
+    rows = open_catalog(output).execute(f"SELECT {', '.join(columns)} FROM calibrations ORDER BY 1, 2").fetchall()
+    return [dict(zip(columns, row, strict=True)) for row in rows]
+
+
 def _read_build(output: Path) -> dict[str, Any]:
     try:
         build: dict[str, Any] = json.loads((output / "build.json").read_text(encoding="utf-8"))
@@ -180,12 +204,25 @@ def _queries(folder: Path, build: dict[str, Any]) -> dict[str, str]:
     }
     decided = folder / "decided" / build["selection"]
     if (decided / "shards.json").exists():
-        parts |= {name: [decided / f"{name}.parquet"] for name in ("fates", "places", "selection")}
+        parts |= {name: [decided / f"{name}.parquet"] for name in _DECIDED}
     found = {name: _no_rows(columns) for name, columns in _COLUMNS.items()}
     for name, paths in parts.items():
         if paths:
             found[name] = f"SELECT * FROM {parquet(paths, filename=name == 'base')}"
+    found["embeddings"] = _embeddings(folder, build) or found["embeddings"]
     return found | _VIEWS
+
+
+def _embeddings(folder: Path, build: dict[str, Any]) -> str:
+    """One row for each member that an aligner embedded; '' where none did."""
+    files: dict[tuple[str, str], list[Path]] = {}
+    for label, part in build["scores"]:
+        for path in sorted((folder / "parts" / label).glob(f"{part}.*.vectors.parquet")):
+            files.setdefault((label, path.name.split(".")[1]), []).append(path)
+    return " UNION ALL ".join(
+        f"SELECT sample_id, {quoted(label)} AS aligner, {quoted(member)} AS member, vector FROM {parquet(paths)}"
+        for (label, member), paths in files.items()
+    )
 
 
 def _no_rows(columns: dict[str, str]) -> str:

@@ -150,7 +150,8 @@ _NOTHING_CALIBRATED = (
     "NULL::FLOAT AS match WHERE false"
 )
 _NO_SCORES = (
-    'CREATE TABLE scores (sample_id VARCHAR, aligner VARCHAR, edge VARCHAR, score FLOAT, "null" FLOAT[], '
+    "CREATE TABLE scores (sample_id VARCHAR, aligner VARCHAR, edge VARCHAR, score FLOAT, strength FLOAT, "
+    '"null" FLOAT[], null_strength FLOAT[], '
     "measures VARCHAR, new_name VARCHAR, new_text VARCHAR, new_lang VARCHAR, reason VARCHAR, detail VARCHAR)"
 )
 # A vetoed child was never made: nobody lost a sample, so it is dropped, not failed.

@@ -1,7 +1,8 @@
 """From decided fates to what is written: one Parquet row for each sample that goes out, cut into shards.
 
-`decided/<fingerprint>/` holds `fates.parquet`, `places.parquet`, `selection.parquet` with one row group for each shard,
-and `shards.json`, whose presence is the commit.
+`decided/<fingerprint>/` holds `calibrated.parquet` and `calibrations.parquet` (see `mmdata.engine.calibrate`),
+`fates.parquet`, `places.parquet`, `selection.parquet` with one row group for each shard, and `shards.json`, whose
+presence is the commit.
 """
 
 from __future__ import annotations
@@ -96,7 +97,6 @@ def write_decisions(
     curation: Curation, folder: Path, output: Path, members: Sequence[str], shard_samples: int, shard_bytes: int
 ) -> list[ShardPlan]:
     """Write the decisions into a folder; returns the shards to be."""
-    folder.mkdir(parents=True)
     for name, query in (
         ("fates", f"SELECT {_FATE_COLUMNS} FROM fates ORDER BY sample_id"),
         ("places", "SELECT sample_id, group_id, split FROM places ORDER BY sample_id"),
