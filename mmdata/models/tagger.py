@@ -113,7 +113,7 @@ def load_tagger(model: str, labels: str | None = None) -> Tagger:
     try:
         import onnxruntime
     except ImportError as error:
-        raise MissingExtraError(f"the tagger {model!r}", "onnxruntime", "ocr") from error
+        raise MissingExtraError(f"the tagger {model!r}", "onnxruntime", "tags") from error
     options = onnxruntime.SessionOptions()
     # These models are small: threads would wait for each other, and equal sums need an equal order.
     options.intra_op_num_threads = options.inter_op_num_threads = 1

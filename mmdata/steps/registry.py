@@ -27,7 +27,12 @@ FAMILIES: Final[dict[str, type[base.Step]]] = {
 OWN: Final[dict[str, dict[str, str]]] = {
     "sources": {"files": "sources.files:Files", "table": "sources.table:Table"},
     "ingest": {"image": "ingest.image:Image", "audio": "ingest.audio:Audio", "text": "ingest.text:Text"},
-    "align": {"clip": "align.clip:Clip", "whisper": "align.whisper:Whisper"},
+    "align": {
+        "clip": "align.clip:Clip",
+        "whisper": "align.whisper:Whisper",
+        "clap": "align.clap:Clap",
+        "tags": "align.tags:Tags",
+    },
     "augment": {"flip": "augment.flip:Flip"},
     "curate": {
         "duplicates": "curate.duplicates:Duplicates",

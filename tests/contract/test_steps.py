@@ -13,12 +13,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from PIL import Image as Pictures
 
 from mmdata.engine import work
 from mmdata.errors import SampleError
+from mmdata.models.clap import ClapRecipe
 from mmdata.models.clip_image import ImageRecipe
 from mmdata.sample import MODALITIES, Member, Sample, child_id
 from mmdata.steps import registry
@@ -36,13 +38,20 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "ingest.text": {},
     "align.clip": {"model": "model", "image": ["image", "depth"], "text": ["caption", "caption_fr"]},
     "align.whisper": {"model": "model", "pairs": {"speech": "caption"}},
+    "align.clap": {"model": "model", "sound": ["speech"], "text": ["caption"]},
+    "align.tags": {"tagger": {"model": "model"}, "sound": ["speech"], "text": ["caption"]},
     "augment.flip": {"image": ["image", "depth"]},
     "curate.duplicates": {"of": ["image"]},
     "curate.rules": {"keep": {"words": "caption.words >= 3"}},
     "curate.splits": {"shares": {"train": 0.5, "val": 0.5}},
     "write.webdataset": {"members": ["image"]},
 }
-RECIPES: dict[str, Any] = {"clip": ImageRecipe(8, (0.5,) * 3, (0.5,) * 3), "whisper": frozenset({"en"})}
+RECIPES: dict[str, Any] = {
+    "clip": ImageRecipe(8, (0.5,) * 3, (0.5,) * 3),
+    "whisper": frozenset({"en"}),
+    "clap": ClapRecipe(48_000, 48_000, 480, np.ones((513, 64)), "repeatpad", False),
+    "tags": 16_000,
+}
 COLUMNS = Columns(
     {"image": "image", "depth": "image", "caption": "text", "caption_fr": "text", "speech": "audio"},
     {"clip": {"image_caption": {}}},

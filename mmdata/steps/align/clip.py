@@ -36,6 +36,8 @@ class Clip(Align):
     """Cosine similarity of image and text embeddings, by any model that open_clip can load."""
 
     step: ClassVar[str] = "clip"
+    version: ClassVar[int] = 2
+    batch_samples: ClassVar[int] = 128
     modalities: ClassVar[tuple[Modality, Modality]] = ("image", "text")
     name: str | None = Field(None, description="the aligner's name in rules and in the catalog; default: clip")
     model: str = Field(description="an open_clip architecture (ViT-B-32), hub id (hf-hub:org/name) or local folder")
@@ -68,7 +70,7 @@ class Clip(Align):
         wanted = [edge for edge in edges if edge.left in there and edge.right in there]
         # In the order of the edges, never of a set: a batch must be the same in every process.
         lefts, rights = dict.fromkeys(e.left for e in wanted), dict.fromkeys(e.right for e in wanted)
-        images = {name: prepare_image(recipe, open_image(there[name].data, _ANY_SIZE)) for name in lefts}
+        images = {name: prepare_image(recipe, open_image(there[name].data, _ANY_SIZE, recipe.enough_px)) for name in lefts}
         texts = {name: there[name].text for name in rights}
         return _Item(images, texts, wanted) if wanted else None
 
