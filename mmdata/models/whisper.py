@@ -16,13 +16,15 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mmdata.errors import FatalError, SampleError
+from mmdata.models import ctranslate2
 from mmdata.models.device import resolve_device
+from mmdata.models.transcribe import FastTranscriber, Transcript, judged
 from mmdata.models.whisper_network import (
     SAMPLE_RATE,
     AudioC,
@@ -59,27 +61,11 @@ _LOGIT_ROWS_A_PASS = 512  # 512 x 51,865 float32: 106 MB
 _PRIORS_KEPT = 100_000
 
 
-@dataclass(frozen=True)
-class Transcript:
-    """What Whisper hears in one clip, decoded greedily.
-
-    Attributes:
-        text: stripped.
-        language: code as given or detected.
-        avg_logprob: mean log-likelihood in nats of the decoded tokens, the end token counted.
-        no_speech_prob: probability of Whisper's `<|nospeech|>` right after the start.
-    """
-
-    text: str
-    language: str
-    avg_logprob: float
-    no_speech_prob: float
-
-
 class Whisper:
     """A Whisper network with batching; half precision on CUDA, float32 elsewhere."""
 
-    def __init__(self, network: Network, device: torch.device) -> None:
+    def __init__(self, network: Network, device: torch.device, folder: Path | None = None) -> None:
+        """`folder`: the CTranslate2 folder that the network is from, if it is: faster-whisper transcribes with it."""
         self.device = device
         self.network = network.to(device).eval()
         if device.type == "cuda":
@@ -87,6 +73,8 @@ class Whisper:
         self._priors: OrderedDict[tuple[str | int, ...], LogprobsN] = OrderedDict()
         self._silence: KeysValues | None = None
         self._texts = Texts(network)
+        self._folder = folder
+        self._fast: FastTranscriber | None = None
 
     @classmethod
     def load(cls, model: str, device: str = "auto") -> Whisper:
@@ -98,7 +86,10 @@ class Whisper:
             FatalError: the device is not there.
         """
         network = load_network(model)
-        return cls(network, resolve_device(device))
+        path = Path(model).expanduser()
+        # Without its own tokenizer faster-whisper would fetch one.
+        fast = ctranslate2.is_folder(path) and (path / "tokenizer.json").is_file()
+        return cls(network, resolve_device(device), path if fast else None)
 
     @property
     def languages(self) -> frozenset[str]:
@@ -178,18 +169,29 @@ class Whisper:
         return [times[i] for i in range(len(audio))]
 
     def transcribe(self, audio: Sequence[AudioC], languages: Sequence[str | None]) -> list[Transcript]:
-        """Decode each clip greedily, without timestamps, suppressing what openai-whisper suppresses.
-
-        Clips are padded to 30 s here. On less the decoder does not find its end: of 37 English prompts under tiny.en,
-        24 reached 100 tokens without one with 1 s of silence behind them, and 17 with 2 s.
+        """Transcribe each clip: by faster-whisper where the model is a CTranslate2 folder, else by openai-whisper.
 
         Raises:
             ValueError: an item that `check` would refuse, or lists of unequal length.
             FatalError: a language that the model does not know.
+            MissingExtraError: a CTranslate2 folder without faster-whisper.
+        """
+        self._check_all(audio, languages)
+        if self._folder is None:
+            return self._transcribe_slowly(audio, languages)
+        if self._fast is None:
+            self._fast = FastTranscriber.load(self._folder, self.device)
+        given = [code or (None if self.network.is_multilingual else "en") for code in languages]
+        return self._fast.transcribe(audio, given)
+
+    def _transcribe_slowly(self, audio: Sequence[AudioC], languages: Sequence[str | None]) -> list[Transcript]:
+        """Decode each clip greedily, without timestamps, suppressing what openai-whisper suppresses.
+
+        Clips are padded to 30 s here. On less the decoder does not find its end: of 37 English prompts under tiny.en,
+        24 reached 100 tokens without one with 1 s of silence behind them, and 17 with 2 s.
         """
         import torch
 
-        self._check_all(audio, languages)
         transcripts: dict[int, Transcript] = {}
         size = max(1, self._frames_a_pass // frames(MAX_AUDIO_S))
         with torch.inference_mode():
@@ -356,7 +358,7 @@ class Whisper:
         half = audio_BTS.dtype == torch.float16
         options = DecodingOptions(language=language, without_timestamps=True, fp16=half)
         return [
-            Transcript(result.text, language, float(result.avg_logprob), float(result.no_speech_prob))
+            judged(result.text, language, result.avg_logprob, result.no_speech_prob)
             for result in decode(self.network, audio_BTS, options)
         ]
 
