@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from mmdata.models.clip import Clip as ClipModel
-    from mmdata.models.reconcile import Copy, Corrected, Texts
+    from mmdata.models.reconcile import Corrected, Texts
     from mmdata.models.whisper import Whisper as WhisperModel
     from mmdata.models.word_list import WordList
 
@@ -43,11 +44,15 @@ class _Recipe:
 
 @dataclass(frozen=True)
 class _Item:
-    """One sample: its texts by member, with languages, audio_C as int16 at 16 kHz, and the image as CLIP wants it."""
+    """One sample: its texts by member, with languages, audio_C as int16 at 16 kHz, and the image as CLIP wants it.
+
+    `spoken` is the language of the speech, None where it is to be detected.
+    """
 
     texts: dict[str, str]
     langs: dict[str, str | None]
     edges: list[Edge]
+    spoken: str | None
     audio_C: np.ndarray[Any, np.dtype[np.int16]] | None
     image_3HW: np.ndarray[Any, np.dtype[np.uint8]] | None
 
@@ -173,15 +178,23 @@ class Reconcile(Align):
             return None
         texts = [there[name] for name in self.texts if name in there]
         correct = any(edge.right == self.into for edge in wanted)
+        spoken = self._spoken(sample) if correct else None
         return _Item(
             {text.name: text.text for text in texts},
             {text.name: text.lang for text in texts},
             wanted,
-            self._prepare_speech(recipe, sample) if correct else None,
+            spoken,
+            self._prepare_speech(recipe, sample, spoken) if correct else None,
             self._prepare_image(recipe, sample) if correct else None,
         )
 
-    def _prepare_speech(self, recipe: _Recipe, sample: Sample) -> np.ndarray[Any, np.dtype[np.int16]] | None:
+    def _spoken(self, sample: Sample) -> str | None:
+        speech = sample.members.get(self.speech or "")
+        return (speech.lang if speech else None) or sample.members[self.texts[0]].lang
+
+    def _prepare_speech(
+        self, recipe: _Recipe, sample: Sample, spoken: str | None
+    ) -> np.ndarray[Any, np.dtype[np.int16]] | None:
         """None where there is no speech or Whisper cannot judge it."""
         import numpy as np
 
@@ -190,11 +203,11 @@ class Reconcile(Align):
         speech = sample.members.get(self.speech or "")
         if speech is None or not _SHORTEST_S <= speech.measures["duration_s"] <= _WINDOW_S:
             return None
-        lang = speech.lang or sample.members[self.texts[0]].lang
-        if lang and recipe.languages is not None and lang not in recipe.languages:
+        if spoken and recipe.languages is not None and spoken not in recipe.languages:
             return None
-        audio_C = decode_mono(speech.data, _WINDOW_S)
-        return np.clip(np.rint(audio_C * 32767.0), -32768, 32767).astype(np.int16)
+        pcm_C: np.ndarray[Any, np.dtype[np.int16]]
+        pcm_C = np.clip(np.rint(decode_mono(speech.data, _WINDOW_S) * 32767.0), -32768, 32767).astype(np.int16)
+        return pcm_C
 
     def _prepare_image(self, recipe: _Recipe, sample: Sample) -> np.ndarray[Any, np.dtype[np.uint8]] | None:
         from mmdata.media.image import open_image
@@ -249,10 +262,20 @@ class _Scorer:
     def _correct(self, items: Sequence[_Item]) -> list[Corrected]:
         from mmdata.models.reconcile import reconcile
 
+        items = [item if self.can_judge(item, item.texts[self.step.texts[0]]) else _deaf(item) for item in items]
         heard = self._heard(items)
         problems = [self._problem(item, heard.get(row)) for row, item in enumerate(items)]
-        evidence = _Evidence(self, items)
-        return reconcile(problems, evidence.nats, self.step.margin_nats)
+        return reconcile(problems, _Evidence(self, items).nats, self.step.margin_nats)
+
+    def can_judge(self, item: _Item, text: str) -> bool:
+        """Whether Whisper takes the clip and the text: neither empty nor too long."""
+        if self.whisper is None or item.audio_C is None:
+            return False
+        try:
+            self.whisper.check(item.audio, text)
+        except SampleError:
+            return False
+        return True
 
     def _problem(self, item: _Item, heard: str | None) -> Texts:
         from mmdata.models.reconcile import Copy, Texts
@@ -273,9 +296,12 @@ class _Scorer:
         rows = [row for row, item in enumerate(items) if item.audio_C is not None]
         if self.whisper is None or not rows:
             return {}
-        langs = [items[row].langs[self.step.texts[0]] for row in rows]
-        found = self.whisper.transcribe([items[row].audio for row in rows], langs)
-        return {row: transcript.text for row, transcript in zip(rows, found, strict=True) if transcript.text}
+        found = self.whisper.transcribe([items[row].audio for row in rows], [items[row].spoken for row in rows])
+        return {row: heard.text for row, heard in zip(rows, found, strict=True) if heard.text and not heard.rejected}
+
+
+def _deaf(item: _Item) -> _Item:
+    return replace(item, audio_C=None)
 
 
 class _Evidence:
@@ -297,16 +323,18 @@ class _Evidence:
     def _speech_nats(self, by_row: Mapping[int, list[str]]) -> dict[tuple[int, str], float]:
         """Whisper's log-likelihood of each text given the speech: the whole text's, so that no word is dropped free."""
         model = self.scorer.whisper
-        rows = [row for row in by_row if self.items[row].audio_C is not None]
+        texts = {row: own for row, own in by_row.items() if self.items[row].audio_C is not None}
+        nats = {(row, text): -math.inf for row, own in texts.items() for text in own}
+        texts = {row: [t for t in own if self.scorer.can_judge(self.items[row], t)] for row, own in texts.items()}
+        rows = [row for row, own in texts.items() if own]
         if model is None or not rows:
-            return {}
-        langs = [self.items[row].langs[self.scorer.step.texts[0]] for row in rows]
-        found = model.score_each([self.items[row].audio for row in rows], [by_row[row] for row in rows], langs)
-        return {
-            (row, text): score.logprob_per_token * score.tokens
-            for row, scores in zip(rows, found, strict=True)
-            for text, score in zip(by_row[row], scores, strict=True)
-        }
+            return nats
+        clips = [self.items[row] for row in rows]
+        found = model.score_each([c.audio for c in clips], [texts[r] for r in rows], [c.spoken for c in clips])
+        for row, scores in zip(rows, found, strict=True):
+            for text, score in zip(texts[row], scores, strict=True):
+                nats[row, text] = score.logprob_per_token * score.tokens
+        return nats
 
     def _image_nats(self, by_row: Mapping[int, list[str]]) -> dict[tuple[int, str], float]:
         model = self.scorer.clip
