@@ -18,7 +18,7 @@ import pyarrow as pa
 from mmdata.engine.work import Done
 from mmdata.steps.base import Edge, Fitted, FittedRows, Pairs
 from mmdata.store.files import SCRATCH_MARK
-from mmdata.store.parts import SCORE_SCHEMA, read_base_rows, read_vectors, write_table, write_vectors
+from mmdata.store.parts import SCORE_SCHEMA, read_base_rows, read_vectors, write_table
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,6 @@ def fit_corpus(step: Fitted, seed: int, base: Sequence[Path], scores: Sequence[P
     found = step.fit(gather(edge, base, scores), seed, made)
     shutil.rmtree(keep, ignore_errors=True)
     made.rename(keep)
-    write_vectors(out, {name: list(zip(found.ids, array, strict=True)) for name, array in found.vectors.items()})
     table = _table(step, found)
     write_table(out, table)
     return Done(int(table.num_rows))

@@ -264,7 +264,6 @@ class FittedRows:
         null_NR: the same for R deranged pairs a sample, NaN where there is none.
         strength_N: see `mmdata.models.two_groups.pair_strength`.
         null_strength_NR: the same of the deranged pairs.
-        vectors: `[N, D]` of the members in the common space, by name.
     """
 
     edge: str
@@ -273,7 +272,6 @@ class FittedRows:
     null_NR: Floats
     strength_N: Floats
     null_strength_NR: Floats
-    vectors: Mapping[str, Floats] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ OWN: Final[dict[str, dict[str, str]]] = {
     "align": {
         "clip": "align.clip:Clip",
         "whisper": "align.whisper:Whisper",
+        "crossfit": "align.crossfit:Crossfit",
         "clap": "align.clap:Clap",
         "tags": "align.tags:Tags",
     },

@@ -22,6 +22,7 @@ from mmdata.engine import work
 from mmdata.errors import SampleError
 from mmdata.models.clap import ClapRecipe
 from mmdata.models.clip_image import ImageRecipe
+from mmdata.models.towers import TextRecipe
 from mmdata.sample import MODALITIES, Member, Sample, child_id
 from mmdata.steps import registry
 from mmdata.steps.base import Align, Augment, Curate, Ingest, Ref, Source, Step, Write
@@ -38,6 +39,11 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "ingest.text": {},
     "align.clip": {"model": "model", "image": ["image", "depth"], "text": ["caption", "caption_fr"]},
     "align.whisper": {"model": "model", "pairs": {"speech": "caption"}},
+    "align.crossfit": {
+        "pair": ["image", "caption"],
+        "left": {"kind": "timm", "model": "resnet18"},
+        "right": {"kind": "sentence", "model": "model"},
+    },
     "align.clap": {"model": "model", "sound": ["speech"], "text": ["caption"]},
     "align.tags": {"tagger": {"model": "model"}, "sound": ["speech"], "text": ["caption"]},
     "augment.flip": {"image": ["image", "depth"]},
@@ -51,6 +57,7 @@ RECIPES: dict[str, Any] = {
     "whisper": frozenset({"en"}),
     "clap": ClapRecipe(48_000, 48_000, 480, np.ones((513, 64)), "repeatpad", False),
     "tags": 16_000,
+    "crossfit": (ImageRecipe(8, (0.5,) * 3, (0.5,) * 3), TextRecipe()),
 }
 COLUMNS = Columns(
     {"image": "image", "depth": "image", "caption": "text", "caption_fr": "text", "speech": "audio"},

@@ -15,7 +15,7 @@ from mmdata.engine import fit
 from mmdata.models.weights import Weights
 from mmdata.sample import Member, Sample
 from mmdata.steps.base import Edge, Fitted, FittedRows, Pairs, Scorer
-from mmdata.store.parts import BasePartWriter, vectors_path, write_table, write_vectors
+from mmdata.store.parts import BasePartWriter, write_table, write_vectors
 
 
 class Products(Fitted):
@@ -41,7 +41,7 @@ class Products(Fitted):
         score_N = pairs.left_NF.sum(axis=1) + pairs.right_NE.sum(axis=1)
         score_N[0] = np.nan
         null_NR = np.stack([score_N, np.full(len(score_N), np.nan)], axis=1)
-        return FittedRows("image_caption", pairs.ids, score_N, null_NR, score_N * 0, null_NR, {"image": pairs.left_NF})
+        return FittedRows("image_caption", pairs.ids, score_N, null_NR, score_N * 0, null_NR)
 
 
 def text(words: str, lang: str = "en") -> Member:
@@ -112,4 +112,3 @@ def test_the_part_holds_what_was_found(parts, tmp_path):
     assert rows[1]["null"] == [6.0]
     assert rows[1]["null_strength"] == [6.0]
     assert {(row["aligner"], row["edge"], row["reason"]) for row in rows} == {("products", "image_caption", None)}
-    assert pq.read_table(vectors_path(out, "image")).num_rows == 5
