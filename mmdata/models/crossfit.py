@@ -175,7 +175,7 @@ def crossfit(features: Features, config: CrossfitConfig, each: Each = map) -> Cr
     block_N = cut_blocks(fold_N, features.strata(), config.seed, PAIRS_A_PASS)
     chosen_M, own_N = _choose_examples(features, config)
     left_space = fit_space(features.left_NF[chosen_M], config.components, config.left_whitening)
-    right_space = fit_space(features.right_NE[chosen_M], config.components, config.right_whitening)
+    right_space = fit_space(features.right_NE[chosen_M], config.components, config.right_whitening, shift=False)
     bank = make_bank(left_space(features.left_NF[chosen_M]), right_space(features.right_NE[chosen_M]))
     partner_MR = draw_partners(block_N[chosen_M], group_N[chosen_M], _FIT_NULLS, config.seed)
     examples = Examples(bank, fold_N[chosen_M], block_N[chosen_M], partner_MR, config)

@@ -71,7 +71,7 @@ def judge(bank: Bank, heads: Heads, weight_M: Floats, block: Block) -> tuple[Flo
     null_NRS = np.full((*block.partner_NR.shape, observed_NS.shape[1]), np.nan, np.float32)
     for null, partner_N in enumerate(block.partner_NR.T):
         cosine_N = (left_ND * right_ND[partner_N]).sum(axis=1)
-        found_NS = np.column_stack([null_evidence(near, weight_M, block.own_N, partner_N), cosine_N])
+        found_NS = np.column_stack([null_evidence(near, weight_M, partner_N), cosine_N])
         there_N = partner_N != NO_PARTNER
         null_NRS[there_N, null] = found_NS[there_N]
     return observed_NS, null_NRS

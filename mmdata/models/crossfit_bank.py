@@ -45,10 +45,11 @@ class Bank:
 
 @dataclass(frozen=True)
 class Kernels:
-    """How near some pairs' ends are to the bank's, for each pair of `WIDTHS`."""
+    """How near some pairs' ends are to the bank's, for each pair of `WIDTHS`; each pair's own example is at 0."""
 
     left_SNM: list[Floats]
     right_SNM: list[Floats]
+    own_N: Ints
 
 
 def make_bank(left_MP: Floats, right_MP: Floats) -> Bank:
@@ -69,7 +70,7 @@ def kernels(bank: Bank, left_NP: Floats, right_NP: Floats, own_N: Ints) -> Kerne
     """Compare some pairs with the bank; each pair's own row of the bank (-1: none) counts nothing for it."""
     lefts = _kernels_of(left_NP @ bank.left_MP.T, [width * bank.left_spread for width, _ in WIDTHS], own_N)
     rights = _kernels_of(right_NP @ bank.right_MP.T, [width * bank.right_spread for _, width in WIDTHS], own_N)
-    return Kernels(lefts, rights)
+    return Kernels(lefts, rights, own_N)
 
 
 def _kernels_of(cosine_NM: Floats, widths: list[float], own_N: Ints) -> list[Floats]:
@@ -89,26 +90,29 @@ def evidence(near: Kernels, weight_M: Floats) -> Floats:
     The kernel estimate of pointwise mutual information: `log(sum(w) sum(w l r) / (sum(w l) sum(w r)))`, with kernels
     `l`, `r` and the weights `w` of the bank's pairs.
     """
-    total = np.float32(weight_M.sum())
+    total_N = weight_M.sum() - weight_M[near.own_N]
     found = []
     for left_NM, right_NM in zip(near.left_SNM, near.right_SNM, strict=True):
-        together_N: Floats = (left_NM * right_NM) @ weight_M
-        found.append(_log_ratio(together_N * total, left_NM @ weight_M, right_NM @ weight_M))
+        together_N = np.asarray((left_NM * right_NM) @ weight_M * total_N, dtype=np.float32)
+        found.append(_log_ratio(together_N, left_NM @ weight_M, right_NM @ weight_M))
     return np.stack(found, axis=-1)
 
 
-def null_evidence(near: Kernels, weight_M: Floats, own_N: Ints, partner_N: Ints) -> Floats:
+def null_evidence(near: Kernels, weight_M: Floats, partner_N: Ints) -> Floats:
     """`evidence` of each pair's left with the right of pair `partner_N` (row numbers), float32 `[N, S]`.
 
-    Neither of the two pairs counts as an example, as a pair's own does not when it is scored.
+    Neither of the two pairs counts as an example, as a pair's own does not when it is scored, not even in the total: a
+    share of 1 in M too much is small, yet the same for all nulls, and a weighing would find it.
     """
-    total, row_N, partner_own_N = np.float32(weight_M.sum()), np.arange(len(own_N)), own_N[partner_N]
+    row_N, own_N, partner_own_N = np.arange(len(partner_N)), near.own_N, near.own_N[partner_N]
+    total_N = weight_M.sum() - weight_M[own_N] - weight_M[partner_own_N]
     found = []
     for left_NM, right_NM in zip(near.left_SNM, near.right_SNM, strict=True):
         given_NM, weighed_NM = right_NM[partner_N], left_NM * weight_M
         lefts_N = _less(weighed_NM.sum(axis=1), weighed_NM[row_N, partner_own_N])
         rights_N = _less(given_NM @ weight_M, given_NM[row_N, own_N] * weight_M[own_N])
-        found.append(_log_ratio(np.einsum("nm,nm->n", weighed_NM, given_NM) * total, lefts_N, rights_N))
+        together_N = np.asarray(np.einsum("nm,nm->n", weighed_NM, given_NM) * total_N, dtype=np.float32)
+        found.append(_log_ratio(together_N, lefts_N, rights_N))
     return np.stack(found, axis=-1)
 
 
@@ -120,4 +124,4 @@ def _log_ratio(together_N: Floats, lefts_N: Floats, rights_N: Floats) -> Floats:
 
 def _less(sum_N: Floats, term_N: Floats) -> Floats:
     """The sum without one of its terms, no smaller than its rounding."""
-    return np.maximum(sum_N - term_N, sum_N * np.float32(_SUM_ROUNDING))
+    return np.asarray(np.maximum(sum_N - term_N, sum_N * np.float32(_SUM_ROUNDING)), dtype=np.float32)

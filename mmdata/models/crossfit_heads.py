@@ -21,7 +21,6 @@ _STD_FLOOR = 0.1
 # Components that vary less than this share of the largest carry rounding only.
 _LEAST_VARIANCE = 1e-7
 _NEWTON_STEPS = 20
-_WEIGHING_RIDGE = 1e-2
 _MOST_LOGIT = 30.0
 
 
@@ -48,7 +47,7 @@ class Space:
         return unit_rows(features_NX.astype(np.float32) @ self.map_XP + self.shift_P)
 
 
-def fit_space(features_NX: npt.NDArray[np.floating], components: int, whitening: float) -> Space:
+def fit_space(features_NX: npt.NDArray[np.floating], components: int, whitening: float, shift: bool = True) -> Space:
     """Principal components of standardised features, each divided by its standard deviation to the power `whitening`.
 
     At 0 frequent contrasts (photograph or drawing) rule all similarities, at 1 noise does.
@@ -57,16 +56,29 @@ def fit_space(features_NX: npt.NDArray[np.floating], components: int, whitening:
         features_NX: of any float type; matched or not, they only say how features vary.
         components: P, or fewer where the features have no more.
         whitening: 0 to 1.
+        shift: without one, the direction of the mean is taken out instead of the mean: open_clip's text projections
+            have no bias.
     """
     wide_NX = features_NX.astype(np.float64)
     mean_X, std_X = wide_NX.mean(axis=0), wide_NX.std(axis=0)
     std_X += _STD_FLOOR * max(float(std_X.mean()), 1e-12)
-    unit_NX = (wide_NX - mean_X) / std_X
-    variance_X, axes_XX = np.linalg.eigh(unit_NX.T @ unit_NX / len(unit_NX))
+    unit_NX, middle_X = (wide_NX - mean_X) / std_X, mean_X / std_X
+    kept_XX = np.eye(len(mean_X)) if shift else _without(middle_X)
+    variance_X, axes_XX = np.linalg.eigh(kept_XX @ (unit_NX.T @ unit_NX / len(unit_NX)) @ kept_XX)
     order_P = np.argsort(-variance_X, kind="stable")[:components]
-    order_P = order_P[variance_X[order_P] > _LEAST_VARIANCE * max(float(variance_X.max()), 1e-12)]
-    map_XP = axes_XX[:, order_P] * variance_X[order_P] ** (-whitening / 2) / std_X[:, None]
-    return Space(map_XP.astype(np.float32), (-mean_X @ map_XP).astype(np.float32))
+    least = max(_LEAST_VARIANCE * float(variance_X.max()), 1e-12)
+    # The first stays where features are constant: what has no place in a space has one at its middle.
+    order_P = order_P[: max(int((variance_X[order_P] > least).sum()), 1)]
+    map_XP = kept_XX @ axes_XX[:, order_P] * np.maximum(variance_X[order_P], least) ** (-whitening / 2)
+    shift_P = -middle_X @ map_XP if shift else np.zeros(len(order_P))
+    return Space((map_XP / std_X[:, None]).astype(np.float32), shift_P.astype(np.float32))
+
+
+def _without(direction_X: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The projection that takes one direction out."""
+    unit_X = direction_X / max(float(np.linalg.norm(direction_X)), 1e-12)
+    projection_XX: npt.NDArray[np.float64] = np.eye(len(unit_X)) - np.outer(unit_X, unit_X)
+    return projection_XX
 
 
 @dataclass(frozen=True)
@@ -161,16 +173,20 @@ def fit_weighing(observed_NS: Floats, null_NS: Floats) -> Weighing:
     rows_NS = np.column_stack([(rows_NS - mean_S) / std_S, np.ones(len(rows_NS))])
     is_observed_N = np.arange(len(rows_NS)) < len(observed_NS)
     share_N = np.where(is_observed_N, 0.5 / max(len(observed_NS), 1), 0.5 / max(len(null_NS), 1))
-    weight_S = _newton(rows_NS, is_observed_N, share_N)
+    # A normal prior of variance 1 on each weight of standardised evidence, against as many observations as there are.
+    weight_S = _newton(rows_NS, is_observed_N, share_N, 1 / max(len(observed_NS), 1))
     scaled_S = weight_S[:-1] / std_S
     return Weighing(scaled_S.astype(np.float32), float(weight_S[-1] - mean_S @ scaled_S))
 
 
 def _newton(
-    rows_NS: npt.NDArray[np.float64], is_observed_N: npt.NDArray[np.bool_], share_N: npt.NDArray[np.float64]
+    rows_NS: npt.NDArray[np.float64],
+    is_observed_N: npt.NDArray[np.bool_],
+    share_N: npt.NDArray[np.float64],
+    ridge: float,
 ) -> npt.NDArray[np.float64]:
     """Iteratively reweighted least squares; the last column is the bias, which is hardly shrunk."""
-    ridge_S = np.append(np.full(rows_NS.shape[1] - 1, _WEIGHING_RIDGE), 1e-9)
+    ridge_S = np.append(np.full(rows_NS.shape[1] - 1, ridge), 1e-9)
     weight_S = np.zeros(rows_NS.shape[1])
     for _ in range(_NEWTON_STEPS):
         logit_N = np.clip(rows_NS @ weight_S, -_MOST_LOGIT, _MOST_LOGIT)
