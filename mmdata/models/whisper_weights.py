@@ -24,6 +24,14 @@ if TYPE_CHECKING:
     import torch
     from whisper.model import Whisper as Network
 
+# Encoder layers, decoder layers, decoder heads (Radford et al. 2022, table 1; openai-whisper's model card for turbo).
+_SIZES = {
+    (4, 4, 6): "tiny",
+    (6, 6, 8): "base",
+    (12, 12, 12): "small",
+    (24, 24, 16): "medium",
+    (32, 4, 20): "turbo",
+}
 _CHECKPOINT_SUFFIXES = {".pt", ".pth", ".safetensors"}
 
 
@@ -88,6 +96,18 @@ def load_network(model: str) -> Network:
     if (heads := whisper._ALIGNMENT_HEADS.get(weights.path.stem)) and weights.path.suffix == ".pt":
         network.set_alignment_heads(heads)
     return network.eval()
+
+
+def _heads_by_size(network: Network) -> bytes | None:
+    """The alignment heads that openai-whisper ships for the only model of this size; None where there are several.
+
+    The three `large` models are of one size, with heads of their own each.
+    """
+    import whisper
+
+    name = _SIZES.get((network.dims.n_audio_layer, network.dims.n_text_layer, network.dims.n_text_head))
+    heads: bytes | None = whisper._ALIGNMENT_HEADS.get(f"{name}{'' if network.is_multilingual else '.en'}")
+    return heads
 
 
 def _is_path(text: str) -> bool:
@@ -188,6 +208,8 @@ def _build(checkpoint: Checkpoint, path: Path) -> Network:
             mask_LH = torch.zeros(network.dims.n_text_layer, network.dims.n_text_head, dtype=torch.bool)
             mask_LH[tuple(zip(*checkpoint.alignment_heads, strict=True))] = True
             network.register_buffer("alignment_heads", mask_LH.to_sparse(), persistent=False)
+        elif heads := _heads_by_size(network):
+            network.set_alignment_heads(heads)
     except (AssertionError, AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
         raise WeightsError(f"{path}: does not fit a Whisper model: {error}") from error
     return network

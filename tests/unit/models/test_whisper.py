@@ -233,6 +233,16 @@ def test_a_checkpoint_file_is_read_and_named_by_content(tmp_path: Path, monkeypa
         load_network(str(path))
 
 
+def test_weights_that_name_no_alignment_heads_get_those_of_their_size(tmp_path: Path) -> None:
+    sizes = ModelDimensions(80, 1500, 12, 6, 4, ENGLISH, 448, 12, 6, 4)  # layers and heads of tiny.en, but narrow
+    for name, dims, count in (("tiny", sizes, 8), ("other", network(ENGLISH).dims, 2)):
+        path = tmp_path / f"mine-{name}.pt"
+        torch.save({"dims": vars(dims), "model_state_dict": whisper.model.Whisper(dims).state_dict()}, path)
+        heads = load_network(str(path)).alignment_heads.coalesce().indices().T.tolist()
+        assert len(heads) == count
+        assert heads[0] == [1, 0]
+
+
 class _Bomb:
     def __reduce__(self) -> tuple[type[Path], tuple[str]]:
         return Path, ("bomb",)
