@@ -38,56 +38,76 @@ def deranged(values: list[str], rng: random.Random) -> list[str]:
             return shuffled
 
 
-def scored_truth(run_cli: Any, build: Path, edge: str) -> tuple[list[bool], list[float]]:
+def scored_truth(
+    run_cli: Any, build: Path, edge: str, aligner: str, column: str = "score"
+) -> tuple[list[bool], list[float]]:
     query = (
-        "SELECT s.attributes['matched'] AS matched, c.score FROM scores c JOIN samples s USING (sample_id) "
-        f"WHERE c.edge = '{edge}' AND c.score IS NOT NULL"
+        f"SELECT s.attributes['matched'] AS matched, c.{column} AS value FROM scores c JOIN samples s "
+        f"USING (sample_id) WHERE c.edge = '{edge}' AND c.aligner = '{aligner}' AND c.score IS NOT NULL"
     )
     found = rows_of(run_cli, build, query)
-    return [row["matched"] == "yes" for row in found], [row["score"] for row in found]
+    return [row["matched"] == "yes" for row in found], [row["value"] for row in found]
 
 
-def test_lite_tells_shuffled_captions_of_stamps_it_never_saw(
-    run_cli: Any, tmp_path: Path, stamps_dir: Path, lite_dir: Path
-) -> None:
-    assert json.loads((lite_dir / "provenance.json").read_text())["never_seen"] == "tuxpaint-stamps-default"
+def build_pairs(
+    run_cli: Any, folder: Path, rows: list[dict[str, str]], root: Path, members: dict[str, Any], align: list[Any]
+) -> Path:
+    """Build a table of pairs through the command line; returns the build folder."""
+    write_table(folder / "pairs.csv", rows)
+    table = {"file": str(folder / "pairs.csv"), "root": str(root), "key": "key", "members": members}
+    pipeline = {"name": "truth", "sources": [{"table": table}], "align": align}
+    (folder / "truth.yaml").write_text(yaml.safe_dump(pipeline))
+    run_cli("build", "truth.yaml")
+    return folder / "builds/truth"
+
+
+def stamp_rows(stamps_dir: Path) -> list[dict[str, str]]:
+    """Every stamp that has a picture and an English caption."""
     pictures = sorted(
         p for p in stamps_dir.rglob("*") if p.suffix in (".png", ".svg") and p.with_suffix(".txt").exists()
     )
     pairs = {
         str(p.with_suffix("")): (p, p.with_suffix(".txt").read_text(encoding="utf-8").splitlines()) for p in pictures
     }
-    rows = [
-        {"path": str(picture), "caption": lines[0], "matched": "yes"}
+    return [
+        {"key": str(picture), "path": str(picture), "caption": lines[0], "matched": "yes"}
         for picture, lines in pairs.values()
         if lines[:1] > [""]
     ]
+
+
+def test_shuffled_captions_of_stamps_are_told_by_lite_that_never_saw_them_and_by_crossfit(
+    run_cli: Any, tmp_path: Path, stamps_dir: Path, lite_dir: Path
+) -> None:
+    assert json.loads((lite_dir / "provenance.json").read_text())["never_seen"] == "tuxpaint-stamps-default"
+    rows = stamp_rows(stamps_dir)
     rng = random.Random(SEED)
     chosen = rng.sample(range(len(rows)), round(SHUFFLED_SHARE * len(rows)))
     for index, caption in zip(chosen, deranged([rows[i]["caption"] for i in chosen], rng), strict=True):
         rows[index] |= {"caption": caption, "matched": "no"}
-    write_table(tmp_path / "pairs.csv", rows)
-    pipeline = {
-        "name": "truth",
-        "sources": [
-            {
-                "table": {
-                    "file": str(tmp_path / "pairs.csv"),
-                    "root": str(stamps_dir),
-                    "key": "path",
-                    "members": {"image": {"path": "path"}, "caption": {"text": "caption", "lang": "en"}},
-                }
-            }
-        ],
-        "align": [{"clip": {"model": str(lite_dir)}}],
-    }
-    (tmp_path / "truth.yaml").write_text(yaml.safe_dump(pipeline))
-    run_cli("build", "truth.yaml")
-    matched, scores = scored_truth(run_cli, tmp_path / "builds/truth", "image_caption")
-    assert matched.count(False) == len(chosen)
-    assert len(matched) > 940
-    auc = roc_auc_score(matched, scores)
-    assert auc >= 0.80
+    models = lite_dir.parent
+    checkpoint = models / "efficientnet-lite0" / "efficientnet-lite0.pth"
+    viewer = {"kind": "timm", "model": "tf_efficientnet_lite0", "checkpoint": str(checkpoint), "resize_mode": "longest"}
+    reader = {"kind": "sentence", "model": str(models / "minilm")}
+    align = [
+        {"clip": {"model": str(lite_dir)}},
+        {"crossfit": {"pair": ["image", "caption"], "left": viewer, "right": reader}},
+    ]
+    members = {"image": {"path": "path"}, "caption": {"text": "caption", "lang": "en"}}
+    build = build_pairs(run_cli, tmp_path, rows, stamps_dir, members, align)
+    # Fitted on the shuffled pairs themselves; at 20 % the bar is 0.87.
+    for aligner, bar in (("clip", 0.80), ("crossfit", 0.87)):
+        matched, scores = scored_truth(run_cli, build, "image_caption", aligner)
+        assert matched.count(False) == len(chosen)
+        assert len(matched) > 940
+        assert roc_auc_score(matched, scores) >= bar, aligner
+    noise = rows_of(run_cli, build, "SELECT noise, noise_low, noise_high FROM calibrations WHERE aligner = 'crossfit'")
+    assert noise[0]["noise_low"] - 0.05 <= SHUFFLED_SHARE <= noise[0]["noise_high"] + 0.05
+    wrong = "count(*) FILTER (attributes['matched'] = 'no') / count(*)"
+    (sure,) = rows_of(run_cli, build, f"SELECT {wrong} AS wrong, count(*) AS n FROM samples WHERE match >= 0.95")
+    assert sure["n"] > 300
+    assert sure["wrong"] <= 0.1
+    assert (build / "aligners" / "crossfit" / "crossfit.json").exists()
 
 
 def test_whisper_tells_which_prompt_was_said(
@@ -99,27 +119,17 @@ def test_whisper_tells_which_prompt_was_said(
     other = deranged(texts, random.Random(SEED))
     rows = [{"key": f"{i}-own", "path": r["path"], "text": r["text"], "matched": "yes"} for i, r in enumerate(said)]
     rows += [{"key": f"{i}-other", "path": r["path"], "text": other[i], "matched": "no"} for i, r in enumerate(said)]
-    write_table(tmp_path / "pairs.csv", rows)
-    pipeline = {
-        "name": "truth",
-        "sources": [
-            {
-                "table": {
-                    "file": str(tmp_path / "pairs.csv"),
-                    "root": str(prompts_dir),
-                    "key": "key",
-                    "members": {"speech": {"path": "path", "lang": "en"}, "transcript": {"text": "text", "lang": "en"}},
-                }
-            }
-        ],
-        "align": [{"whisper": {"model": str(whisper_tiny_dir)}}],
-    }
-    (tmp_path / "truth.yaml").write_text(yaml.safe_dump(pipeline))
-    run_cli("build", "truth.yaml")
-    matched, scores = scored_truth(run_cli, tmp_path / "builds/truth", "speech_transcript")
+    members = {"speech": {"path": "path", "lang": "en"}, "transcript": {"text": "text", "lang": "en"}}
+    align = [{"whisper": {"model": str(whisper_tiny_dir)}}]
+    build = build_pairs(run_cli, tmp_path, rows, prompts_dir, members, align)
+    matched, scores = scored_truth(run_cli, build, "speech_transcript", "whisper")
     assert len(matched) > 1080
-    auc = roc_auc_score(matched, scores)
-    assert auc >= 0.99
+    assert roc_auc_score(matched, scores) >= 0.99
+    # Half of the pairs are mismatched; calibration was told nothing.
+    (noise,) = rows_of(run_cli, build, "SELECT noise FROM calibrations")
+    assert abs(noise["noise"] - 0.5) <= 0.05
+    matched, matches = scored_truth(run_cli, build, "speech_transcript", "whisper", "match")
+    assert sum((match >= 0.5) == true for match, true in zip(matches, matched, strict=True)) / len(matched) >= 0.97
 
 
 def test_the_prompts_pipeline(run_cli: Any, tmp_path: Path, prompts_dir: Path, whisper_tiny_dir: Path) -> None:

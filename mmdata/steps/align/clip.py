@@ -70,7 +70,9 @@ class Clip(Align):
         wanted = [edge for edge in edges if edge.left in there and edge.right in there]
         # In the order of the edges, never of a set: a batch must be the same in every process.
         lefts, rights = dict.fromkeys(e.left for e in wanted), dict.fromkeys(e.right for e in wanted)
-        images = {name: prepare_image(recipe, open_image(there[name].data, _ANY_SIZE, recipe.enough_px)) for name in lefts}
+        images = {
+            name: prepare_image(recipe, open_image(there[name].data, _ANY_SIZE, recipe.enough_px)) for name in lefts
+        }
         texts = {name: there[name].text for name in rights}
         return _Item(images, texts, wanted) if wanted else None
 
