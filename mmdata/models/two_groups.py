@@ -36,12 +36,11 @@ import numpy.typing as npt
 
 from mmdata.models.joint_match import joint_match
 from mmdata.models.pair_strength import pair_strength
-from mmdata.models.two_groups_fit import Cells, Fit, count_cells, fit_noise, normal_of, ratio_at
+from mmdata.models.two_groups_fit import Cells, Fit, count_cells, fit_noise, normal_of, ratio_at, strength_tells
 
 __all__ = ["Calibration", "Curve", "apply", "calibrate", "from_json", "joint_match", "pair_strength", "to_json"]
 
 Array: TypeAlias = npt.NDArray[np.float64]
-Flags: TypeAlias = npt.NDArray[np.bool_]
 
 # Below these an interval of the noise is wider than 20 points even where matched and mismatched hardly overlap.
 MIN_SCORES, MIN_NULL = 100, 400
@@ -90,6 +89,16 @@ class Calibration:
     curve: Curve
 
 
+@dataclass(frozen=True)
+class _Pairs:
+    """What can be compared: scores and null, each with its strength."""
+
+    score_N: Array
+    strength_N: Array
+    null_M: Array
+    null_strength_M: Array
+
+
 def calibrate(
     scores_N: npt.ArrayLike,
     null_M: npt.ArrayLike,
@@ -104,7 +113,7 @@ def calibrate(
         scores_N: [N] of pairs as they come; higher agrees better. NaN are left out.
         null_M: of pairs mismatched on purpose, any shape; NaN are left out.
         strength_N: [N] of the pairs (see `pair_strength`); a pair without is left out of the fit, and judged by its
-            score alone.
+            score alone. Strengths that do not help to explain the scores are not used.
         null_strength_M: of the null pairs, in the shape of `null_M`. Without it `null_M` is [N, R], a row for each
             pair, which has the strength of its pair.
         reference: another corpus's curve, for the percentiles where there is too little null.
@@ -120,19 +129,17 @@ def calibrate(
     null = flat_M[np.isfinite(flat_M)]
     curve = _null_curve(null) if len(null) >= MIN_NULL or reference is None else reference
     kept_N, kept_M = np.isfinite(score_N + strong_N), np.isfinite(flat_M + strong_M)
-    why = _missing(int(kept_N.sum()), flat_M[kept_M])
+    pairs = _Pairs(score_N[kept_N], strong_N[kept_N], flat_M[kept_M], strong_M[kept_M])
+    why = _missing(len(pairs.score_N), pairs.null_M)
     fit = None
     if not why:
-        edges_S = _strata(strong_N[kept_N], strong_M[kept_M])
-        at_N, at_M = (np.searchsorted(edges_S, strong, "right") for strong in (strong_N[kept_N], strong_M[kept_M]))
-        cells = count_cells(score_N[kept_N], at_N, flat_M[kept_M], at_M, len(edges_S) + 1)
-        fit = fit_noise(cells)
+        edges_S, cells, fit = _fit(pairs)
         why = _vague(fit)
     if why or fit is None:
         return _report(
             score_N, strong_N, replace(curve, ratio_K=(), ratio_SK=(), strength_S=(), noise=math.nan), len(null), why
         )
-    curve = _with_ratios(curve, cells, fit, edges_S, flat_M[kept_M], at_M)
+    curve = _with_ratios(curve, pairs, cells, fit, edges_S)
     return _report(score_N, strong_N, curve, len(null), why, fit)
 
 
@@ -169,7 +176,7 @@ def from_json(text: str) -> Curve:
 
 
 def _strengths(score_N: Array, null_M: Array, strength_N: Any, null_strength_M: Any) -> tuple[Array, Array]:
-    """Check the shapes; strengths of the scores and, flat, of the null: all 0 where none are given."""
+    """Check the shapes; strengths of the scores and, flat, of the null: all 0 where none is known."""
     if score_N.ndim != 1:
         raise ValueError(f"scores have shape {score_N.shape}, need [N]")
     if strength_N is None:
@@ -184,6 +191,8 @@ def _strengths(score_N: Array, null_M: Array, strength_N: Any, null_strength_M: 
         raise ValueError(
             f"strengths have shapes {strong_N.shape} and {strong_M.shape}, need {score_N.shape} and {null_M.shape}"
         )
+    if np.isnan(strong_N).all():
+        return np.zeros(score_N.shape), np.zeros(null_M.size)
     return strong_N, strong_M.ravel()
 
 
@@ -231,17 +240,33 @@ def _strata(strong_N: Array, strong_M: Array) -> Array:
     return edges_S if null_S.min() >= MIN_NULL else np.zeros(0)
 
 
-def _with_ratios(curve: Curve, cells: Cells, fit: Fit, edges_S: Array, null: Array, at_M: Any) -> Curve:
+def _fit(pairs: _Pairs) -> tuple[Array, Cells, Fit]:
+    """Edges between the strata that are in use, what is in them, the model."""
+    edges_S = _strata(pairs.strength_N, pairs.null_strength_M)
+    cells = _cells(pairs, edges_S)
+    fit = fit_noise(cells)
+    if len(edges_S) and not strength_tells(cells, fit):
+        edges_S = np.zeros(0)
+        cells = _cells(pairs, edges_S)
+        fit = fit_noise(cells)
+    return edges_S, cells, fit
+
+
+def _cells(pairs: _Pairs, edges_S: Array) -> Cells:
+    at_N, at_M = (np.searchsorted(edges_S, strong, "right") for strong in (pairs.strength_N, pairs.null_strength_M))
+    return count_cells(pairs.score_N, at_N, pairs.null_M, at_M, len(edges_S) + 1)
+
+
+def _with_ratios(curve: Curve, pairs: _Pairs, cells: Cells, fit: Fit, edges_S: Array) -> Curve:
     """Add f1 / f0 at the knots, by stratum and, weighted by what the strata hold, for all of them."""
+    at_M = np.searchsorted(edges_S, pairs.null_strength_M, "right")
     score_K = np.array(curve.score_K)
     rows, weights = [], []
     for s in range(len(cells.x_S1)):
-        own = np.sort(null[at_M == s])
+        own = np.sort(pairs.null_M[at_M == s])
         middle_K = (np.searchsorted(own, score_K, "left") + np.searchsorted(own, score_K, "right")) / 2
         rows.append(
-            ratio_at(
-                fit.theta_P, normal_of(middle_K / len(own), len(own)), float(cells.x_S1[s, 0]), len(cells.x_S1) > 1
-            )
+            ratio_at(fit.theta_P, normal_of(middle_K / len(own), len(own)), float(cells.x_S1[s, 0]), cells.stratified)
         )
         weights.append(cells.count_SC[s].sum())
     ratio_K = np.average(np.stack(rows), axis=0, weights=weights)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mmdata.models.two_groups import apply, calibrate, from_json, joint_match, to_json
 
-BOUNDED = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+BOUNDED = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 TRIANGLE = [("image", "caption"), ("image", "audio"), ("caption", "audio")]
 
 
@@ -23,7 +23,7 @@ def corpora(draw):
     steps = draw(st.sampled_from([0, 1, 4]))
     scores_N, null_NR = (np.round(x * steps) / steps if steps else x for x in (scores_N, draws[:, 1:]))
     scores_N[rng.random(count) < draw(st.sampled_from([0, 0.05]))] = np.nan
-    strength_N = rng.normal(size=count) if draw(st.booleans()) else None
+    strength_N = rng.normal(size=count) + np.nan_to_num(scores_N) if draw(st.booleans()) else None
     return scores_N, null_NR, strength_N
 
 

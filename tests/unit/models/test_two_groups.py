@@ -66,6 +66,14 @@ def test_true_pairs_that_a_model_cannot_judge_are_no_noise_where_strength_tells_
     assert told.curve.strength_S
 
 
+def test_strength_that_tells_nothing_is_not_used():
+    scores_N, null_NR, _ = mixture(0.3)
+    strength_N = np.random.default_rng(1).normal(size=len(scores_N))
+    plain = calibrate(scores_N, null_NR)
+    for strength in (strength_N, np.full(len(scores_N), np.nan), np.ones(len(scores_N))):
+        assert calibrate(scores_N, null_NR, strength_N=strength).noise == plain.noise
+
+
 def test_percentile_is_the_share_of_null_scores_below():
     scores_N, null_NR, _ = mixture(0.2)
     found = calibrate(scores_N, null_NR)
@@ -127,10 +135,10 @@ def test_missing_scores_stay_missing():
 
 
 def test_a_curve_stored_gives_the_same():
-    rng = np.random.default_rng(1)
-    scores_N, null_NR, _ = mixture(0.2)
-    strength_N = rng.normal(size=len(scores_N))
+    scores_N, null_NR, true_N = mixture(0.2)
+    strength_N = np.random.default_rng(1).normal(size=len(scores_N)) + 0.5 * scores_N * true_N
     found = calibrate(scores_N, null_NR, strength_N=strength_N)
+    assert found.curve.ratio_SK
     curve = from_json(to_json(found.curve))
     assert curve == found.curve
     again = apply(curve, scores_N, strength_N)
