@@ -136,7 +136,7 @@ def fit_noise(cells: Cells) -> Fit:
 
 
 def _sweep(noise_G: Array, first: float, cells: Cells, theta_P: Array) -> tuple[Array, Array]:
-    """Values along the grid, from the likeliest outwards, each from where the last one ended; parameters of the best."""
+    """Values along the grid, from the likeliest out, each from where the last one ended; the best parameters."""
     middle = int(np.abs(noise_G - first).argmin())
     value_G = np.full(len(noise_G), -np.inf)
     thetas: dict[int, Array] = {}
