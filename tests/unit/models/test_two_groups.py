@@ -183,6 +183,16 @@ def test_strength_is_high_where_something_fits_whether_or_not_the_partner_does()
     assert right_N.shape == (400,)
 
 
+def test_strength_leaves_the_own_partner_out():
+    rng = np.random.default_rng(0)
+    left_ND, right_ND = rng.normal(size=(2, 40, 16))
+    before_N, _ = pair_strength(left_ND, right_ND, np.zeros(40))
+    weakest = int(before_N.argmin())
+    right_ND[weakest] = left_ND[weakest]
+    after_N, _ = pair_strength(left_ND, right_ND, np.zeros(40))
+    assert after_N[weakest] == before_N.min()
+
+
 # Three modalities: edges of a triangle.
 TRIANGLE = [("image", "caption"), ("image", "audio"), ("caption", "audio")]
 FOREIGN_OF = {"all": (), "audio": ("audio",), "caption": ("caption",), "image": ("image",), "none": "aci"}
