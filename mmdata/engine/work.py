@@ -444,7 +444,7 @@ def decide(plan: Plan, scratch: Path, memory: str) -> Done:
     curation.judge(calibrate_build(curation, pipeline.align, of, scratch / "decided"))
     for step in pipeline.curate:
         step.apply(curation)
-    decide_fates(curation, plan.inputs)
+    decide_fates(curation, plan.inputs, [step.step for step in pipeline.augment if step.replaces])
     write = pipeline.write
     members = write.members or list(pipeline.members)
     limits = (write.samples_per_shard, int(write.bytes_per_shard))

@@ -325,6 +325,9 @@ class Veto:
 class Augment(Step):
     """Makes children of a sample: all modalities change together or the child is not made."""
 
+    replaces: ClassVar[bool] = False
+    """Whether children stand for their parent, which then is no sample of its own: the segments of a recording."""
+
     def new_members(self) -> dict[str, Declared]:
         """Members that only children have."""
         return {}

@@ -64,8 +64,11 @@ class ShardPlan:
     fingerprint: str
 
 
-def decide_fates(curation: Curation, inputs: int) -> None:
+def decide_fates(curation: Curation, inputs: int, replacing: Sequence[str] = ()) -> None:
     """Give everyone who is left a fate and check the ledger.
+
+    A child goes with its parent, but for the children of operators in `replacing`: those stand for a parent that may be
+    dropped (a recording that is too long, whose segments are not), and drop it themselves where no rule did.
 
     Raises LedgerError where not every row has exactly one fate, or there are not as many originals as inputs.
     """
@@ -74,9 +77,15 @@ def decide_fates(curation: Curation, inputs: int) -> None:
         """INSERT INTO places SELECT sample_id, md5(coalesce(parent_id, sample_id)), 'train' FROM candidates
         WHERE sample_id NOT IN (SELECT sample_id FROM places)"""
     )
+    stands = " OR ".join(f"starts_with(u.variant, {quoted(step)})" for step in replacing) or "false"
     run(
-        """INSERT INTO fates SELECT u.sample_id, 'dropped', 'augment', 'parent_not_kept', NULL, NULL, f.fate
-        FROM undecided u JOIN fates f ON f.sample_id = u.parent_id"""
+        f"""INSERT INTO fates SELECT u.sample_id, 'dropped', 'augment', 'parent_not_kept', NULL, NULL, f.fate
+        FROM undecided u JOIN fates f ON f.sample_id = u.parent_id WHERE NOT (f.fate = 'dropped' AND ({stands}))"""
+    )
+    run(
+        f"""INSERT INTO fates SELECT u.parent_id, 'dropped', 'augment', 'replaced_by_children', NULL, NULL,
+        count(*) || ' children' FROM undecided u JOIN undecided p ON p.sample_id = u.parent_id WHERE {stands}
+        GROUP BY u.parent_id"""
     )
     run("INSERT INTO fates SELECT sample_id, 'kept', NULL, NULL, NULL, NULL, NULL FROM undecided")
     _check_ledger(curation, inputs)
