@@ -18,7 +18,7 @@ import pytest
 os.environ.update(
     NO_ALBUMENTATIONS_UPDATE="1", HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TOKENIZERS_PARALLELISM="false"
 )
-_FROM_DEBIAN = {"stamps", "prompts"}
+_FROM_DEBIAN = {"stamps", "prompts", "clipart"}
 _CLI_TIMEOUT_S = 500
 
 RunCli = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -44,6 +44,11 @@ def stamps_dir() -> Path:
 @pytest.fixture(scope="session")
 def prompts_dir() -> Path:
     return fetched("prompts")
+
+
+@pytest.fixture(scope="session")
+def clipart_dir() -> Path:
+    return fetched("clipart")
 
 
 @pytest.fixture(scope="session")
