@@ -70,7 +70,7 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
 
 def compare_clip(folder: Path, settings: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:
     """Pairs of JPEG files and captions."""
-    listing = clip_data.write_pairs(folder, 16 if arguments.quick else 104)
+    listing = clip_data.write_pairs(folder, arguments.pairs)
     pairs = clip_data.read_pairs(listing)
     own = {**settings, **clip_data.write_weights(folder), "listing": str(listing)}
     peers = {"ours": Peer("clip_ours.py", own, arguments.threads)}
@@ -89,7 +89,7 @@ def compare_whisper(
     folder: Path, settings: dict[str, Any], arguments: argparse.Namespace, *, joined: bool
 ) -> dict[str, Any]:
     """Clips and texts, half of them another clip's."""
-    listing = speech_data.write_clips(folder, _clips(arguments.quick, joined), joined=joined)
+    listing = speech_data.write_clips(folder, arguments.clips // (4 if joined else 1), joined=joined)
     known = json.loads(listing.read_text())
     own = {**settings, "model": str(cache_dir() / "models" / "whisper-tiny.en"), "listing": str(listing)}
     peers = {
@@ -102,12 +102,6 @@ def compare_whisper(
     aucs = {name: round(speech_data.mismatch_auc(peer.result, known["matched"]), 4) for name, peer in peers.items()}
     sizes = {"clips": len(known["texts"]), "audio_s": round(known["duration_s"], 1)}
     return {**_costs(peers, settings, len(known["texts"])), "mismatch_auc": aucs, "sizes": sizes}
-
-
-def _clips(quick: bool, joined: bool) -> int:
-    if joined:
-        return 6 if quick else 24
-    return 16 if quick else 150
 
 
 def _costs(peers: dict[str, Peer], settings: dict[str, Any], items: int) -> dict[str, Any]:
@@ -156,10 +150,14 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="few items, ends within three minutes on two cores")
     parser.add_argument("--device", default="cpu", help="cpu or cuda; Data-Juicer runs on the CPU in any case")
     parser.add_argument("--threads", type=int, default=1, help="of every peer")
+    parser.add_argument("--pairs", type=int, help="pictures with captions; default 104, all there are; quick 16")
+    parser.add_argument("--clips", type=int, help="short clips, and four times the long ones; default 150, quick 16")
     parser.add_argument("--rounds", type=int, help="passes of each peer; default 3, quick 1")
     parser.add_argument("--data-juicer-python", help="Python of an environment with Data-Juicer")
     parser.add_argument("--only", default="clip,whisper,throughput", type=lambda names: names.split(","))
     arguments = parser.parse_args()
+    arguments.pairs = arguments.pairs or (16 if arguments.quick else 104)
+    arguments.clips = arguments.clips or (16 if arguments.quick else 150)
     arguments.rounds = arguments.rounds or (1 if arguments.quick else 3)
     return arguments
 

@@ -22,17 +22,24 @@ _MAX_CHARS: Final = 2000
 _PUNCTUATION: Final = re.compile(r"[;:!?()\[\]{}|/\n\"«»“”„…–—、。，；：！？・·]|[.,](?=\s|$)|\s-\s")  # noqa: RUF001 - punctuation of other scripts
 
 # Classes of tokens, one letter each, so that a chunk is a regular expression over them. Penn Treebank tags:
-# D determiner, C number, R adverb, J adjective or participle, G verb in -ing, V other verb, N noun, S possessive,
-# O "of", P punctuation, H hollow noun (see below), X anything else.
+# T article or possessive, D other determiner, C number, R adverb, J adjective or participle, G verb in -ing, V other
+# verb, N noun, S possessive, O "of", A "and", L comma, P other punctuation, H hollow noun (see below), X anything else.
 _CLASSES: Final = {
-    "DT": "D", "PRP$": "D", "PDT": "D", "CD": "C", "RB": "R", "RBR": "R", "RBS": "R", "JJ": "J", "JJR": "J",
+    "DT": "D", "PRP$": "T", "PDT": "D", "CD": "C", "RB": "R", "RBR": "R", "RBS": "R", "JJ": "J", "JJR": "J",
     "JJS": "J", "VBN": "J", "VBG": "G", "VB": "V", "VBP": "V", "VBZ": "V", "VBD": "V", "NN": "N", "NNS": "N",
-    "NNP": "N", "NNPS": "N", "POS": "S", ",": "P", ".": "P", ":": "P", "(": "P", ")": "P",
+    "NNP": "N", "NNPS": "N", "POS": "S", "CC": "A", ",": "L", ".": "P", ":": "P", "(": "P", ")": "P",
 }  # fmt: skip
+# Words that the tagger does not know, or rewrites.
+_CLASS_OF_WORD: Final = {"of": "O", "a": "T", "an": "T", "the": "T", "'": "S"}
 # Where a determiner or an adjective stands before it and a noun after it, a "verb" is part of the name ("a small stop
 # sign", "the washing machine"); one in -ing also at the start of a clause ("cutting board"), else it is what someone
 # does ("a man riding a horse").
-_CHUNK: Final = r"(?:D[VG](?=[JN])|D|(?:^|(?<=P))G(?=N))?(?:C|R?J(?:[VG](?=N))?|NS*)*N"
+_START: Final = r"(?:[TD][VG](?=[JN])|[TD]|(?:^|(?<=[LP]))G(?=N))?"
+_ADJECTIVES: Final = r"R?J(?:[LA]R?J)*(?:[VG](?=N))?"
+# After an article anything is a name where no noun follows: the tagger takes what it does not know for an adjective by
+# its ending ("a butterflyfish"), and "a saw" for a verb.
+_UNKNOWN: Final = r"T(?:R?J)*[JVG](?![JVGNCH]|AR?[JH])"
+_CHUNK: Final = rf"(?:{_START}(?:C|{_ADJECTIVES}|NS*)*N|{_UNKNOWN})"
 _CHUNKS: Final = re.compile(rf"{_CHUNK}(?:O{_CHUNK})*")
 
 # Before "of" these name the picture, a place in it or an amount, nothing that can be pointed at.
@@ -112,7 +119,8 @@ def _chunk(caption: str) -> Iterator[tuple[int, int]]:
     of = [token.kind == "O" for token in tokens] + [False]
     kinds = ["H" if of[n + 1] and token.word in hollow else token.kind for n, token in enumerate(tokens)]
     for match in _CHUNKS.finditer("".join(kinds)):
-        yield tokens[match.start()].start, tokens[match.end() - 1].end
+        # The tagger takes a letter and the full stop after it for an abbreviation.
+        yield from _trim(caption, tokens[match.start()].start, tokens[match.end() - 1].end)
 
 
 def _tokens(caption: str) -> Iterator[_Token]:
@@ -140,12 +148,10 @@ def _tagger() -> Callable[[str], list[tuple[str, str]]]:
 
 
 def _class_of(word: str, kind: str, before: str) -> str:
-    if word == "of":
-        return "O"
     # The tagger cuts "driver's" into three.
-    if word == "'" or (word == "s" and before == "'"):
+    if word == "s" and before == "'":
         return "S"
-    return _CLASSES.get(kind, "X")
+    return _CLASS_OF_WORD.get(word) or _CLASSES.get(kind, "X")
 
 
 def _cut(caption: str, lang: str) -> Iterator[tuple[int, int]]:

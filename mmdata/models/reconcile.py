@@ -25,7 +25,7 @@ SPELLING: Final = "spelling"
 """The source of a word that no text holds."""
 
 # The weights below were chosen on the prompts with even numbers; tests/e2e/test_reconcile_truth.py holds the odd ones.
-_WORD_NATS: Final = 4.0  # a copy has another word ...
+_WORD_NATS: Final = 2.5  # a copy has another word ...
 _CHAR_NATS: Final = 1.0  # ... and for each character of difference
 _MIXED_NATS: Final = 6.0  # a word of letters and digits, where there is no list
 MARGIN_NATS: Final = 4.0
@@ -121,12 +121,12 @@ def reconcile(problems: Sequence[Texts], evidence: Evidence, margin_nats: float 
     searches = [_Search(problem, margin_nats) for problem in problems]
     for _ in range(_ROUNDS):
         asked = [(row, text) for row, search in enumerate(searches) for text in search.unknown()]
-        if not asked:
-            break
-        for (row, text), nats in zip(asked, evidence(asked), strict=True):
+        for (row, text), nats in zip(asked, evidence(asked) if asked else (), strict=True):
             searches[row].evidence[text] = nats
         for search in searches:
             search.step()
+        if all(search.done for search in searches):
+            break
     return [search.result() for search in searches]
 
 
@@ -204,8 +204,14 @@ class _Search:
         return [
             trial
             for trial in self._trials()
-            if len(trial) > count and self._support(trial) - base >= self.margin_nats * (len(trial) - count)
+            if len(trial) > count
+            and self._support(trial) - base >= self.margin_nats * (len(trial) - count)
+            and (self._seen_somewhere(trial) or self._evidence(trial) > self._evidence(self.chosen))
         ]
+
+    def _seen_somewhere(self, trial: tuple[_Edit, ...]) -> bool:
+        """Whether some text holds what is new; a made-up word needs evidence of its own, however well it is spelt."""
+        return all(edit in self.chosen or edit.sources != (SPELLING,) for edit in trial)
 
     def result(self) -> Corrected:
         """The chosen edits, if their worth is known."""
@@ -221,7 +227,10 @@ class _Search:
     def _support(self, edits: Sequence[_Edit]) -> float:
         text = self._text(edits)
         seen = [self.problem.given, *(copy.text for copy in self.copies if copy.votes)]
-        return self.evidence[text] - sum(_channel_nats(one, text) for one in seen) - self._strangeness(text)
+        return self._evidence(edits) - sum(_channel_nats(one, text) for one in seen) - self._strangeness(text)
+
+    def _evidence(self, edits: Sequence[_Edit]) -> float:
+        return self.evidence[self._text(edits)]
 
     def _strangeness(self, text: str) -> float:
         words = self.problem.words
@@ -259,7 +268,14 @@ def _differences(tokens: list[str], copy: Copy) -> list[_Edit]:
         _Edit(left.start, left.stop, _dressed(tokens[: left.start], tokens[left], theirs[right]), (copy.source,))
         for left, right in align_words(tokens, theirs)
         if _joined(tokens[left]) != _joined(theirs[right])
+        and (copy.votes or not _other_notation(tokens[left], theirs[right]))
     ]
+
+
+def _other_notation(one: Sequence[str], other: Sequence[str]) -> bool:
+    """Whether one is written in figures or signs and the other in letters: speech does not tell `3` from `three`."""
+    letters = [any(map(str.isalpha, _joined(side))) for side in (one, other)]
+    return bool(one) and bool(other) and letters[0] != letters[1]
 
 
 def _respellings(tokens: list[str], words: WordList) -> list[_Edit]:

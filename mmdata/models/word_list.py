@@ -24,6 +24,7 @@ _SHORTEST_TOKEN: Final = 3  # of a model's vocabulary: shorter ones are mostly p
 _SHORT_TOKEN_RANKS: Final = 2_000  # ... but among the most frequent tokens they are words
 # What scanners take for each other, casefolded, by shape (as tables of OCR correction have them: Kukich 1992, 3.1).
 _LOOKALIKES: Final = ("0oqdu", "1li|!7t", "2z", "5s$", "6bg", "8bs&@", "9gq", "ceo", "ao", "uvn", "rk", "efb", "mn")
+_CLIP_MERGES: Final = 48_895  # what open_clip's `SimpleTokenizer` takes of the file, after its first line
 _SHIPPED: Final = {"whisper": "assets/gpt2.tiktoken", "open_clip": "bpe_simple_vocab_16e6.txt.gz"}
 
 
@@ -58,23 +59,27 @@ class WordList:
         return -sum(math.log((triples[t] + 1 / 64) / (contexts[t[:2]] + 1)) for t in _triples(word))
 
     def cost_nats(self, word: str) -> float:
-        """How little a casefolded word looks like one: 0 for listed words and numbers."""
-        if word in self.ranks or not any(map(str.isalpha, word)):
+        """How little a casefolded word looks like one: 0 for listed words, letters and numbers."""
+        if len(word) == 1 or not any(map(str.isalpha, word)) or self._listed(word):
             return 0.0
         # What is joined by a hyphen or an apostrophe is known by its parts.
         parts = [part for part in re.split(r"[-'’]", word) if part]  # noqa: RUF001 - the typographic apostrophe
-        if len(parts) > 1 and all(part in self.ranks or len(part) == 1 for part in parts):
+        if len(parts) > 1 and all(len(part) == 1 or self._listed(part) for part in parts):
             return 0.0
         more = self._surprise_nats(word) - self._usual_nats * (len(word) + 1)
         return _UNLISTED_NATS + min(max(more, 0.0), _MOST_SURPRISE_NATS)
 
+    def _listed(self, word: str) -> bool:
+        """Whether the list holds it, or its plural or singular."""
+        return word in self.ranks or f"{word}s" in self.ranks or (word[-1] == "s" and word[:-1] in self.ranks)
+
     def neighbours(self, word: str) -> list[str]:
         """The likeliest listed words that a spelling mistake or a scanner may have turned into `word`."""
+        from rapidfuzz import process
+
         limit = 1 if len(word) <= _SHORT_WORD else 2
-        near = ((edit_distance()(word, known, score_cutoff=limit), known) for known in self.ranked)
-        found = [
-            (edits - _confusions(word, known) / 2, self.ranks[known], known) for edits, known in near if edits <= limit
-        ]
+        near = process.extract(word, self.ranked, scorer=edit_distance(), score_cutoff=limit, limit=None)
+        found = [(edits - _confusions(word, known) / 2, rank, known) for known, edits, rank in near]
         return [known for _, _, known in sorted(found)[:_NEIGHBOURS]]
 
 
@@ -98,7 +103,7 @@ def read_words(path: Path) -> WordList:
             tokens = [base64.b64decode(line.split()[0]) for line in path.read_bytes().splitlines()]
             return _from_tokens([t[1:].decode("utf-8", "replace") for t in tokens if t.startswith(b" ")])
         if path.suffix == ".gz":
-            merges = gzip.decompress(path.read_bytes()).decode("utf-8").splitlines()[1:]
+            merges = gzip.decompress(path.read_bytes()).decode("utf-8").splitlines()[1:_CLIP_MERGES]
             joined = ("".join(line.split()) for line in merges)
             return _from_tokens([token[:-4] for token in joined if token.endswith("</w>")])
         lines = path.read_text("utf-8").splitlines()

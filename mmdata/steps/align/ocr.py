@@ -45,6 +45,8 @@ class Ocr(Align):
     caption: str = Field("caption", description="text member to look for in the image")
     into: str | None = Field("ocr", description="text member that what is written becomes; null: none")
     min_confidence: float = Field(0.8, ge=0, le=1, description="least confidence of a line")
+    mostly_text_overlap: float = Field(0.8, ge=0, le=1, description="mostly_text: least share of the caption's words")
+    mostly_text_area: float = Field(0.2, ge=0, le=1, description="mostly_text: least share of the image's pixels")
     max_side_px: int = Field(1280, ge=64, description="larger images are scaled down to this, the longer side")
 
     @model_validator(mode="after")
@@ -120,7 +122,9 @@ class _Scorer:
             "ocr_words": len(writing.text.split()),
             "ocr_confidence": round(writing.confidence, 4) if writing.confidence is not None else None,
             "caption_overlap": overlap,
-            "mostly_text": is_mostly_text(overlap, writing.area),
+            "mostly_text": is_mostly_text(
+                overlap, writing.area, self.step.mostly_text_overlap, self.step.mostly_text_area
+            ),
         }
         into = self.step.into
         return Score(item.edge, None, measures, NewText(into, writing.text, None) if into and writing.lines else None)

@@ -89,7 +89,7 @@ class Reconcile(Align):
         None, description="list of known words, most frequent first; default: the vocabulary of the model's library"
     )
     margin_nats: float = Field(4.0, ge=0, description="by how much each change has to win over the given text")
-    image_weight_nats: float = Field(20.0, ge=0, description="what a cosine similarity of 1 with the image is worth")
+    image_weight_nats: float = Field(10.0, ge=0, description="what a cosine similarity of 1 with the image is worth")
 
     @model_validator(mode="after")
     def _whole(self) -> Reconcile:

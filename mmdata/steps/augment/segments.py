@@ -35,6 +35,7 @@ class Segments(Augment):
     """
 
     step: ClassVar[str] = "segments"
+    replaces: ClassVar[bool] = True
     timing: str = Field("timing", description="label of the aligner that placed the cues")
     speech: str = Field("speech", description="the recording; the clip has its name")
     subtitles: str = Field("subtitles", description="the subtitles that were timed")
