@@ -135,7 +135,8 @@ def explained(error: Exception, columns: Columns) -> str:
     if not ("not found" in message or "Could not find" in message) or '"' not in message:
         return message
     names = columns.names()
-    known = {*names, *(part for name in names for part in name.split(".")), *(n.partition(".")[2] for n in names)}
+    ends = (name.partition(".")[2] for name in names if "." in name)
+    known = {*names, *(part for name in names for part in name.split(".")), *ends}
     return message + nearest(message.split('"')[1], known)
 
 

@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -73,11 +74,22 @@ def start_working(cli, output: str) -> subprocess.Popen[str]:
     noted = cli.folder / output / "build.json"
     before = noted.stat().st_mtime_ns if noted.exists() else 0
     process = cli.start("build", "pipeline.yaml", "--output", output)
+    wait_for(process, lambda: noted.exists() and noted.stat().st_mtime_ns > before)
+    return process
+
+
+def wait_for(process: subprocess.Popen[str], event: Callable[[], bool]) -> None:
+    """Returns once it has happened, or the build has ended."""
     until = time.monotonic() + 60
-    while process.poll() is None and not (noted.exists() and noted.stat().st_mtime_ns > before):
+    while process.poll() is None and not event():
         assert time.monotonic() < until
         time.sleep(0.005)
-    return process
+
+
+def wait_for_a_part(cli, process: subprocess.Popen[str], output: str) -> None:
+    """Workers are there by then, and most of the work is still ahead of them."""
+    ingested = cli.folder / output / "parts" / "ingest"
+    wait_for(process, lambda: any(ingested.glob("*.parquet")))
 
 
 @pytest.mark.slow
@@ -122,7 +134,7 @@ def test_killed_at_any_moment_and_rerun_it_ends_as_if_undisturbed(scenes, shard_
 
 def test_workers_do_not_outlive_a_killed_parent(scenes):
     process = start_working(scenes, "out")
-    time.sleep(1)
+    wait_for_a_part(scenes, process, "out")
     process.kill()
     process.communicate()
     scenes.wait_for_no_process()
@@ -133,7 +145,7 @@ def test_workers_do_not_outlive_a_killed_parent(scenes):
 @pytest.mark.parametrize("whole_group", [True, False], ids=["group", "parent"])
 def test_asked_to_stop_it_stops_cleanly_and_goes_on_later(scenes, shard_digests, number, code, whole_group):
     process = start_working(scenes, "out")
-    time.sleep(1)
+    wait_for_a_part(scenes, process, "out")
     os.killpg(process.pid, number) if whole_group else process.send_signal(number)
     began = time.monotonic()
     _, err = process.communicate()

@@ -105,7 +105,7 @@ def test_subtitles_of_a_film_are_found_and_cut(film, film_truth, tiny):
 def laid_out(prompts_dir: Path) -> tuple[np.ndarray, list[Cue]]:
     """Sentences of telephone prompts with pauses of 0.2 to 2 s, and where in the recording each is said."""
     random = np.random.default_rng(SEED)
-    rows = list(csv.DictReader((prompts_dir / "prompts.csv").open(encoding="utf-8")))
+    rows = list(csv.DictReader((prompts_dir / "prompts.csv").read_text(encoding="utf-8").splitlines()))
     whole = [row for row in rows if 5 <= len(row["text"].split()) <= 14 and row["text"][0] not in "[("]
     parts, cues, at_s = [np.zeros(16_000 * 4, np.float32)], [], 4.0
     for index in random.permutation(len(whole))[:25]:

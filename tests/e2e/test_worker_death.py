@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 from mmdata.errors import SampleError
 from mmdata.models.weights import Weights
 from mmdata.sample import Member
-from mmdata.steps.base import Align, Augment, Edge, Ingest, Score
+from mmdata.steps.base import Align, Augment, Edge, Found, Ingest, Score
 from mmdata.steps.ingest.image import Image
 
 
@@ -60,7 +60,7 @@ class Twin(Augment):
 
         harm(self.how, sample.members["image"].data)
         child = child_id(sample.sample_id, "twin")
-        return replace(sample, sample_id=child, parent_id=sample.sample_id, variant="twin")
+        yield replace(sample, sample_id=child, parent_id=sample.sample_id, variant="twin")
 
 
 class Judge(Align):
@@ -104,7 +104,7 @@ class Scores:
         for data, _ in items:
             if self.judge.where == "score":
                 harm(self.judge.how, data)
-        return [[Score("image_caption", float(length))] for _, length in items]
+        return [Found([Score("image_caption", float(length))]) for _, length in items]
 '''
 POINTS = "[mmdata.steps]\nfragile = fragile_steps:Fragile\ntwin = fragile_steps:Twin\njudge = fragile_steps:Judge\n"
 DIED = "the process that worked on it died (a crash of a decoder, or out of memory)"

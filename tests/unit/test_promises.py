@@ -152,8 +152,8 @@ def test_the_steps_that_pipelines_name() -> None:
     assert {block: sorted(names) for block, names in registry.OWN.items()} == {
         "sources": ["files", "table"],
         "ingest": ["audio", "image", "text"],
-        "align": ["clip", "whisper"],
-        "augment": ["flip"],
+        "align": ["clap", "clip", "crossfit", "ocr", "reconcile", "regions", "tags", "timing", "whisper"],
+        "augment": ["flip", "segments"],
         "curate": ["duplicates", "rules", "splits"],
         "write": ["webdataset"],
     }

@@ -98,7 +98,7 @@ def test_groups_overlap_and_cover_all():
     groups = list(_groups(cues, 10.0, 1))
     assert groups[:2] == [range(3), range(2, 5)]
     assert set().union(*groups) == set(range(20))
-    assert _spread(groups, 3) == [groups[0], groups[len(groups) // 2], groups[-1]]
+    assert _spread(groups, 3) == [groups[0], groups[round((len(groups) - 1) / 2)], groups[-1]]
 
 
 def test_a_cue_longer_than_a_group_is_a_group():
