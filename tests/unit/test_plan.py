@@ -26,6 +26,7 @@ COLUMNS = (
     "caption.text, caption.words, chars, height, image, image.bytes, image.height, image.mime, image.sha256, "
     "image.width, key, lang, match, mime, parent_id, sample_id, sha256, source, text, variant, width, words"
 )
+ALIGNERS = "clap, clip, crossfit, ocr, reconcile, regions, tags, timing, whisper"
 NOT_SELECT = "does not parse: Only SELECT statements can be serialized to json!"
 NO_WEIGHTS = "model folder nowhere/x is not there; give the folder of an open_clip model, or run: mmdata fetch lite"
 
@@ -97,7 +98,10 @@ def test_a_good_plan_says_what_would_run() -> None:
             ],
         ),
         ("align:\n  - clp: {model: x}\n", ["p.yaml:9:5 align[0].clp: unknown step 'clp'; did you mean 'clip'?"]),
-        ("align:\n  - zzz\n", ["p.yaml:9:5 align[0].zzz: unknown step 'zzz'; known here: clap, clip, crossfit, ocr, reconcile, regions, tags, timing, whisper"]),
+        (
+            "align:\n  - zzz\n",
+            [f"p.yaml:9:5 align[0].zzz: unknown step 'zzz'; known here: {ALIGNERS}"],
+        ),
         ("align:\n  - flip\n", ["p.yaml:9:5 align[0].flip: unknown step 'flip'; 'flip' belongs under `augment:`"]),
         (
             "curate:\n  - rules: {keep: {a: 3}}\n",

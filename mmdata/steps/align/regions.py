@@ -35,11 +35,12 @@ _NULLS: Final = 4
 
 @dataclass(frozen=True)
 class _Item:
-    """One sample: its image for the model, its size, and what its text names."""
+    """One sample: its image for the model, its size and digest, and what its text names."""
 
     picture: Picture | np.ndarray[Any, np.dtype[np.uint8]]
     width_px: int
     height_px: int
+    digest: str
     text: str
     lang: str | None
     phrases: list[Phrase]
@@ -148,12 +149,13 @@ class Regions(Align):
 
         text = sample.members[self.text]
         phrases = find_phrases(text.text, text.lang)
-        image = open_image(sample.members[self.image].data, _ANY_SIZE)
+        member = sample.members[self.image]
+        image = open_image(member.data, _ANY_SIZE)
         picture = self._see(recipe, sample, image)
         if not phrases or picture is None:
             return Score(edges[0].name, None, {"skipped": "no phrase" if picture is not None else "no box"})
         wants = self.boxes_member and f"{self.image}_regions" not in sample.members
-        return _Item(picture, image.width, image.height, text.text, text.lang, phrases, wants)
+        return _Item(picture, image.width, image.height, member.sha256, text.text, text.lang, phrases, wants)
 
     def _see(self, recipe: ImageRecipe | None, sample: Sample, image: Any) -> Any:
         from mmdata.models.region_detector import see_whole
@@ -191,8 +193,13 @@ class _Scorer:
 
     def score(self, items: Sequence[_Item | Score]) -> list[Found | SampleError]:
         """All windows and all phrases of the batch together; each image also against captions of other samples."""
+        from mmdata.models.mismatched import other_texts
+
         full = [item for item in items if isinstance(item, _Item)]
-        captions = [[_names(item), *map(_names, _others(full, n))] for n, item in enumerate(full)]
+        texts, languages = [item.text for item in full], [item.lang for item in full]
+        others = other_texts(texts, languages, [item.digest for item in full], _NULLS)
+        names = [[phrase.text for phrase in item.phrases] for item in full]
+        captions = [[own, *(names[n] for n in more)] for own, more in zip(names, others, strict=True)]
         found = iter(self._finder.find([item.picture for item in full], captions))
         return [Found([item if isinstance(item, Score) else self._judge(item, next(found))]) for item in items]
 
@@ -231,14 +238,3 @@ class _Scorer:
         if not item.wants_member or not boxes:
             return None
         return NewText(f"{self.step.image}_regions", json.dumps(boxes, ensure_ascii=False), None)
-
-
-def _names(item: _Item) -> list[str]:
-    return [phrase.text for phrase in item.phrases]
-
-
-def _others(items: Sequence[_Item], n: int) -> list[_Item]:
-    """The next samples of the batch in the same language with other texts."""
-    mine = items[n]
-    turned = [*items[n + 1 :], *items[:n]]
-    return [other for other in turned if other.lang == mine.lang and other.text != mine.text][:_NULLS]

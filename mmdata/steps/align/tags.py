@@ -32,9 +32,10 @@ class _Text:
 
 @dataclass(frozen=True)
 class _Item:
-    """One sample: sounds as float32 [T] at the tagger's rate, texts with their language, and the edges to score."""
+    """One sample: sounds as float32 [T] at the tagger's rate and their digests, texts with language, edges to score."""
 
     sounds: dict[str, NDArray[np.float32]]
+    digests: dict[str, str]
     texts: dict[str, _Text]
     edges: list[Edge]
 
@@ -96,7 +97,7 @@ class Tags(Align):
         lefts, rights = dict.fromkeys(e.left for e in wanted), dict.fromkeys(e.right for e in wanted)
         sounds = {name: decode_mono(there[name].data, self.max_duration_s, recipe) for name in lefts}
         texts = {name: _Text(there[name].text, there[name].lang) for name in rights}
-        return _Item(sounds, texts, wanted) if wanted else None
+        return _Item(sounds, {name: there[name].sha256 for name in lefts}, texts, wanted) if wanted else None
 
 
 class _Scorer:
@@ -109,16 +110,21 @@ class _Scorer:
 
     def score(self, items: Sequence[_Item]) -> list[Found | SampleError]:
         """Each sound once, against its own text and against texts of other samples of the batch."""
-        return [self._found(items, row) for row in range(len(items))]
+        partners = _partners(items)
+        return [self._found(item, partners[row]) for row, item in enumerate(items)]
 
-    def _found(self, items: Sequence[_Item], row: int) -> Found:
-        probabilities = {name: self.tagger.probabilities(audio_T) for name, audio_T in items[row].sounds.items()}
-        return Found([self._score(items, row, edge, probabilities[edge.left]) for edge in items[row].edges])
+    def _found(self, item: _Item, partners: dict[str, list[str]]) -> Found:
+        probabilities = {name: self.tagger.probabilities(audio_T) for name, audio_T in item.sounds.items()}
+        return Found(
+            [
+                self._score(edge, item.texts[edge.right], partners.get(edge.name, []), probabilities[edge.left])
+                for edge in item.edges
+            ]
+        )
 
-    def _score(self, items: Sequence[_Item], row: int, edge: Edge, probability_K: NDArray[np.float64]) -> Score:
+    def _score(self, edge: Edge, mine: _Text, partners: list[str], probability_K: NDArray[np.float64]) -> Score:
         from mmdata.models.tagger import listed
 
-        mine = items[row].texts[edge.right]
         tags = listed(self.tagger.labels, probability_K)
         measures: dict[str, Any] = {"tags": [[tag.label, round(tag.probability, 4)] for tag in tags]}
         if tags:
@@ -128,16 +134,22 @@ class _Scorer:
         score, best = self.words.agreement(probability_K, mine.text)
         if best is not None:
             measures["matched_tag"] = self.tagger.labels[best]
-        others = (self.words.agreement(probability_K, text)[0] for text in _others(items, row, edge.right))
+        others = (self.words.agreement(probability_K, text)[0] for text in partners)
         return Score(edge.name, score, measures, null=tuple(other for other in others if other is not None)[:_NULLS])
 
 
-def _others(items: Sequence[_Item], row: int, member: str) -> list[str]:
-    """Different English texts of the same member of other samples, beginning with the next sample."""
-    mine = items[row].texts[member].text
-    around = [*items[row + 1 :], *items[:row]]
-    texts = (item.texts[member] for item in around if member in item.texts)
-    return [text for text in dict.fromkeys(t.text for t in texts if _is_english(t)) if text != mine]
+def _partners(items: Sequence[_Item]) -> list[dict[str, list[str]]]:
+    """For each sample and edge the English texts of other samples."""
+    from mmdata.models.mismatched import other_texts
+
+    partners: list[dict[str, list[str]]] = [{} for _ in items]
+    for edge in dict.fromkeys(edge for item in items for edge in item.edges):
+        rows = [row for row, item in enumerate(items) if edge in item.edges and _is_english(item.texts[edge.right])]
+        texts = [items[row].texts[edge.right].text for row in rows]
+        media = [items[row].digests[edge.left] for row in rows]
+        for row, others in zip(rows, other_texts(texts, ["en"] * len(rows), media, len(rows)), strict=True):
+            partners[row][edge.name] = [texts[other] for other in others]
+    return partners
 
 
 def _is_english(text: _Text) -> bool:

@@ -27,13 +27,17 @@ _SHORTEST_S = 0.1
 
 @dataclass(frozen=True)
 class _Clip:
-    """One edge of one sample: audio_T at 16 kHz as int16, half the bytes between processes, and the text if any."""
+    """One edge of one sample: audio_T at 16 kHz as int16, half the bytes between processes, and the text if any.
+
+    `digest` is the speech's, whichever sample it is of.
+    """
 
     edge: str
     audio_T: np.ndarray[Any, np.dtype[np.int16]]
     text: str | None
     text_member: str
     lang: str | None
+    digest: str
 
 
 _Item = dict[str, "_Clip | Score"]
@@ -117,7 +121,7 @@ class Whisper(Align):
             return _skipped(edge, f"the model does not know the language '{lang}'")
         audio_T = decode_mono(speech.data, _WINDOW_S)
         pcm_T = np.clip(np.rint(audio_T * 32767.0), -32768, 32767).astype(np.int16)
-        return _Clip(edge.name, pcm_T, text.text if text else None, edge.right, lang)
+        return _Clip(edge.name, pcm_T, text.text if text else None, edge.right, lang, speech.sha256)
 
 
 class _Scorer:
@@ -150,13 +154,13 @@ class _Scorer:
         return self.step.transcribe == "disagreeing" and low
 
     def _likelihood(self, clips: Sequence[_Clip]) -> list[Score]:
-        from mmdata.models.whisper_null import other_texts
+        from mmdata.models.mismatched import other_texts
 
         if not clips:
             return []
         texts, languages = [clip.text or "" for clip in clips], [clip.lang for clip in clips]
-        others = other_texts(texts, languages, self.step.null_per_pair)
-        each = [[text, *more] for text, more in zip(texts, others, strict=True)]
+        others = other_texts(texts, languages, [clip.digest for clip in clips], self.step.null_per_pair)
+        each = [[text, *(texts[other] for other in more)] for text, more in zip(texts, others, strict=True)]
         scored = self.model.score_each([_float(clip) for clip in clips], each, languages)
         return [_agreement(clip, own) for clip, own in zip(clips, scored, strict=True)]
 

@@ -8,47 +8,50 @@ from hypothesis import given
 from hypothesis import strategies as st
 from whisper.model import ModelDimensions
 
+from mmdata.models.mismatched import other_texts
 from mmdata.models.whisper import Whisper
-from mmdata.models.whisper_null import other_texts
 from mmdata.models.whisper_score import speech_score
 
 WORDS = st.sampled_from(["One", "one ", "ONE", "two", "three", "vier", "Straße", "STRASSE", "fünf"])
 LANGUAGES = st.sampled_from(["en", "de", None])
 
 
-@given(st.lists(st.tuples(WORDS, LANGUAGES), max_size=12), st.integers(0, 3))
-def test_other_texts_are_other_texts_of_the_language(pairs: list[tuple[str, str | None]], count: int) -> None:
-    texts, languages = [text for text, _ in pairs], [language for _, language in pairs]
-    found = other_texts(texts, languages, count)
-    assert len(found) == len(pairs)
-    for (text, language), others in zip(pairs, found, strict=True):
-        own = text.strip().casefold()
-        there = {t.strip().casefold() for t, code in pairs if code == language} - {own}
-        keys = [other.strip().casefold() for other in others]
+MEDIA = st.sampled_from(["a", "b", "c", "d"])
+SAMPLES = st.lists(st.tuples(WORDS, LANGUAGES, MEDIA), max_size=12)
+Samples = list[tuple[str, str | None, str]]
+
+
+def partners(samples: Samples, count: int) -> list[list[str]]:
+    texts, languages, media = [[sample[i] for sample in samples] for i in range(3)]
+    return [[texts[place] for place in places] for places in other_texts(texts, languages, media, count)]
+
+
+def key(text: str) -> str:
+    return text.strip().casefold()
+
+
+@given(SAMPLES, st.integers(0, 3))
+def test_other_texts_are_other_texts_of_the_language_and_of_other_media(samples: Samples, count: int) -> None:
+    found = partners(samples, count)
+    assert len(found) == len(samples)
+    for (_, language, medium), others in zip(samples, found, strict=True):
+        own = {key(text) for text, _, beside in samples if beside == medium}
+        there = {key(text) for text, code, _ in samples if code == language} - own
+        keys = [key(other) for other in others]
         assert len(keys) == len(set(keys)) == min(count, len(there))
         assert set(keys) <= there
 
 
-@given(st.lists(st.tuples(WORDS, LANGUAGES), max_size=12).flatmap(lambda p: st.tuples(st.just(p), st.permutations(p))))
-def test_the_order_of_the_texts_does_not_matter(
-    lists: tuple[list[tuple[str, str | None]], list[tuple[str, str | None]]],
-) -> None:
-    found = [
-        {(t, code, *own) for (t, code), own in zip(pairs, other_texts(*_columns(pairs), 1), strict=True)}
-        for pairs in lists
-    ]
+@given(SAMPLES.flatmap(lambda p: st.tuples(st.just(p), st.permutations(p))))
+def test_the_order_of_the_texts_does_not_matter(lists: tuple[Samples, Samples]) -> None:
+    found = [{(*sample, *own) for sample, own in zip(samples, partners(samples, 1), strict=True)} for samples in lists]
     assert found[0] == found[1]
 
 
-def _columns(pairs: list[tuple[str, str | None]]) -> tuple[list[str], list[str | None]]:
-    return [text for text, _ in pairs], [language for _, language in pairs]
-
-
 def test_neighbours_in_a_list_seldom_meet() -> None:
-    texts = [f"take {number}" for number in range(200)]
-    met = [int(own[0].split()[1]) - number for number, own in enumerate(other_texts(texts, ["en"] * 200, 1))]
-    assert sum(abs(step) == 1 for step in met) < 10
-    assert len({own[0] for own in other_texts(texts, ["en"] * 200, 1)}) == 200  # a circle: each is used once
+    found = other_texts([f"take {n}" for n in range(200)], ["en"] * 200, [str(n) for n in range(200)], 1)
+    assert sum(abs(place - n) == 1 for n, (place,) in enumerate(found)) < 10
+    assert len({place for (place,) in found}) == 200  # a circle: each is used once
 
 
 def test_word_and_end_are_read_off_the_tokens() -> None:
