@@ -39,7 +39,7 @@ demo: install ## fetch real media, build a dataset, query it, train on it
 	fi
 
 demo-stamps: install
-	$(BIN)/mmdata fetch stamps whisper-base lite
+	$(BIN)/mmdata fetch stamps whisper-base lite efficientnet-lite0 minilm
 	$(BIN)/mmdata build pipelines/stamps.yaml
 	$(BIN)/mmdata query builds/stamps "SELECT fate, count(*) AS samples FROM samples GROUP BY fate ORDER BY samples DESC"
 	$(BIN)/mmdata train examples/train_stamps.yaml

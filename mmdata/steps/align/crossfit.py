@@ -16,6 +16,7 @@ from mmdata.spec import Frozen
 from mmdata.steps.base import Edge, Fitted, FittedRows, Found, Pairs
 
 if TYPE_CHECKING:
+    from mmdata.models.crossfit_aligner import Aligner
     from mmdata.models.towers import Recipe, Tower, TowerSpec
 
 _SEES: Final[dict[str, Modality]] = {
@@ -52,7 +53,8 @@ class Crossfit(Fitted):
     """Log-odds that a pair belongs together, by heads and examples of other folds: no pair is judged by what saw it.
 
     Frozen towers see and read; what brings both together is fitted on the corpus's own pairs, in rounds that believe
-    mismatched ones less and less. The fit is kept in the build's folder `aligners/` for other builds.
+    mismatched ones less and less. The fit is kept in the build's folder `aligners/`; that of a timm and a sentence
+    tower also as a model that open_clip opens, `aligners/crossfit/open_clip`, for `clip` and `regions` of other builds.
     """
 
     step: ClassVar[str] = "crossfit"
@@ -107,7 +109,6 @@ class Crossfit(Fitted):
         import numpy as np
 
         from mmdata.models.crossfit import CrossfitConfig, Features, crossfit
-        from mmdata.models.crossfit_aligner import save_aligner
         from mmdata.models.pair_strength import pair_strength
 
         count = int((pairs.parent_N < 0).sum())
@@ -134,7 +135,7 @@ class Crossfit(Fitted):
         )
         child_strength_N = np.where(known_N, strength_N[parent_N], np.nan)
         none_MR = np.full((len(parent_N), found.null_NR.shape[1]), np.nan)
-        save_aligner(folder, aligner, {"pair": list(self.pair), "pairs": count, **self.model_dump(mode="json")})
+        self._keep(folder, aligner, count)
         return FittedRows(
             self.edges()[0].name,
             pairs.ids,
@@ -143,6 +144,14 @@ class Crossfit(Fitted):
             np.concatenate([strength_N, child_strength_N]),
             np.concatenate([null_strength_NR, none_MR]),
         )
+
+    def _keep(self, folder: Path, aligner: Aligner, pairs: int) -> None:
+        from mmdata.models.crossfit_aligner import save_aligner
+        from mmdata.models.crossfit_clip import save_open_clip
+
+        save_aligner(folder, aligner, {"pair": list(self.pair), "pairs": pairs, **self.model_dump(mode="json")})
+        if (self.left.kind, self.right.kind) == ("timm", "sentence"):
+            save_open_clip(folder / "open_clip", aligner, self.left.spec(), self.right.spec())
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 # The pixel limit was kept when the image was taken in.
 _ANY_SIZE: Final = 1 << 40
-# Standard deviations above the nouns of the bank. On canvases of stamps and `lite`, 60 % of the phrases that were there
+# Standard deviations above the nouns of the bank. On canvases of stamps and `lite`, 57 % of the phrases that were there
 # lay above it, 14 % of those that were not.
 _GROUNDED_ABOVE: Final = 1.0
 # Windows of a quarter of the sides: 49.
@@ -59,7 +59,7 @@ class Regions(Align):
     """
 
     step: ClassVar[str] = "regions"
-    # Ten windows an image, or 35.
+    # 35 windows an image.
     batch_samples: ClassVar[int] = 16
     modalities: ClassVar[tuple[Modality, Modality]] = ("image", "text")
     name: str | None = Field(None, description="the aligner's name in rules and in the catalog; default: regions")
@@ -79,7 +79,7 @@ class Regions(Align):
         None, description="a phrase with a higher score is grounded; default: 1.0, for a detector what its authors take"
     )
     scales: list[int] = Field(
-        default=[1, 2],
+        default=[1, 2, 3],
         min_length=1,
         max_length=4,
         description="windows of 1/n of the image's sides, overlapping by half",
