@@ -16,7 +16,8 @@ from mmdata.errors import MissingExtraError, WeightsError
 from mmdata.models.clip_weights import CHECKPOINT_NAMES, CONFIG_NAME
 from mmdata.models.crossfit_aligner import Aligner
 from mmdata.models.crossfit_heads import Floats
-from mmdata.models.towers import TowerSpec, load_sentence, load_timm, timm_recipe
+from mmdata.models.tower_spec import TowerSpec
+from mmdata.models.towers import load_sentence, load_timm, timm_recipe
 
 _CONTEXT_LENGTH: Final = 128
 _TEXT_FILES: Final = (

@@ -7,34 +7,31 @@ Shapes: N inputs, D features, H and W pixels, C colour channels, A samples of au
 
 from __future__ import annotations
 
-import json
 import pickle
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from mmdata.errors import MissingExtraError, WeightsError
-from mmdata.models import clip_weights, whisper_weights
+from mmdata.models import whisper_weights
 from mmdata.models.clip_image import ImageRecipe
 from mmdata.models.device import resolve_device
-from mmdata.models.weights import Weights, content_identity
+from mmdata.models.tower_spec import Kind, TowerSpec
 
 if TYPE_CHECKING:
     import torch
 
 Floats = npt.NDArray[np.float32]
-Kind = Literal["open_clip_image", "open_clip_text", "timm", "sentence", "whisper"]
 
 _IMAGES_A_PASS: Final = 16
 _TEXTS_A_PASS: Final = 64
 _CLIPS_A_PASS: Final = 16
 # As long as open_clip configs of sentence encoders say; captions are shorter.
 _CONTEXT_LENGTH: Final = 128
-_SENTENCE_FILES: Final = ("config.json", "model.safetensors", "tokenizer.json", "1_Pooling/config.json")
 
 
 @dataclass(frozen=True)
@@ -74,49 +71,17 @@ class Tower(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class TowerSpec:
-    """Names a tower; small and picklable.
-
-    Attributes:
-        kind: `open_clip_image` and `open_clip_text` are the towers of a CLIP model with its projections, `timm` the
-            pooled features of an image network, `sentence` the mean of a Hugging Face encoder's states, `whisper` the
-            mean of its encoder's.
-        model: for open_clip and Whisper as their aligners take it, for timm an architecture, else a folder.
-        checkpoint: open_clip: its tag or file; timm: a local file, None fetches timm's own.
-        resize_mode: timm: as in `ImageRecipe`; `longest` shows all of a drawing.
-    """
-
-    kind: Kind
-    model: str
-    checkpoint: str | None = None
-    resize_mode: str = "shortest"
-
-    def weights(self) -> Weights:
-        """Say which weights these are, without loading them. Raises WeightsError where they are missing."""
-        if self.kind in ("open_clip_image", "open_clip_text"):
-            return clip_weights.locate(self.model, self.checkpoint)
-        if self.kind == "whisper":
-            return whisper_weights.locate(self.model)
-        return _locate_sentence(self.model) if self.kind == "sentence" else _locate_timm(self)
-
-    def load(self, device: str = "auto") -> Tower:
-        """Load the tower.
-
-        Raises:
-            WeightsError: the weights are missing or are those of another network.
-            MissingExtraError: the library is not installed.
-            FatalError: the device is not there.
-        """
-        self.weights()
-        makers: dict[Kind, Callable[[TowerSpec, torch.device], Tower]] = {
-            "open_clip_image": _OpenClipImage,
-            "open_clip_text": _OpenClipText,
-            "timm": _Timm,
-            "sentence": _Sentence,
-            "whisper": _Whisper,
-        }
-        return makers[self.kind](self, resolve_device(device))
+def load_tower(spec: TowerSpec, device: str = "auto") -> Tower:
+    """Load a tower; `TowerSpec.load` says what can go wrong."""
+    spec.weights()
+    makers: dict[Kind, Callable[[TowerSpec, torch.device], Tower]] = {
+        "open_clip_image": _OpenClipImage,
+        "open_clip_text": _OpenClipText,
+        "timm": _Timm,
+        "sentence": _Sentence,
+        "whisper": _Whisper,
+    }
+    return makers[spec.kind](spec, resolve_device(device))
 
 
 class _OpenClipImage:
@@ -213,15 +178,6 @@ def _read_state(path: Path) -> dict[str, Any]:
         raise WeightsError(f"{path} is no checkpoint: {error}") from error
 
 
-def _locate_timm(spec: TowerSpec) -> Weights:
-    if spec.checkpoint is None:
-        return Weights(identity=f"timm/{spec.model}")
-    path = Path(spec.checkpoint).expanduser()
-    if not path.is_file():
-        raise WeightsError(f"checkpoint {spec.checkpoint} of the image network {spec.model!r} is not there")
-    return Weights(identity=f"{spec.model}/{content_identity([path])}", path=path)
-
-
 class _Sentence:
     def __init__(self, spec: TowerSpec, device: torch.device) -> None:
         self._network, self._tokenize = load_sentence(Path(spec.model).expanduser())
@@ -257,26 +213,16 @@ def load_sentence(folder: Path) -> tuple[Any, Any]:
     """The encoder (float32, CPU) and the tokenizer of a Hugging Face folder; nothing is fetched or unpickled."""
     try:
         from transformers import AutoModel, AutoTokenizer
+        from transformers.utils import logging
     except ImportError as error:
         raise MissingExtraError(f"the sentence encoder {folder.name!r}", "transformers", "clip") from error
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         network: Any = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
         tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, RuntimeError, ValueError, KeyError) as error:
         raise WeightsError(f"sentence encoder {folder} does not load: {error}") from error
     return network.float(), tokenizer
-
-
-def _locate_sentence(model: str) -> Weights:
-    folder = Path(model).expanduser()
-    files = [folder / name for name in _SENTENCE_FILES if (folder / name).is_file()]
-    missing = [name for name in _SENTENCE_FILES[:3] if folder / name not in files]
-    if missing:
-        raise WeightsError(f"sentence encoder {folder} has no {' or '.join(missing)}")
-    pooling = json.loads(files[-1].read_text()) if files[-1].parent.name == "1_Pooling" else {}
-    if pooling and not pooling.get("pooling_mode_mean_tokens"):
-        raise WeightsError(f"sentence encoder {folder} pools by other means than the mean; only that is supported")
-    return Weights(identity=content_identity(files), path=folder)
 
 
 class _Whisper:

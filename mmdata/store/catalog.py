@@ -52,7 +52,7 @@ _COLUMNS: Final[dict[str, dict[str, str]]] = {
         **dict.fromkeys(["aligner", "edge"], _TEXT),
         **dict.fromkeys(["pairs", "null_pairs"], "BIGINT"),
         **dict.fromkeys(["noise", "noise_low", "noise_high"], "DOUBLE"),
-        **dict.fromkeys(["problem", "curve"], _TEXT),
+        "problem": _TEXT,
     },
     "embeddings": {**dict.fromkeys(["sample_id", "aligner", "member"], _TEXT), "vector": "FLOAT[]"},
     "places": dict.fromkeys(["sample_id", "group_id", "split"], _TEXT),
@@ -81,6 +81,8 @@ SELECT s.sample_id, s.aligner, s.edge, s.score, c.percentile, c.match, s.measure
 FROM scored s LEFT JOIN calibrated c USING (sample_id, aligner, edge) WHERE s.reason IS NULL AND s.edge IS NOT NULL
 """,
 }
+# The curve is for other builds (`reference`): a thousand numbers that nobody reads in a table.
+_SHOWN: Final = {"calibrations": "* EXCLUDE curve"}
 _DECIDED: Final = ("fates", "places", "selection", "calibrated", "calibrations")
 _RUN: Final = {
     "run_id": "VARCHAR",
@@ -208,7 +210,7 @@ def _queries(folder: Path, build: dict[str, Any]) -> dict[str, str]:
     found = {name: _no_rows(columns) for name, columns in _COLUMNS.items()}
     for name, paths in parts.items():
         if paths:
-            found[name] = f"SELECT * FROM {parquet(paths, filename=name == 'base')}"
+            found[name] = f"SELECT {_SHOWN.get(name, '*')} FROM {parquet(paths, filename=name == 'base')}"
     found["embeddings"] = _embeddings(folder, build) or found["embeddings"]
     return found | _VIEWS
 

@@ -13,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 from mmdata.errors import SampleError
 from mmdata.media.image import open_image
 from mmdata.models.clip_image import prepare_image
-from mmdata.models.towers import TowerSpec
+from mmdata.models.tower_spec import TowerSpec
 from mmdata.models.two_groups import calibrate
 from mmdata.steps.align.crossfit import Crossfit
 from mmdata.steps.base import Edge, Pairs

@@ -17,7 +17,8 @@ from mmdata.steps.base import Edge, Fitted, FittedRows, Found, Pairs
 
 if TYPE_CHECKING:
     from mmdata.models.crossfit_aligner import Aligner
-    from mmdata.models.towers import Recipe, Tower, TowerSpec
+    from mmdata.models.tower_spec import TowerSpec
+    from mmdata.models.towers import Recipe, Tower
 
 _SEES: Final[dict[str, Modality]] = {
     "open_clip_image": "image",
@@ -44,7 +45,7 @@ class TowerSettings(Frozen):
 
     def spec(self) -> TowerSpec:
         """As the model layer has it."""
-        from mmdata.models.towers import TowerSpec
+        from mmdata.models.tower_spec import TowerSpec
 
         return TowerSpec(self.kind, self.model, self.checkpoint, self.resize_mode)
 

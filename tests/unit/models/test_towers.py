@@ -16,7 +16,8 @@ from mmdata.models.clip_image import ImageRecipe, prepare_image
 from mmdata.models.crossfit import CrossfitConfig, Features, crossfit
 from mmdata.models.crossfit_clip import save_open_clip
 from mmdata.models.crossfit_folds import ids_of
-from mmdata.models.towers import AudioRecipe, TextRecipe, Tower, TowerSpec
+from mmdata.models.tower_spec import TowerSpec
+from mmdata.models.towers import AudioRecipe, TextRecipe, Tower
 
 TEXTS = ["A frog.", "", "A very long caption of a bird " * 40, "A frog.", "Ünïcode 鳥", "A red bird."]
 
