@@ -30,9 +30,10 @@ from align_peers.serve import Peer, take_turns
 
 from mmdata.models.weights import cache_dir
 
-# open_clip's transform is Pillow's, as ours is: scores differ by rounding. Data-Juicer's goes through torchvision's
-# bicubic filter on tensors, which rounds otherwise: up to a tenth of the scores' standard deviation (0.011).
-_TOLERANCES = {"open_clip": 1e-3, "data_juicer": 2e-3}
+# Root mean square of the differences. open_clip's transform is Pillow's, as ours is: scores differ by rounding, and by
+# the reduced decoding of large JPEG files. Data-Juicer's goes through torchvision's bicubic filter on tensors, which
+# rounds otherwise: a tenth of the scores' standard deviation (0.011).
+_TOLERANCES = {"open_clip": 3e-4, "data_juicer": 1e-3}
 _GOALS = {
     "clip_over_open_clip": 1.5,
     "clip_over_data_juicer": 4.0,
@@ -124,11 +125,17 @@ def _score_gaps(peers: dict[str, Peer]) -> dict[str, Any]:
     for name, tolerance in _TOLERANCES.items():
         if name in peers:
             theirs_N = np.array(peers[name].result)
-            gap = float(np.abs(ours_N - theirs_N).max())
+            gap = float(np.sqrt(np.mean((ours_N - theirs_N) ** 2)))
+            largest = float(np.abs(ours_N - theirs_N).max())
             if not gap <= tolerance:
                 raise SystemExit(f"{name}: scores differ by {gap:.2g}, more than {tolerance:g}: no fair comparison")
             correlation = float(np.corrcoef(ours_N, theirs_N)[0, 1])
-            found[name] = {"largest_gap": gap, "tolerance": tolerance, "correlation": round(correlation, 6)}
+            found[name] = {
+                "rms_gap": round(gap, 6),
+                "tolerance": tolerance,
+                "largest_gap": round(largest, 6),
+                "correlation": round(correlation, 6),
+            }
     return found
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,9 +29,9 @@ from mmdata.models.two_groups import (
     pair_strength,
     to_json,
 )
-from mmdata.steps.base import Align, Edge
+from mmdata.steps.base import Align, Edge, Fitted
 from mmdata.store.curation import Curation
-from mmdata.store.parts import read_vectors
+from mmdata.store.parts import iter_vectors, read_vector_ids
 from mmdata.store.sql import quoted
 
 Floats = NDArray[np.float64]
@@ -144,7 +145,8 @@ class _Judged:
 
 def _edge(curation: Curation, step: Align, edge: Edge, parts: Sequence[Path]) -> _Judged | None:
     found = _read(curation, step.label, edge)
-    if not found.ids:
+    # Some aligners only measure, or make texts. One that was to learn from the corpus and could not is to be heard of.
+    if not found.ids and not isinstance(step, Fitted):
         return None
     if not len(found.null_M):
         found = _deranged(curation, found, edge, parts)
@@ -185,22 +187,18 @@ def _read(curation: Curation, label: str, edge: Edge) -> _Scores:
 
 def _deranged(curation: Curation, found: _Scores, edge: Edge, parts: Sequence[Path]) -> _Scores:
     """The null and the strengths out of the vectors of the first pairs by id, a hash: a random choice that stays."""
-    (left_of, left_ND), (right_of, right_ND) = (_rows_of(parts, name) for name in (edge.left, edge.right))
-    chosen = [
-        (n, key)
-        for n, (key, parent) in enumerate(zip(found.ids, found.parents, strict=True))
-        if parent is None and key in left_of and key in right_of
-    ][:_MOST_PAIRS]
+    both = set(read_vector_ids(parts, edge.left)) & set(read_vector_ids(parts, edge.right))
+    originals = (key for key, parent in zip(found.ids, found.parents, strict=True) if parent is None)
+    chosen = list(islice((key for key in originals if key in both), _MOST_PAIRS))
     if not chosen:
         return found
-    left_ND = left_ND[[left_of[key] for _, key in chosen]].astype(np.float32)
-    right_ND = right_ND[[right_of[key] for _, key in chosen]].astype(np.float32)
+    left_ND, right_ND = (_vectors_of(parts, name, chosen) for name in (edge.left, edge.right))
     left_N, right_N = pair_strength(left_ND, right_ND, np.zeros(len(chosen), np.int64))
-    rows_M, partner_M = _partners(_contents(curation, edge, [key for _, key in chosen]))
+    rows_M, partner_M = _partners(_contents(curation, edge, chosen))
     null_M = np.einsum("md,md->m", left_ND[rows_M], right_ND[partner_M])
     # More pairs than were chosen: judged by the score alone, as nothing is known of how strong the others are.
     whole = len(chosen) == int(found.original_N.sum())
-    strength = {key: left_N[n] + right_N[n] for n, (_, key) in enumerate(chosen)} if whole else {}
+    strength = {key: left_N[n] + right_N[n] for n, key in enumerate(chosen)} if whole else {}
     of = [strength.get(p or key, np.nan) for key, p in zip(found.ids, found.parents, strict=True)]
     return _Scores(
         found.ids,
@@ -212,9 +210,15 @@ def _deranged(curation: Curation, found: _Scores, edge: Edge, parts: Sequence[Pa
     )
 
 
-def _rows_of(parts: Sequence[Path], member: str) -> tuple[dict[str, int], NDArray[np.float16]]:
-    ids, vector_ND = read_vectors(parts, member)
-    return {key: n for n, key in enumerate(ids)}, vector_ND
+def _vectors_of(parts: Sequence[Path], member: str, ids: Sequence[str]) -> Floats:
+    """Embeddings of these samples, which all have one, float32 `[N, D]`; a part in memory at a time."""
+    place = {key: n for n, key in enumerate(ids)}
+    found: list[Floats | None] = [None] * len(ids)
+    for keys, vector_MD in iter_vectors(parts, member):
+        for key, vector_D in zip(keys, vector_MD, strict=True):
+            if key in place:
+                found[place[key]] = vector_D.astype(np.float32)
+    return np.stack([vector_D for vector_D in found if vector_D is not None])
 
 
 def _contents(curation: Curation, edge: Edge, ids: Sequence[str]) -> list[tuple[str, str, str]]:

@@ -18,7 +18,7 @@ import pyarrow as pa
 from mmdata.engine.work import Done
 from mmdata.steps.base import Edge, Fitted, FittedRows, Pairs
 from mmdata.store.files import SCRATCH_MARK
-from mmdata.store.parts import SCORE_SCHEMA, read_base_rows, read_vectors, write_table
+from mmdata.store.parts import SCORE_SCHEMA, iter_vectors, read_base_rows, read_vector_ids, write_table
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,12 @@ def fit_corpus(step: Fitted, seed: int, base: Sequence[Path], scores: Sequence[P
     made = keep.with_name(f"{keep.name}{SCRATCH_MARK}{os.getpid()}")
     shutil.rmtree(made, ignore_errors=True)
     made.mkdir(parents=True)
-    found = step.fit(gather(edge, base, scores), seed, made)
+    vectors = out.with_name(f"{out.name}.vectors{SCRATCH_MARK}{os.getpid()}")
+    vectors.mkdir(parents=True)
+    try:
+        found = step.fit(gather(edge, base, scores, vectors), seed, made)
+    finally:
+        shutil.rmtree(vectors, ignore_errors=True)
     shutil.rmtree(keep, ignore_errors=True)
     made.rename(keep)
     table = _table(step, found)
@@ -54,10 +59,13 @@ def fit_corpus(step: Fitted, seed: int, base: Sequence[Path], scores: Sequence[P
     return Done(int(table.num_rows))
 
 
-def gather(edge: Edge, base: Sequence[Path], scores: Sequence[Path]) -> Pairs:
-    """The pairs of an edge: originals by id, a hash and so an order that says nothing, then children."""
+def gather(edge: Edge, base: Sequence[Path], scores: Sequence[Path], scratch: Path) -> Pairs:
+    """The pairs of an edge: originals by id, a hash and so an order that says nothing, then children.
+
+    Features are mapped into memory from files in `scratch`, a folder: they are what grows with the corpus.
+    """
     rows = {key: row for part in base for key, row in _rows(part, edge)}
-    left, right = (_Vectors(scores, name) for name in (edge.left, edge.right))
+    left, right = (_Vectors(scores, name, scratch / f"{n}.f16") for n, name in enumerate((edge.left, edge.right)))
     ids = [key for key, row in rows.items() if left.has(key, row.parent) and right.has(key, row.parent)]
     ids.sort(key=lambda key: (rows[key].parent is not None, key))
     place = {key: n for n, key in enumerate(ids)}
@@ -111,16 +119,25 @@ def _content(member: Mapping[str, Any]) -> str:
 class _Vectors:
     """The vectors of one member, of a child's parent where the child's has not changed."""
 
-    def __init__(self, scores: Sequence[Path], member: str) -> None:
-        ids, self._vector_ND = read_vectors(scores, member)
-        self._row = {key: n for n, key in enumerate(ids)}
+    def __init__(self, scores: Sequence[Path], member: str, out: Path) -> None:
+        self._scores, self._member, self._out = scores, member, out
+        self._there = frozenset(read_vector_ids(scores, member))
 
     def has(self, key: str, parent: str | None) -> bool:
-        return key in self._row or parent in self._row
+        return key in self._there or parent in self._there
 
     def of(self, ids: Sequence[str], parents: Sequence[str | None]) -> np.ndarray[Any, np.dtype[np.float16]]:
-        rows = [self._row[key] if key in self._row else self._row[str(p)] for key, p in zip(ids, parents, strict=True)]
-        return self._vector_ND[rows]
+        rows: dict[str, list[int]] = {}
+        for n, (key, parent) in enumerate(zip(ids, parents, strict=True)):
+            rows.setdefault(key if key in self._there else str(parent), []).append(n)
+        vector_ND = np.zeros((0, 0), np.float16)
+        for found, part_MD in iter_vectors(self._scores, self._member):
+            if not vector_ND.size and ids:
+                shape = (len(ids), part_MD.shape[1])
+                vector_ND = np.memmap(self._out, np.float16, "w+", shape=shape)
+            for key, vector_D in zip(found, part_MD, strict=True):
+                vector_ND[rows.get(key, [])] = vector_D
+        return vector_ND
 
 
 def _numbered(contents: Sequence[str]) -> np.ndarray[Any, np.dtype[np.int64]]:

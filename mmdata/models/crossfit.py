@@ -20,7 +20,6 @@ from typing import Any, Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from mmdata.errors import FatalError
 from mmdata.models.crossfit_aligner import PAIRS_A_PASS, Aligner, Block, FoldModel, judge
 from mmdata.models.crossfit_bank import Bank, evidence, kernels, make_bank
 from mmdata.models.crossfit_folds import assign_folds, cut_blocks, draw_partners, group_pairs, pick, to_local
@@ -155,6 +154,11 @@ class Crossfit:
     aligner: Aligner
 
 
+def can_hold_out(features: Features, config: CrossfitConfig) -> bool:
+    """Whether there are pairs enough for `crossfit`: two groups a fold that share nothing."""
+    return len(np.unique(group_pairs(features.left_id_N, features.right_id_N))) >= 2 * config.folds
+
+
 def crossfit(features: Features, config: CrossfitConfig, each: Each = map) -> Crossfit:
     """Fit and score.
 
@@ -164,13 +168,11 @@ def crossfit(features: Features, config: CrossfitConfig, each: Each = map) -> Cr
         each: runs the folds of a round; an executor's `map` runs them in parallel.
 
     Raises:
-        FatalError: there are too few different pairs to hold any out.
+        ValueError: there are too few different pairs to hold any out, see `can_hold_out`.
     """
+    if not can_hold_out(features, config):
+        raise ValueError(f"too few different pairs for {config.folds} folds")
     group_N = group_pairs(features.left_id_N, features.right_id_N)
-    groups = len(np.unique(group_N))
-    if groups < 2 * config.folds:
-        need = f"{config.folds} folds need {2 * config.folds}"
-        raise FatalError(f"crossfit: the pairs make {groups} groups that share nothing; {need}")
     fold_N = assign_folds(group_N, config.folds, config.seed)
     block_N = cut_blocks(fold_N, features.strata(), config.seed, PAIRS_A_PASS)
     chosen_M, own_N = _choose_examples(features, config)

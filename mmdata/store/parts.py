@@ -176,16 +176,25 @@ def write_vectors(scores: Path, vectors: Mapping[str, Sequence[tuple[str, Any]]]
         write_table(vectors_path(scores, member), table)
 
 
-def read_vectors(scores: Iterable[Path], member: str) -> tuple[list[str], np.ndarray[Any, np.dtype[np.float16]]]:
-    """Samples and embeddings `[N, D]` of a member, over many score parts, in their order; those without left out."""
-    tables = [pq.read_table(path) for part in scores if (path := vectors_path(part, member)).exists()]
-    if not tables:
-        return [], np.zeros((0, 0), np.float16)
-    table = pa.concat_tables(tables).combine_chunks()
-    column = table.column("vector").combine_chunks()
-    return table.column("sample_id").to_pylist(), column.flatten().to_numpy(zero_copy_only=False).reshape(
-        len(table), column.type.list_size
-    )
+def iter_vectors(
+    scores: Iterable[Path], member: str
+) -> Iterator[tuple[list[str], np.ndarray[Any, np.dtype[np.float16]]]]:
+    """Samples and embeddings `[N, D]` of a member, a score part at a time; those without vectors are passed over."""
+    for path in _vector_files(scores, member):
+        table = pq.read_table(path)
+        column = table.column("vector").combine_chunks()
+        vector_ND = column.flatten().to_numpy(zero_copy_only=False).reshape(len(table), column.type.list_size)
+        yield table.column("sample_id").to_pylist(), vector_ND
+
+
+def read_vector_ids(scores: Iterable[Path], member: str) -> list[str]:
+    """The samples whose member was embedded, part after part."""
+    tables = (pq.read_table(path, columns=["sample_id"]) for path in _vector_files(scores, member))
+    return [key for table in tables for key in table.column("sample_id").to_pylist()]
+
+
+def _vector_files(scores: Iterable[Path], member: str) -> list[Path]:
+    return [path for part in scores if (path := vectors_path(part, member)).exists()]
 
 
 def read_new_texts(scores: Iterable[Path]) -> dict[str, list[Member]]:

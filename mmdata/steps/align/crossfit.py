@@ -106,10 +106,13 @@ class Crossfit(Fitted):
         return _Item(left, right)
 
     def fit(self, pairs: Pairs, seed: int, folder: Path) -> FittedRows:
-        """Fit on the originals, score them out of fold and children by their parents' fold, and keep the aligner."""
+        """Fit on the originals, score them out of fold and children by their parents' fold, and keep the aligner.
+
+        Where there are too few pairs to hold any out, none is scored and nothing is kept.
+        """
         import numpy as np
 
-        from mmdata.models.crossfit import CrossfitConfig, Features, crossfit
+        from mmdata.models.crossfit import CrossfitConfig, Features, can_hold_out, crossfit
         from mmdata.models.pair_strength import pair_strength
 
         count = int((pairs.parent_N < 0).sum())
@@ -118,6 +121,9 @@ class Crossfit(Fitted):
             pairs.left_NF[own], pairs.right_NE[own], pairs.left_id_N[own], pairs.right_id_N[own], pairs.lang_N[own]
         )
         config = CrossfitConfig(folds=self.folds, seed=seed, rounds=self.rounds, max_examples=self.max_examples)
+        if not can_hold_out(features, config):
+            none_N, none_NR = np.empty(0, np.float32), np.empty((0, 0), np.float32)
+            return FittedRows(self.edges()[0].name, [], none_N, none_NR, none_N, none_NR)
         found = crossfit(features, config)
         aligner = found.aligner
         emb_left_ND = aligner.embed_left(features.left_NF, found.fold_N)

@@ -91,8 +91,8 @@ def parts(tmp_path: Path) -> tuple[list[Path], list[Path]]:
     return base, scores
 
 
-def test_pairs_are_originals_by_id_then_children_with_what_they_have_of_their_parents(parts):
-    pairs = fit.gather(Edge("image", "caption"), *parts)
+def test_pairs_are_originals_by_id_then_children_with_what_they_have_of_their_parents(parts, tmp_path):
+    pairs = fit.gather(Edge("image", "caption"), *parts, tmp_path)
     assert pairs.ids == ["a", "b", "c", "d", "aa"]
     np.testing.assert_array_equal(pairs.left_NF[:, 0], [0, 1, 2, 3, 9])
     np.testing.assert_array_equal(pairs.right_NE[:, 0], [0, 1, 2, 3, 0])

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from sklearn.metrics import roc_auc_score
 
-from mmdata.errors import FatalError, WeightsError
+from mmdata.errors import WeightsError
 from mmdata.models.crossfit import (
     Aligner,
     Crossfit,
@@ -267,7 +267,7 @@ def test_languages_do_not_mix_and_one_group_alone_has_no_null():
 
 
 def test_too_few_pairs_are_refused():
-    with pytest.raises(FatalError, match="make 9 groups"):
+    with pytest.raises(ValueError, match="too few different pairs"):
         crossfit(pairs(9)[0], SMALL)
 
 
