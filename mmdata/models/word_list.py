@@ -7,7 +7,7 @@ import gzip
 import math
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from importlib.util import find_spec
@@ -22,6 +22,7 @@ _NEIGHBOURS: Final = 3
 _SHORT_WORD: Final = 4  # letters; of such only neighbours at distance 1 count, of longer ones at 1 or 2
 _SHORTEST_TOKEN: Final = 3  # of a model's vocabulary: shorter ones are mostly pieces of words, ...
 _SHORT_TOKEN_RANKS: Final = 2_000  # ... but among the most frequent tokens they are words
+_LETTER_WORDS: Final = frozenset("ai")  # English words of a letter
 # What scanners take for each other, casefolded, by shape (as tables of OCR correction have them: Kukich 1992, 3.1).
 _LOOKALIKES: Final = ("0oqdu", "1li|!7t", "2z", "5s$", "6bg", "8bs&@", "9gq", "ceo", "ao", "uvn", "rk", "efb", "mn")
 _CLIP_MERGES: Final = 48_895  # what open_clip's `SimpleTokenizer` takes of the file, after its first line
@@ -68,6 +69,11 @@ class WordList:
             return 0.0
         more = self._surprise_nats(word) - self._usual_nats * (len(word) + 1)
         return _UNLISTED_NATS + min(max(more, 0.0), _MOST_SURPRISE_NATS)
+
+    def rank(self, word: str) -> int:
+        """Place of a casefolded word, the list's length for words of no list and single letters that are none."""
+        known = len(word) > 1 or word in _LETTER_WORDS
+        return self.ranks.get(word, len(self.ranked)) if known else len(self.ranked)
 
     def _listed(self, word: str) -> bool:
         """Whether the list holds it, or its plural or singular."""
@@ -131,6 +137,22 @@ def _confusions(one: str, other: str) -> int:
         return 0
     pairs = [(a, b) for a, b in zip(one, other, strict=True) if a != b]
     return sum(any(a in alike and b in alike for alike in _LOOKALIKES) for a, b in pairs)
+
+
+def differing_words(left: Sequence[str], right: Sequence[str]) -> list[tuple[slice, slice]]:
+    """Runs of words that differ, of two lists of words aligned by Levenshtein's distance."""
+    from rapidfuzz.distance import Levenshtein
+
+    found: list[tuple[slice, slice]] = []
+    for code in Levenshtein.opcodes(left, right):
+        if code.tag == "equal":
+            continue
+        start, other_start = code.src_start, code.dest_start
+        if found and (found[-1][0].stop, found[-1][1].stop) == (start, other_start):
+            one, other = found.pop()
+            start, other_start = one.start, other.start
+        found.append((slice(start, code.src_end), slice(other_start, code.dest_end)))
+    return found
 
 
 @lru_cache(maxsize=1)
