@@ -8,6 +8,7 @@ of real speech are laid out with pauses, each said from where its own sound begi
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
@@ -134,3 +135,38 @@ def test_subtitles_of_something_else_have_no_place(film, laid_out, tiny):
     others = [cue for cue in laid_out[1] if cue.end_s < 50]
     found = find_timing(tiny, recording, others, "en", max_offset_s=10.0)
     assert (found.clock, found.problem) == (None, "no_agreement")
+
+
+def test_a_build_cuts_a_film_into_what_is_said_and_accounts_for_every_cue(film, film_truth, cli, whisper_tiny_dir):
+    (cli.folder / "media" / "film.mp4").write_bytes(film)
+    unsaid = Cue(160.0, 163.0, "Nobody says a word of this in the film.")
+    shown = [*displaced(film_truth, -3.0, 0.98), unsaid]
+    (cli.folder / "media" / "film.srt").write_text(srt(shown), encoding="utf-8")
+    members = {
+        "speech": {"path": "{stem}.mp4", "modality": "audio", "lang": "en"},
+        "subtitles": {"path": "{stem}.srt", "lang": "en"},
+    }
+    cli.spec(
+        sources=[{"files": {"root": "media", "members": members}}],
+        ingest=[{"audio": {"max_duration_s": 600}}, "text"],
+        align=[
+            {"timing": {"model": str(whisper_tiny_dir)}},
+            {"whisper": {"model": str(whisper_tiny_dir), "pairs": {"speech": "words"}, "transcribe": "never"}},
+        ],
+        augment=["segments"],
+    )
+    cli.build()
+    (timed,) = cli.query("SELECT measures FROM scores WHERE aligner = 'timing'")
+    clock = json.loads(timed["measures"])
+    print(f"film, -3 s, 98 %: offset {clock['offset_s']} s, drift {clock['drift']}")  # noqa: T201
+    at = [clock["offset_s"] + cue.start_s * (1 + clock["drift"]) for cue in shown]
+    errors = [one - two.start_s for one, two in zip(at, film_truth, strict=False)]
+    assert max(map(abs, errors)) <= BAR_S
+    rows = cli.query("SELECT variant, f.* FROM fates f JOIN samples USING (sample_id) WHERE parent_id IS NOT NULL")
+    assert len(rows) == len(shown), "every cue is a child"
+    assert sum(row["fate"] == "kept" for row in rows) >= 0.9 * len(film_truth)
+    (last,) = [row for row in rows if row["variant"].endswith(f"{len(shown) - 1:04d}")]
+    assert (last["fate"], last["rule"]) == ("dropped", "not_heard")
+    heard = cli.query("SELECT score FROM scores WHERE aligner = 'whisper'")
+    assert len(heard) == sum(row["fate"] == "kept" for row in rows)
+    assert sorted(row["score"] for row in heard)[len(heard) // 2] > 1

@@ -26,7 +26,7 @@ from mmdata.steps.base import Declared, Input, Ref, Source
 
 _BY_EXTENSION: dict[str, Modality] = {
     **dict.fromkeys(["png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff", "svg"], "image"),
-    **dict.fromkeys(["txt", "caption"], "text"),
+    **dict.fromkeys(["txt", "caption", "srt", "vtt", "ass", "ssa"], "text"),
     **dict.fromkeys(["wav", "ogg", "oga", "opus", "flac", "mp3", "m4a", "aac", "aiff"], "audio"),
 }
 _OUTSIDE = "link outside root"
