@@ -176,8 +176,7 @@ def _exit_code(error: MmdataError) -> int:
 def _plan_rows(found: Plan) -> list[dict[str, Any]]:
     rows = []
     parts = [*found.base_parts(), *found.score_parts()]
-    labels = ["ingest", *(s.label for s in found.pipeline.align), *(s.step for s in found.pipeline.augment)]
-    for label in labels:
+    for label in found.pipeline.mapped:
         mine = [part for part in parts if part[0] == label]
         rows.append({"step": label, "unit": "parts", "total": len(mine), "done": found.done(mine)})
     decided = (found.decided / "shards.json").exists()

@@ -1,4 +1,4 @@
-"""Spec to Plan: resolve the steps, check what can be checked without a model, name every part by its fingerprint.
+"""Pipeline to Plan: list the inputs, cut them into parts, name every part by its fingerprint.
 
 Nothing heavy is imported here: a plan is made in well under a second, so that a mistake costs a second and not a night.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,56 +15,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from pydantic import ValidationError
-
 from mmdata import spec as specs
-from mmdata.errors import PlanError, WeightsError
-from mmdata.sample import Modality, sample_id
-from mmdata.spec import Document, Keys, Spec, nearest
-from mmdata.steps import registry
-from mmdata.steps.base import Align, Augment, Curate, Declared, Fitted, Ingest, Input, Ref, Source, Step, Write
-from mmdata.store import sql
-from mmdata.store.curation import Columns, Curation, explained
+from mmdata.errors import PlanError
+from mmdata.pipeline import Pipeline, resolve
+from mmdata.sample import sample_id
+from mmdata.spec import Document
+from mmdata.steps.base import Align, Augment, Fitted, Input, Ref, Source, Step
 from mmdata.store.files import SCRATCH_MARK
 
 # Raise it when parts are laid out differently: nothing made before is then taken for done.
 _FORMAT: Final = 2
-_RESERVED = frozenset(
-    {"sample_id", "source", "key", "parent_id", "variant", "attributes", "match", "parent", "part", "group_id"}
-)
-# A member's name stands in the names of tar entries, beside an id of 32 characters, and in SQL.
-_MEMBER_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,39}")
-
-
-@dataclass(frozen=True)
-class Pipeline:
-    """A pipeline file with every name resolved.
-
-    Attributes:
-        spec: the file.
-        sources: what names the inputs.
-        ingest: for each modality how it is read.
-        align: the aligners, in order.
-        augment: what makes children.
-        curate: what decides, in order.
-        write: what is written.
-        members: every member a sample can have, those that aligners make included.
-    """
-
-    spec: Spec
-    sources: tuple[Source, ...]
-    ingest: dict[Modality, Ingest]
-    align: tuple[Align, ...]
-    augment: tuple[Augment, ...]
-    curate: tuple[Curate, ...]
-    write: Write
-    members: dict[str, Declared]
-
-    @property
-    def columns(self) -> Columns:
-        """What rules can speak of."""
-        members = {name: declared.modality for name, declared in self.members.items()}
-        return Columns(members, {step.label: {e.name: step.measures() for e in step.edges()} for step in self.align})
 
 
 @dataclass(frozen=True)
@@ -210,7 +169,7 @@ def plan_to_build(path: Path, overrides: Sequence[str] = (), output: Path | None
 
 def _resolved(path: Path, overrides: Sequence[str]) -> tuple[Document, Pipeline]:
     document = specs.read_yaml(path, overrides)
-    return document, _Resolver(document, specs.parse_spec(document)).pipeline()
+    return document, resolve(document, specs.parse_spec(document))
 
 
 def _folder(pipeline: Pipeline, output: Path | None) -> Path:
@@ -225,157 +184,6 @@ def _listed(document: Document, pipeline: Pipeline, listing: BinaryIO | None) ->
     if not chunks:
         raise PlanError([document.problem(("sources",), "the sources name no inputs; look at root and the templates")])
     return chunks
-
-
-class _Resolver:
-    """Turns names into steps, collecting every problem before it gives up."""
-
-    def __init__(self, document: Document, spec: Spec) -> None:
-        self.document = document
-        self.spec = spec
-        self.problems: list[str] = []
-
-    def pipeline(self) -> Pipeline:
-        """Raises PlanError."""
-        steps = {block: self._steps(block) for block in specs.STEP_LISTS}
-        self._give_up_if_wrong()
-        sources = tuple(step for _, step in steps["sources"] if isinstance(step, Source))
-        members = self._members(steps)
-        ingest = self._ingest(steps["ingest"])
-        written = [step for _, step in steps["write"] if isinstance(step, Write)] or [_default("write", "webdataset")]
-        self._check_labels(steps, members)
-        self._check_reads(steps, members)
-        self._check_findings(steps)
-        pipeline = Pipeline(
-            self.spec,
-            sources,
-            ingest,
-            tuple(step for _, step in steps["align"] if isinstance(step, Align)),
-            tuple(step for _, step in steps["augment"] if isinstance(step, Augment)),
-            tuple(step for _, step in steps["curate"] if isinstance(step, Curate)),
-            written[0],
-            members,
-        )
-        self._check_weights(steps["align"])
-        self._give_up_if_wrong()
-        self._check_sql(pipeline.columns, steps["curate"])
-        self._give_up_if_wrong()
-        return pipeline
-
-    def _give_up_if_wrong(self) -> None:
-        if self.problems:
-            raise PlanError(self.problems)
-
-    def _problem(self, keys: Keys, message: str) -> None:
-        self.problems.append(self.document.problem(keys, message))
-
-    def _steps(self, block: str) -> list[tuple[Keys, Step]]:
-        found = []
-        for index, call in enumerate(getattr(self.spec, block)):
-            keys: Keys = (block, index, call.step)
-            step_class = registry.find(block, call.step)
-            if step_class is None:
-                hint = _belongs_elsewhere(block, call.step) or nearest(call.step, registry.known(block))
-                self._problem(keys, f"unknown step '{call.step}'{hint}")
-                continue
-            try:
-                found.append((keys, step_class.model_validate(call.params)))
-            except ValidationError as error:
-                self.problems += specs.explain(self.document, keys, step_class, error)
-        if block == "write" and len(found) > 1:
-            self._problem(found[1][0], "a build writes one dataset; give the second a pipeline of its own")
-        return found
-
-    def _members(self, steps: dict[str, list[tuple[Keys, Step]]]) -> dict[str, Declared]:
-        members: dict[str, Declared] = {}
-        for keys, step in [*steps["sources"], *steps["align"], *steps["augment"]]:
-            for name, declared in _offered(step).items():
-                if not _MEMBER_NAME.fullmatch(name):
-                    fix = "use up to 40 lower case letters, digits and '_'"
-                    self._problem(keys, f"a member cannot be called '{name}': it names files and columns; {fix}")
-                before = members.setdefault(name, declared)
-                if before.modality != declared.modality:
-                    self._problem(keys, f"the member '{name}' is {declared.modality} here, {before.modality} above")
-        return members
-
-    def _ingest(self, steps: list[tuple[Keys, Step]]) -> dict[Modality, Ingest]:
-        found: dict[Modality, Ingest] = {}
-        for keys, step in steps:
-            if isinstance(step, Ingest):
-                if step.modality in found:
-                    self._problem(keys, f"how to read {step.modality} stands twice; remove one")
-                found[step.modality] = step
-        for name in registry.OWN["ingest"]:
-            step = _default("ingest", name)
-            found.setdefault(step.modality, step)
-        return found
-
-    def _check_labels(self, steps: dict[str, list[tuple[Keys, Step]]], members: dict[str, Declared]) -> None:
-        for block in ("sources", "align", "augment"):
-            seen: set[str] = set()
-            for keys, step in steps[block]:
-                label = str(getattr(step, "label", step.step))
-                if label in seen:
-                    fix = "remove one" if block == "augment" else "give one a `name:` of its own"
-                    self._problem(keys, f"a step above is called '{label}' too; {fix}")
-                if block == "align" and (label in members or label in _RESERVED or not label.isidentifier()):
-                    self._problem(keys, f"an aligner cannot be called '{label}': rules could not tell it from a column")
-                seen.add(label)
-        for name in members.keys() & _RESERVED:
-            self._problem(("sources",), f"a member cannot be called '{name}': that is a column of the catalog")
-
-    def _check_reads(self, steps: dict[str, list[tuple[Keys, Step]]], members: dict[str, Declared]) -> None:
-        for keys, step in [*steps["align"], *steps["augment"], *steps["write"]]:
-            for name, modality in step.reads().items():
-                if name not in members:
-                    self._problem(keys, f"no source declares the member '{name}'{nearest(name, members)}")
-                elif modality and members[name].modality != modality:
-                    self._problem(keys, f"'{name}' is {members[name].modality}, but {step.step} needs {modality} there")
-
-    def _check_findings(self, steps: dict[str, list[tuple[Keys, Step]]]) -> None:
-        labels = [step.label for _, step in steps["align"] if isinstance(step, Align)]
-        for keys, step in steps["augment"]:
-            for label in step.findings() if isinstance(step, Augment) else ():
-                if label not in labels:
-                    self._problem(keys, f"no aligner is called '{label}'{nearest(label, labels)}")
-
-    def _check_weights(self, steps: list[tuple[Keys, Step]]) -> None:
-        for keys, step in steps:
-            if isinstance(step, Align):
-                if step.reference and not Path(step.reference).is_file():
-                    fix = "give decided/<...>/calibrations.parquet of another build"
-                    self._problem((*keys, "reference"), f"{step.reference} is not there; {fix}")
-                try:
-                    step.weights()
-                except WeightsError as error:
-                    self._problem((*keys, "model"), str(error))
-
-    def _check_sql(self, columns: Columns, steps: list[tuple[Keys, Step]]) -> None:
-        curation = Curation.empty(columns)
-        for keys, step in steps:
-            if isinstance(step, Curate):
-                try:
-                    step.check(curation)
-                except (ValueError, sql.Error) as error:
-                    self._problem(keys, explained(error, columns) if isinstance(error, sql.Error) else str(error))
-
-
-def _offered(step: Step) -> dict[str, Declared]:
-    if isinstance(step, Source):
-        return step.members()
-    return step.new_members() if isinstance(step, Align | Augment) else {}
-
-
-def _default(block: str, name: str) -> Any:
-    step_class = registry.find(block, name)
-    if step_class is None:
-        raise KeyError(name)
-    return step_class()
-
-
-def _belongs_elsewhere(block: str, name: str) -> str:
-    homes = [other for other in specs.STEP_LISTS if other != block and name in registry.OWN[other]]
-    return f"; '{name}' belongs under `{homes[0]}:`" if homes else ""
 
 
 def _chunks(pipeline: Pipeline, listing: BinaryIO | None) -> Iterator[Chunk]:

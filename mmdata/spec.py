@@ -2,7 +2,7 @@
 
 `read_yaml` gives a `Document`: plain values, and for every path in them the line and column where they stand, so that
 whatever finds a fault later (a type, an unknown name, a rule that does not parse) can say where it is. `Spec` is the
-shape of a pipeline file; what the steps' own parameters mean is resolved by `mmdata.plan`, which knows the steps.
+shape of a pipeline file; what the steps' own parameters mean is resolved by `mmdata.pipeline`, which knows the steps.
 """
 
 from __future__ import annotations

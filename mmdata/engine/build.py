@@ -114,9 +114,8 @@ class _Run:
         by_label: dict[str, list[tuple[str, str]]] = {}
         for part in [*plan.base_parts(), *plan.score_parts()]:
             by_label.setdefault(part[0], []).append(part)
-        order = ["ingest", *(s.label for s in plan.pipeline.align), *(s.step for s in plan.pipeline.augment)]
         found = {}
-        for label in order:
+        for label in plan.pipeline.mapped:
             done = plan.done(by_label[label])
             found[label] = StepProgress(label, "parts", len(by_label[label]), done, done)
         found["curate"] = StepProgress("curate", "tables", 1, 0, 0)

@@ -84,6 +84,10 @@ def _check_data_url(url: str, max_pixels: int) -> None:
         )
 
 
+ANY_SIZE: Final = 1 << 40
+"""As `max_pixels`, for what was taken in: its limit was kept then."""
+
+
 def open_image(data: bytes, max_pixels: int, min_side_px: int | None = None) -> Image.Image:
     """A fully decoded image, its first frame, upright as EXIF says.
 

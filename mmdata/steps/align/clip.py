@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 
     from mmdata.models.clip import Clip as ClipModel
 
-# The pixel limit was kept when the image was taken in.
-_ANY_SIZE = 1 << 40
-
 
 @dataclass(frozen=True)
 class _Item:
@@ -63,7 +60,7 @@ class Clip(Align):
 
     def prepare(self, recipe: Any, sample: Sample, edges: Sequence[Edge]) -> _Item | None:
         """Decode and resize the images as the model's own preprocessing does."""
-        from mmdata.media.image import open_image
+        from mmdata.media.image import ANY_SIZE, open_image
         from mmdata.models.clip_image import prepare_image
 
         there = sample.members
@@ -71,7 +68,7 @@ class Clip(Align):
         # In the order of the edges, never of a set: a batch must be the same in every process.
         lefts, rights = dict.fromkeys(e.left for e in wanted), dict.fromkeys(e.right for e in wanted)
         images = {
-            name: prepare_image(recipe, open_image(there[name].data, _ANY_SIZE, recipe.enough_px)) for name in lefts
+            name: prepare_image(recipe, open_image(there[name].data, ANY_SIZE, recipe.enough_px)) for name in lefts
         }
         texts = {name: there[name].text for name in rights}
         return _Item(images, texts, wanted) if wanted else None

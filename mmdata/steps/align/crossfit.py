@@ -27,8 +27,6 @@ _SEES: Final[dict[str, Modality]] = {
     "sentence": "text",
     "whisper": "audio",
 }
-# The limits were kept when the payload was taken in.
-_ANY_SIZE: Final = 1 << 40
 
 
 class TowerSettings(Frozen):
@@ -186,12 +184,12 @@ class _Scorer:
 def _prepared(recipe: Recipe, member: Member) -> Any:
     """An image as uint8 `[3, H, W]`, a text, or sound as float32 `[A]`. Raises SampleError."""
     from mmdata.media.audio import decode_mono
-    from mmdata.media.image import open_image
+    from mmdata.media.image import ANY_SIZE, open_image
     from mmdata.models.clip_image import ImageRecipe, prepare_image
     from mmdata.models.towers import AudioRecipe
 
     if isinstance(recipe, ImageRecipe):
-        return prepare_image(recipe, open_image(member.data, _ANY_SIZE, recipe.enough_px))
+        return prepare_image(recipe, open_image(member.data, ANY_SIZE, recipe.enough_px))
     if isinstance(recipe, AudioRecipe):
         return decode_mono(member.data, recipe.max_s, recipe.sample_rate_hz)
     return member.text

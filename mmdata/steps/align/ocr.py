@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from mmdata.models.ocr import Ocr as OcrModel
 
-_ANY_SIZE = 1 << 40  # the pixel limit was kept when the image was taken in
-
 
 @dataclass(frozen=True)
 class _Item:
@@ -90,12 +88,12 @@ class Ocr(Align):
         import numpy as np
         from PIL import Image
 
-        from mmdata.media.image import open_image
+        from mmdata.media.image import ANY_SIZE, open_image
         from mmdata.models.clip_image import to_rgb
 
         if not edges or self.image not in sample.members:
             return None
-        image = to_rgb(open_image(sample.members[self.image].data, _ANY_SIZE))
+        image = to_rgb(open_image(sample.members[self.image].data, ANY_SIZE))
         image.thumbnail((self.max_side_px, self.max_side_px), Image.Resampling.LANCZOS)
         caption = sample.members.get(self.caption)
         return _Item(np.asarray(image, dtype=np.uint8), caption.text if caption else None, edges[0].name)

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 # Whisper's window (Radford et al. 2022, section 2.1); below a tenth of a second there is nothing to hear.
 _WINDOW_S = 30.0
 _SHORTEST_S = 0.1
-_ANY_SIZE = 1 << 40  # the pixel limit was kept when the image was taken in
 # The word lists that the models' libraries ship are of English.
 _LISTED_LANGUAGE = "en"
 _HEARD = "whisper"
@@ -210,11 +209,11 @@ class Reconcile(Align):
         return pcm_C
 
     def _prepare_image(self, recipe: _Recipe, sample: Sample) -> np.ndarray[Any, np.dtype[np.uint8]] | None:
-        from mmdata.media.image import open_image
+        from mmdata.media.image import ANY_SIZE, open_image
         from mmdata.models.clip_image import prepare_image
 
         image = sample.members.get(self.image or "")
-        return prepare_image(recipe.image, open_image(image.data, _ANY_SIZE)) if image else None
+        return prepare_image(recipe.image, open_image(image.data, ANY_SIZE)) if image else None
 
 
 class _Scorer:

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from mmdata.models.region_detector import Detector
     from mmdata.models.regions import Picture, Region
 
-# The pixel limit was kept when the image was taken in.
-_ANY_SIZE: Final = 1 << 40
 # Standard deviations above the nouns of the bank. On canvases of stamps and `lite`, 57 % of the phrases that were there
 # lay above it, 14 % of those that were not.
 _GROUNDED_ABOVE: Final = 1.0
@@ -144,13 +142,13 @@ class Regions(Align):
         """
         if not edges or not {self.image, self.text} <= sample.members.keys():
             return None
-        from mmdata.media.image import open_image
+        from mmdata.media.image import ANY_SIZE, open_image
         from mmdata.models.phrases import find_phrases
 
         text = sample.members[self.text]
         phrases = find_phrases(text.text, text.lang)
         member = sample.members[self.image]
-        image = open_image(member.data, _ANY_SIZE)
+        image = open_image(member.data, ANY_SIZE)
         picture = self._see(recipe, sample, image)
         if not phrases or picture is None:
             return Score(edges[0].name, None, {"skipped": "no phrase" if picture is not None else "no box"})

@@ -21,8 +21,6 @@ from mmdata.sample import Member, Modality, Sample, child_id
 from mmdata.spec import Names
 from mmdata.steps.base import Augment
 
-_ANY_SIZE = 1 << 40
-
 
 class Flip(Augment):
     """Mirror the image left to right; left and right change places in its texts, in six languages.
@@ -100,9 +98,9 @@ def _mirror_text(member: Member) -> Member:
 def _mirror_image(member: Member) -> Member:
     from PIL import ImageOps
 
-    from mmdata.media.image import encode_like, open_image
+    from mmdata.media.image import ANY_SIZE, encode_like, open_image
 
-    mirrored = ImageOps.mirror(open_image(member.data, _ANY_SIZE))
+    mirrored = ImageOps.mirror(open_image(member.data, ANY_SIZE))
     measures = {**member.measures, "width": mirrored.width, "height": mirrored.height}
     return replace(member, data=encode_like(mirrored, member.extension), measures=measures)
 
