@@ -14,6 +14,7 @@ import pytest
 
 SMALL, LARGE = 2_000, 20_000
 MOST_GROWTH = 1.2
+SCORED_SMALL, SCORED_LARGE = 1_000, 10_000
 # What the decisions hold of a sample in DuckDB, up to its limit, above which it uses the disk: 3 to 5 kB were measured.
 MOST_BYTES_A_SAMPLE = 10_000
 SAMPLE_EVERY_S = 0.1
@@ -103,6 +104,41 @@ def test_peak_memory_of_ten_times_the_samples_is_the_same(cli):
         print(f"{count} samples: {seconds:.1f} s, {megabytes} MB, {steps}")  # noqa: T201
     assert peaks[LARGE].tree / peaks[SMALL].tree <= MOST_GROWTH
     assert (peaks[LARGE].process - peaks[SMALL].process) / (LARGE - SMALL) <= MOST_BYTES_A_SAMPLE
+
+
+@pytest.fixture
+def small_clip(tmp_path: Path) -> Path:
+    """A ViT CLIP of random weights as an open_clip folder: a fraction of a millisecond a picture."""
+    import json
+
+    import open_clip
+    import torch
+    from safetensors.torch import save_file
+
+    vision = {"image_size": 32, "layers": 1, "width": 64, "head_width": 32, "patch_size": 16}
+    text = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 1}
+    config = {"embed_dim": 256, "vision_cfg": vision, "text_cfg": text}
+    torch.manual_seed(0)
+    folder = tmp_path / "clip"
+    folder.mkdir()
+    tensors = {name: tensor.contiguous() for name, tensor in open_clip.CLIP(**config).state_dict().items()}
+    save_file(tensors, folder / "open_clip_model.safetensors")
+    preprocess = {"size": 32, "mean": [0.5, 0.5, 0.5], "std": [0.3, 0.3, 0.3], "interpolation": "bicubic"}
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": preprocess}))
+    return folder
+
+
+@pytest.mark.slow
+def test_peak_memory_of_scoring_ten_times_the_samples_is_the_same(cli, small_clip):
+    peaks = {}
+    for count in (SCORED_SMALL, SCORED_LARGE):
+        write(cli.folder / "media", count)
+        cli.spec(sources=[SOURCE], align=[{"clip": {"model": str(small_clip)}}], engine={"workers": 1})
+        peaks[count], seconds = build_watched(cli, f"out{count}")
+        (scored,) = cli.query("SELECT count(*) AS n FROM scores WHERE percentile IS NOT NULL", f"out{count}")
+        assert scored == {"n": count}
+        print(f"{count} scored: {seconds:.1f} s, {peaks[count].tree >> 20} MB")  # noqa: T201
+    assert peaks[SCORED_LARGE].tree / peaks[SCORED_SMALL].tree <= MOST_GROWTH
 
 
 @pytest.mark.slow
