@@ -19,7 +19,7 @@ from mmdata.errors import MissingExtraError, WeightsError
 from mmdata.models.clip_image import ImageRecipe
 from mmdata.models.clip_text import text_tower
 from mmdata.models.clip_weights import CONFIG_NAME, as_folder, is_path, locate
-from mmdata.models.device import resolve_device
+from mmdata.models.device import Precision, multiplies_bf16, resolve_device
 from mmdata.models.passes import passes_on
 
 if TYPE_CHECKING:
@@ -37,7 +37,15 @@ _TEXTS_A_PASS = 256
 class Clip:
     """An image tower and a text tower whose embeddings lie in one space."""
 
-    def __init__(self, model: Any, tokenizer: Any, recipe: ImageRecipe, width: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        recipe: ImageRecipe,
+        width: int,
+        device: torch.device,
+        precision: Precision = "auto",
+    ) -> None:
         """Take over a built model; use `Clip.load`."""
         import torch
 
@@ -45,7 +53,9 @@ class Clip:
         self.width = width
         self._device = device
         # Convolutions are faster with the channels last, on processors and on accelerators; equal but for rounding.
-        self._model = model.to(device, memory_format=torch.channels_last).eval()
+        # Weights in bf16, as open_clip's `pure_bf16`: autocast would cast them anew in each pass.
+        self._dtype = torch.bfloat16 if precision == "auto" and multiplies_bf16(device) else torch.float32
+        self._model = model.to(device, self._dtype, memory_format=torch.channels_last).eval()
         self._tokenize = tokenizer
         self._text_tower = text_tower(self._model)
         images, most = _IMAGES_A_PASS.get(device.type, _IMAGES_A_PASS_ELSEWHERE)
@@ -55,13 +65,17 @@ class Clip:
         self._std_C11 = torch.tensor(recipe.std, device=device).view(3, 1, 1)
 
     @classmethod
-    def load(cls, model: str, pretrained: str | None = None, device: str = "auto") -> Clip:
+    def load(
+        cls, model: str, pretrained: str | None = None, device: str = "auto", precision: Precision = "auto"
+    ) -> Clip:
         """Build a model with open_clip's own factory; checkpoints are never unpickled.
 
         Args:
             model: as in `locate`.
             pretrained: as in `locate`.
             device: as in `resolve_device`.
+            precision: of weights and activations; `auto` is bf16 where `multiplies_bf16`, which moves cosines by about
+                0.001.
 
         Raises:
             MissingExtraError: open_clip is not installed.
@@ -83,14 +97,14 @@ class Clip:
         except (RuntimeError, OSError, ValueError, KeyError, AssertionError, pickle.UnpicklingError) as error:
             # A hub that cannot be reached, a checkpoint of another model and a file that would run code all end here.
             raise WeightsError(f"model {model!r} (pretrained {pretrained!r}) does not load: {error}") from error
-        return cls(built, tokenizer, _recipe_of(built), width, target)
+        return cls(built, tokenizer, _recipe_of(built), width, target, precision)
 
     def embed_images(self, images_NCHW: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Embed what `prepare_image` returned, stacked.
 
         Returns:
             float32 `[N, D]`, each row of length 1. The same input gives the same output, but for rounding where
-            passes are of other sizes (in bf16 on CUDA, whose sizes are found by trying).
+            passes are of other sizes (on CUDA they are found by trying).
 
         Raises torch.OutOfMemoryError where not even one image fits.
         """
@@ -129,13 +143,12 @@ class Clip:
             pixels_NCHW = self._to_device(images_NCHW)
             unit_NCHW = (pixels_NCHW.float() / 255 - self._mean_C11) / self._std_C11
             unit_NCHW = unit_NCHW.contiguous(memory_format=torch.channels_last)
-            with self._autocast():
-                return _unit_rows(self._model.encode_image(unit_NCHW))
+            return _unit_rows(self._model.encode_image(unit_NCHW.to(self._dtype)))
 
     def _text_pass(self, ids_NS: torch.Tensor) -> NDArray[np.float32]:
         import torch
 
-        with torch.inference_mode(), self._autocast():
+        with torch.inference_mode():
             return _unit_rows(self._text_tower.encode(ids_NS.to(self._device)))
 
     def _to_device(self, images_NCHW: NDArray[np.uint8]) -> torch.Tensor:
@@ -148,12 +161,6 @@ class Clip:
         pinned_NCHW = torch.empty(images_NCHW.shape, dtype=torch.uint8, pin_memory=True)
         np.copyto(pinned_NCHW.numpy(), images_NCHW)
         return pinned_NCHW.to(self._device, non_blocking=True)
-
-    def _autocast(self) -> torch.autocast:
-        import torch
-
-        # Off the accelerator, bf16 is emulated on most processors: slower and less exact.
-        return torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._device.type == "cuda")
 
 
 def _build(open_clip: Any, name: str, pretrained: str | None, folder: Path | None) -> Any:

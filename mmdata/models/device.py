@@ -5,13 +5,16 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from mmdata.errors import FatalError
 
 if TYPE_CHECKING:
     import torch
 
+
+# `auto`: half the bits where the hardware multiplies them natively, else float32.
+Precision: TypeAlias = Literal["auto", "float32"]
 
 _CPU_PROCESSES: Final = 4
 
@@ -65,3 +68,17 @@ def resolve_device(device: str) -> torch.device:
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise FatalError(f"device: {device} was asked for, but torch sees no CUDA device; use device: auto")
     return torch.device(device)
+
+
+def multiplies_bf16(device: torch.device) -> bool:
+    """Whether matrices in bf16 take less time than in float32: on CUDA, and on processors with instructions for it.
+
+    On two cores of an AMD EPYC with AVX512-BF16 a ViT-B/32 takes 0.050 s an image in bf16 and 0.108 s in float32;
+    processors without such instructions emulate it, slower than float32.
+    """
+    import torch
+
+    if device.type == "cuda":
+        return True
+    capabilities = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))

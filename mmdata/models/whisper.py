@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,16 +24,16 @@ import numpy as np
 
 from mmdata.errors import FatalError, SampleError
 from mmdata.models import ctranslate2
-from mmdata.models.device import resolve_device
+from mmdata.models.device import Precision, multiplies_bf16, resolve_device
 from mmdata.models.transcribe import FastTranscriber, Transcript, judged
 from mmdata.models.whisper_network import (
     SAMPLE_RATE,
     AudioC,
     KeysValues,
+    cast,
     decoder_states,
     encode,
     frames,
-    halve,
     keys_values,
     logits,
 )
@@ -62,14 +63,21 @@ _PRIORS_KEPT = 100_000
 
 
 class Whisper:
-    """A Whisper network with batching; half precision on CUDA, float32 elsewhere."""
+    """A Whisper network with batching; float16 on CUDA, bf16 on processors that multiply it, else float32."""
 
-    def __init__(self, network: Network, device: torch.device, folder: Path | None = None) -> None:
+    def __init__(
+        self, network: Network, device: torch.device, folder: Path | None = None, precision: Precision = "auto"
+    ) -> None:
         """`folder`: the CTranslate2 folder that the network is from, if it is: faster-whisper transcribes with it."""
+        import torch
+
         self.device = device
         self.network = network.to(device).eval()
-        if device.type == "cuda":
-            halve(self.network)
+        self._dtype = torch.float32
+        if precision == "auto" and multiplies_bf16(device):
+            # On CUDA in what Whisper was trained in, which is three bits finer.
+            self._dtype = torch.float16 if device.type == "cuda" else torch.bfloat16
+        cast(self.network, self._dtype)
         self._priors: OrderedDict[tuple[str | int, ...], LogprobsN] = OrderedDict()
         self._silence: KeysValues | None = None
         self._texts = Texts(network)
@@ -77,8 +85,14 @@ class Whisper:
         self._fast: FastTranscriber | None = None
 
     @classmethod
-    def load(cls, model: str, device: str = "auto") -> Whisper:
+    def load(cls, model: str, device: str = "auto", precision: Precision = "auto") -> Whisper:
         """Load what `locate` finds.
+
+        Args:
+            model: as in `locate`.
+            device: as in `resolve_device`.
+            precision: of weights and activations; `auto` is 16 bits where `multiplies_bf16`, which moves scores by
+                some hundredths of a nat.
 
         Raises:
             WeightsError: the weights are missing or damaged.
@@ -89,7 +103,7 @@ class Whisper:
         path = Path(model).expanduser()
         # Without its own tokenizer faster-whisper would fetch one.
         fast = ctranslate2.is_folder(path) and (path / "tokenizer.json").is_file()
-        return cls(network, resolve_device(device), path if fast else None)
+        return cls(network, resolve_device(device), path if fast else None, precision)
 
     @property
     def languages(self) -> frozenset[str]:
@@ -194,7 +208,7 @@ class Whisper:
 
         transcripts: dict[int, Transcript] = {}
         size = max(1, self._frames_a_pass // frames(MAX_AUDIO_S))
-        with torch.inference_mode():
+        with torch.inference_mode(), self._decodable():
             for start in range(0, len(audio), size):
                 part = range(start, min(start + size, len(audio)))
                 audio_BTS = encode(self.network, [audio[i] for i in part], MAX_AUDIO_S)
@@ -204,6 +218,20 @@ class Whisper:
                     decoded = self._decode(audio_BTS[rows], code)
                     transcripts.update(zip([part[row] for row in rows], decoded, strict=True))
         return [transcripts[i] for i in range(len(audio))]
+
+    @contextmanager
+    def _decodable(self) -> Iterator[None]:
+        """openai-whisper decodes in float16 or float32 alone; bf16 becomes float32 and back without loss."""
+        import torch
+
+        if self._dtype != torch.bfloat16:
+            yield
+            return
+        cast(self.network, torch.float32)
+        try:
+            yield
+        finally:
+            cast(self.network, self._dtype)
 
     def _check_all(
         self, audio: Sequence[AudioC], languages: Sequence[str | None], texts: Sequence[Sequence[str]] | None = None

@@ -32,13 +32,13 @@ def frames(duration_s: float) -> int:
     return math.ceil(duration_s * SAMPLE_RATE / FRAME_C)
 
 
-def halve(network: Network) -> None:
-    """Half precision for what multiplies; openai-whisper's layer norms want float32 and would cast the rest anew."""
+def cast(network: Network, dtype: torch.dtype) -> None:
+    """Change what multiplies; openai-whisper's layer norms want float32 and would cast the rest anew."""
     from torch import nn
 
     for module in network.modules():
         if isinstance(module, nn.Linear | nn.Conv1d | nn.Embedding):
-            module.half()
+            module.to(dtype)
 
 
 def encode(network: Network, clips: list[AudioC], padded_s: float) -> torch.Tensor:
