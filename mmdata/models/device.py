@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 # `auto`: half the bits where the hardware multiplies them natively, else float32.
 Precision: TypeAlias = Literal["auto", "float32"]
+PRECISION_MEANS: Final = "of the model's arithmetic; auto: 16 bits where the device multiplies them natively, else 32"
 
 _CPU_PROCESSES: Final = 4
 

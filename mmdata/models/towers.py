@@ -88,7 +88,7 @@ class _OpenClipImage:
     def __init__(self, spec: TowerSpec, device: torch.device) -> None:
         from mmdata.models.clip import Clip
 
-        self._clip = Clip.load(spec.model, spec.checkpoint, str(device))
+        self._clip = Clip.load(spec.model, spec.checkpoint, str(device), precision="float32")
         self.recipe: Recipe = self._clip.recipe
         self.width = self._clip.width
 
@@ -102,7 +102,7 @@ class _OpenClipText:
     def __init__(self, spec: TowerSpec, device: torch.device) -> None:
         from mmdata.models.clip import Clip
 
-        self._clip = Clip.load(spec.model, spec.checkpoint, str(device))
+        self._clip = Clip.load(spec.model, spec.checkpoint, str(device), precision="float32")
         self.recipe: Recipe = TextRecipe()
         self.width = self._clip.width
 

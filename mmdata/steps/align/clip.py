@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from mmdata.errors import SampleError
+from mmdata.models.device import PRECISION_MEANS, Precision
 from mmdata.models.weights import Weights
 from mmdata.sample import Modality, Sample
 from mmdata.spec import Names
@@ -33,7 +34,7 @@ class Clip(Align):
     """Cosine similarity of image and text embeddings, by any model that open_clip can load."""
 
     step: ClassVar[str] = "clip"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     batch_samples: ClassVar[int] = 128
     modalities: ClassVar[tuple[Modality, Modality]] = ("image", "text")
     name: str | None = Field(None, description="the aligner's name in rules and in the catalog; default: clip")
@@ -41,6 +42,7 @@ class Clip(Align):
     pretrained: str | None = Field(None, description="tag or checkpoint file, for an architecture")
     image: Names = Field(default=["image"], min_length=1, description="image members")
     text: Names = Field(default=["caption"], min_length=1, description="text members")
+    precision: Precision = Field("auto", description=PRECISION_MEANS)
 
     def edges(self) -> list[Edge]:
         """Every image with every text."""
@@ -56,7 +58,7 @@ class Clip(Align):
         """Load the model through open_clip's factory."""
         from mmdata.models.clip import Clip as ClipModel
 
-        return _Scorer(self, ClipModel.load(self.model, self.pretrained, device))
+        return _Scorer(self, ClipModel.load(self.model, self.pretrained, device, self.precision))
 
     def prepare(self, recipe: Any, sample: Sample, edges: Sequence[Edge]) -> _Item | None:
         """Decode and resize the images as the model's own preprocessing does."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 from pydantic import Field, model_validator
 
 from mmdata.errors import SampleError
+from mmdata.models.device import PRECISION_MEANS, Precision
 from mmdata.models.weights import Weights
 from mmdata.sample import Modality, Sample
 from mmdata.steps.base import Align, Declared, Edge, Found, NewText, Score
@@ -57,6 +58,7 @@ class Regions(Align):
     """
 
     step: ClassVar[str] = "regions"
+    version: ClassVar[int] = 2
     # 35 windows an image.
     batch_samples: ClassVar[int] = 16
     modalities: ClassVar[tuple[Modality, Modality]] = ("image", "text")
@@ -82,6 +84,7 @@ class Regions(Align):
         max_length=4,
         description="windows of 1/n of the image's sides, overlapping by half",
     )
+    precision: Precision = Field("auto", description=f"{PRECISION_MEANS}; a detector's is 32 on processors")
     boxes_member: bool = Field(False, description="make a text member {image}_regions of the grounded phrases' boxes")
 
     @model_validator(mode="after")
@@ -132,7 +135,7 @@ class Regions(Align):
         from mmdata.models.clip import Clip
         from mmdata.models.regions import RegionFinder
 
-        finder = RegionFinder(Clip.load(self.model or "", self.pretrained, device))
+        finder = RegionFinder(Clip.load(self.model or "", self.pretrained, device, self.precision))
         return _Scorer(self, finder, finder.recipe, _GROUNDED_ABOVE)
 
     def prepare(self, recipe: ImageRecipe | None, sample: Sample, edges: Sequence[Edge]) -> _Item | Score | None:

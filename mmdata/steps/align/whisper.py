@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from mmdata.errors import SampleError
+from mmdata.models.device import PRECISION_MEANS, Precision
 from mmdata.models.weights import Weights
 from mmdata.sample import Modality, Sample
 from mmdata.steps.base import Align, Declared, Edge, Found, NewText, Score
@@ -52,7 +53,7 @@ class Whisper(Align):
     """
 
     step: ClassVar[str] = "whisper"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     modalities: ClassVar[tuple[Modality, Modality]] = ("audio", "text")
     name: str | None = Field(None, description="the aligner's name in rules and in the catalog; default: whisper")
     model: str = Field(description="a Whisper name (tiny.en), a checkpoint file, or a CTranslate2 folder")
@@ -65,6 +66,7 @@ class Whisper(Align):
     )
     # Prompts under tiny.en: 99 % of the right texts score above 2.1, 98 % of other prompts' texts below 1.
     disagrees_below: float = Field(1.0, description="score below which `disagreeing` hears again")
+    precision: Precision = Field("auto", description=PRECISION_MEANS)
     null_per_pair: int = Field(1, ge=0, le=16, description="texts of other samples that calibration scores a clip with")
 
     def edges(self) -> list[Edge]:
@@ -97,7 +99,7 @@ class Whisper(Align):
         """Load the model through openai-whisper's classes."""
         from mmdata.models.whisper import Whisper as WhisperModel
 
-        return _Scorer(self, WhisperModel.load(self.model, device))
+        return _Scorer(self, WhisperModel.load(self.model, device, self.precision))
 
     def prepare(self, recipe: frozenset[str] | None, sample: Sample, edges: Sequence[Edge]) -> _Item | None:
         """Decode to 16 kHz mono; what Whisper cannot judge gets an empty score that says why."""

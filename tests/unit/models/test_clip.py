@@ -16,6 +16,7 @@ from mmdata.errors import FatalError, MissingExtraError, WeightsError
 from mmdata.models.clip import Clip
 from mmdata.models.clip_image import ImageRecipe, prepare_image
 from mmdata.models.clip_weights import CONFIG_NAME, locate
+from mmdata.models.device import multiplies_bf16
 from mmdata.models.passes import Passes
 
 MEAN, STD = (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)
@@ -77,7 +78,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def clip(folder: Path) -> Clip:
-    return Clip.load(str(folder), device="cpu")
+    return Clip.load(str(folder), device="cpu", precision="float32")
 
 
 @pytest.fixture
@@ -240,6 +241,29 @@ def test_cut_texts_embed_as_full_ones(clip: Clip):
     np.testing.assert_allclose(clip.embed_texts(TEXTS[:2]), expected_ND[:2], atol=3e-6)
 
 
+def test_half_the_bits_hardly_move_an_embedding(
+    folder: Path, clip: Clip, images_NCHW: np.ndarray, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("mmdata.models.clip.multiplies_bf16", lambda _: True)
+    half = Clip.load(str(folder), device="cpu")
+    for got_ND, exact_ND in (
+        (half.embed_images(images_NCHW), clip.embed_images(images_NCHW)),
+        (half.embed_texts(TEXTS), clip.embed_texts(TEXTS)),
+    ):
+        assert got_ND.dtype == np.float32
+        assert 1e-5 < np.abs(got_ND - exact_ND).max(), "nothing was rounded"
+        assert (got_ND * exact_ND).sum(axis=1).min() > 0.999
+
+
+def test_processors_without_its_instructions_keep_float32(monkeypatch: pytest.MonkeyPatch):
+    import torch
+
+    cpu = torch.device("cpu")
+    for capabilities, native in (({"avx512_bf16": True}, True), ({"amx_bf16": True}, True), ({"avx512_f": True}, False)):
+        monkeypatch.setattr("torch.cpu.get_capabilities", lambda found=capabilities: found)
+        assert multiplies_bf16(cpu) is native
+
+
 def test_each_distinct_text_is_embedded_once(clip: Clip, monkeypatch: pytest.MonkeyPatch):
     seen: list[Any] = []
     embed = clip._text_pass
@@ -278,7 +302,7 @@ def test_hugging_face_tower_is_cut_exactly():
     config = BertConfig(vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
     model = CustomTextCLIP(32, SMALL["vision_cfg"], SMALL["text_cfg"])
     model.text = HFTextEncoder("", 32, config=config, pooler_type="mean_pooler", proj_type="mlp")
-    clip = Clip(model, lambda texts: tokens[: len(texts)], ImageRecipe(32, MEAN, STD), 32, torch.device("cpu"))
+    clip = Clip(model, lambda texts: tokens[: len(texts)], ImageRecipe(32, MEAN, STD), 32, torch.device("cpu"), "float32")
     tokens = torch.randint(1, 50, (3, 64))
     tokens[0, 5:], tokens[1, 60:], tokens[2, 9:] = 0, 0, 0
     with torch.inference_mode():

@@ -93,7 +93,7 @@ def test_timm_tower_sees_what_the_classifier_sees(viewer: Tower, viewer_spec: To
 
 
 def test_open_clip_towers_are_those_of_clip(lite_dir: Path):
-    clip = Clip.load(str(lite_dir), device="cpu")
+    clip = Clip.load(str(lite_dir), device="cpu", precision="float32")
     images = pictures(clip.recipe)
     image_tower = TowerSpec("open_clip_image", str(lite_dir)).load("cpu")
     text_tower = TowerSpec("open_clip_text", str(lite_dir)).load("cpu")
@@ -172,7 +172,7 @@ def test_open_clip_opens_what_was_learned(stamps, viewer_spec: TowerSpec, reader
     aligner = crossfit(features, CrossfitConfig(rounds=1)).aligner
     save_open_clip(tmp_path / "made", aligner, viewer_spec, reader_spec)
     (tmp_path / "made").rename(tmp_path / "moved")
-    clip = Clip.load(str(tmp_path / "moved"), device="cpu")
+    clip = Clip.load(str(tmp_path / "moved"), device="cpu", precision="float32")
     assert clip.width == CrossfitConfig().embed_dim
     everyone = np.full(20, aligner.everyone)
     image_ND = aligner.embed_left(features.left_NF[:20], everyone)

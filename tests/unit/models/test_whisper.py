@@ -37,12 +37,12 @@ def network(n_vocab: int) -> whisper.model.Whisper:
 
 @pytest.fixture(scope="module")
 def multilingual() -> Whisper:
-    return Whisper(network(MULTILINGUAL), torch.device("cpu"))
+    return Whisper(network(MULTILINGUAL), torch.device("cpu"), precision="float32")
 
 
 @pytest.fixture(scope="module")
 def english() -> Whisper:
-    return Whisper(network(ENGLISH), torch.device("cpu"))
+    return Whisper(network(ENGLISH), torch.device("cpu"), precision="float32")
 
 
 def clips(seconds: list[float]) -> list[np.ndarray]:
