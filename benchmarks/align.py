@@ -31,8 +31,8 @@ from align_peers.serve import Peer, take_turns
 from mmdata.models.weights import cache_dir
 
 # Root mean square of the differences. open_clip's transform is Pillow's, as ours is: scores differ by the reduced
-# decoding of large JPEG files, and by bf16 where the processor multiplies it. Data-Juicer's goes through torchvision's bicubic filter on tensors, which
-# rounds otherwise: a tenth of the scores' standard deviation (0.011).
+# decoding of large JPEG files, and by bf16 where the processor multiplies it. Data-Juicer's goes through torchvision's
+# bicubic filter on tensors, which rounds otherwise: a tenth of the scores' standard deviation (0.011).
 _TOLERANCES = {"open_clip": 1e-3, "data_juicer": 1e-3}
 _GOALS = {
     "clip_over_open_clip": 1.5,

@@ -212,7 +212,9 @@ def test_lite_loads_by_open_clips_own_factory(lite: Path, monkeypatch: pytest.Mo
     ids = open_clip.get_tokenizer("local-dir:.")(["A cat.", "A red car with four wheels."])
     with torch.inference_mode():
         expected_ND = model.eval().encode_text(ids, normalize=True).numpy()
-    got_ND = Clip.load(str(lite), device="cpu", precision="float32").embed_texts(["A cat.", "A red car with four wheels."])
+    got_ND = Clip.load(str(lite), device="cpu", precision="float32").embed_texts(
+        ["A cat.", "A red car with four wheels."]
+    )
     np.testing.assert_allclose(got_ND, expected_ND, atol=3e-6)
 
 
