@@ -12,11 +12,12 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, ValidationError
 
 from mmdata.errors import SpecError
 
@@ -63,6 +64,36 @@ class EngineSpec(Frozen):
     )
 
 
+class FetchSpec(Frozen):
+    """How what lies on the web is fetched. Only `as_of` changes what parts are called."""
+
+    contact: str | None = Field(
+        None, max_length=200, description="mail address or page of who fetches; stands in the user agent"
+    )
+    user_agent: str = Field(
+        "mmdata", pattern=r"^[A-Za-z0-9_.-]+$", description="product name, which robots.txt may speak of"
+    )
+    connections: int = Field(128, ge=1, le=4096, description="requests under way at once, to all hosts")
+    connections_per_host: int = Field(4, ge=1, le=256, description="requests under way at once to one host")
+    bytes_in_flight: ByteSize = Field(ByteSize(256 << 20), description="of bodies in memory, in all")
+    timeout_s: float = Field(60.0, gt=0, description="from the first byte sent to the last received, redirects apart")
+    idle_s: float = Field(15.0, gt=0, description="without a byte, while connecting and while receiving")
+    attempts: int = Field(3, ge=1, le=10, description="of one URL in a build, where a failure may pass")
+    max_wait_s: float = Field(60.0, ge=0, description="longest wait that Retry-After may ask for within a build")
+    max_redirects: int = Field(5, ge=0, le=20, description="each is checked like a URL of its own")
+    robots: bool = Field(True, description="obey robots.txt, its crawl-delay included")
+    opt_out: bool = Field(True, description="leave out what says noai, noimageai, noml or reserves its rights (TDM)")
+    allow_private: list[str] = Field(
+        default=[], description="hosts, or host:port, that may have private addresses: an intranet's"
+    )
+    as_of: date | None = Field(
+        None, description="a later date asks all servers again; what has not changed is not sent again"
+    )
+    downloads: Literal["keep", "discard"] = Field(
+        "keep", description="keep: another way to ingest fetches nothing; discard: once ingested, only the facts stay"
+    )
+
+
 class Spec(Frozen):
     """A pipeline file. Each list holds steps, `- name: {parameters}`, or `- name` where the defaults do."""
 
@@ -74,6 +105,7 @@ class Spec(Frozen):
     augment: list[Call] = Field(default=[], description="what makes children of samples")
     curate: list[Call] = Field(default=[], description="what decides, in SQL: duplicates, rules, splits")
     write: list[Call] = Field(default=[], description="what is written; a WebDataset where nothing is said")
+    fetch: FetchSpec = Field(default=FetchSpec(), description="how what lies on the web is fetched")
     engine: EngineSpec = Field(default=EngineSpec(), description="how the build runs")
 
 

@@ -65,8 +65,8 @@ def write_weights(folder: Path) -> dict[str, str]:
     return {"hf": str(folder / "hf"), "checkpoint": str(checkpoint), "model": ARCHITECTURE}
 
 
-def write_pairs(folder: Path, pairs: int) -> Path:
-    """Stamps with their English captions as JPEG files of 640 to 1,000 px, and `pairs.jsonl` (`image`, `text`).
+def write_pairs(folder: Path, pairs: int, sides_px: tuple[int, int]) -> Path:
+    """Stamps with their English captions as JPEG files whose longer side is in `sides_px`, and `pairs.jsonl` (`image`, `text`).
 
     They are scaled up, laid on white, and given the grain of a photograph: a drawing would decode sooner.
     """
@@ -74,7 +74,7 @@ def write_pairs(folder: Path, pairs: int) -> Path:
     lines = []
     for index, (picture, caption) in enumerate(chosen):
         target = folder / f"{index:05d}.jpg"
-        _as_photo(picture, index).save(target, quality=85)
+        _as_photo(picture, index, sides_px).save(target, quality=85)
         lines.append(json.dumps({"image": str(target), "text": caption}))
     listing = folder / "pairs.jsonl"
     listing.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -106,7 +106,7 @@ def _stamps(count: int) -> list[tuple[Path, str]]:
     return pairs[:count]
 
 
-def _as_photo(picture: Path, seed: int) -> Any:
+def _as_photo(picture: Path, seed: int, sides_px: tuple[int, int]) -> Any:
     import numpy as np
     from PIL import Image
 
@@ -115,7 +115,7 @@ def _as_photo(picture: Path, seed: int) -> Any:
     rng = np.random.default_rng(seed)
     with Image.open(picture) as stamp:
         image = to_rgb(stamp)
-    scale = int(rng.integers(640, 1001)) / max(image.size)
+    scale = int(rng.integers(sides_px[0], sides_px[1] + 1)) / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     pixels_HWC = np.asarray(image.resize(size, Image.Resampling.BICUBIC), dtype=np.float32)
     grain_HW1 = rng.normal(0.0, 4.0, (*pixels_HWC.shape[:2], 1)).astype(np.float32)

@@ -8,7 +8,7 @@ Importing a step must be light (no torch): `mmdata plan` imports all that a file
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from mmdata.net.fetcher import Fetcher
     from mmdata.store.curation import Curation
 
     Floats = NDArray[np.float32]
@@ -62,10 +63,12 @@ class Ref:
     Attributes:
         name: of the member.
         modality: of the member.
-        url: an fsspec URL or a path; None where the text stands in `text`.
+        url: a path, or an http(s) URL; None where the text stands in `text`.
         text: the payload itself, for text that a table holds.
         lang: as the source says, None where it does not.
         line: for a text member out of a file of many lines: see `steps.sources.files`.
+        span: offset and length of the payload in the file, bytes; None: the whole file.
+        clip: beginning and end of the wanted piece of a recording, seconds; None: all of it.
         required: whether the sample is out without it.
         version: what changes when the content does (size and mtime, a digest of inline text); None where nothing is
             there.
@@ -79,6 +82,8 @@ class Ref:
     line: int | str | None = None
     required: bool = True
     version: str | None = None
+    span: tuple[int, int] | None = None
+    clip: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -115,6 +120,64 @@ class Source(Step):
     @abstractmethod
     def inputs(self) -> Iterator[Input]:
         """All inputs, sorted by key, streamed. Raises PlanError where the source is not there at all."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A file that inputs stand in: an archive, a recording, a record of a crawl.
+
+    Attributes:
+        key: what the source calls it; unique in the source.
+        path: the file.
+        version: what changes when the content does.
+    """
+
+    key: str
+    path: str
+    version: str
+
+
+class Keep(Protocol):
+    """Stores a payload that cannot be read in its place again (it is compressed, say)."""
+
+    def __call__(self, data: bytes) -> tuple[str, tuple[int, int]]:
+        """The path of the file that holds it now, and its span there: `Ref.url` and `Ref.span`."""
+
+
+class Discovered(Source):
+    """A source whose inputs stand inside of files: workers look into each, once.
+
+    An input that several places name is one: that of the first place by key.
+    """
+
+    @abstractmethod
+    def places(self, crawled: Path) -> Iterator[Place]:
+        """The files, sorted by key. `crawled` is the folder of a `Crawled`. Raises PlanError where nothing is there."""
+
+    @abstractmethod
+    def look(self, place: Place, keep: Keep) -> Iterator[Input]:
+        """The inputs of one file, in a worker. What is broken in it costs itself: an Input with a `problem`.
+
+        Raises SampleError where nothing of the file can be read: that becomes one failed input, called as the place.
+        """
+
+    def inputs(self) -> Iterator[Input]:
+        """Never asked for: the engine lists what `look` found."""
+        raise NotImplementedError
+
+
+class Crawled(Discovered):
+    """A source that walks the web first; what it visits is recorded in files, which are its places."""
+
+    @abstractmethod
+    async def crawl(self, fetcher: Fetcher, folder: Path, told: Callable[[int, int], None]) -> None:
+        """Walk, and record in `folder`, until nothing is left; called again after a crash, it goes on.
+
+        Args:
+            fetcher: for every request.
+            folder: of this crawl alone; it is there.
+            told: to be called now and then with pages visited and pages known.
+        """
 
 
 class Ingest(Step):

@@ -1,0 +1,1 @@
+"""Fetch from the web, politely and safely. Knows no pipeline and no files."""
