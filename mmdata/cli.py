@@ -46,7 +46,8 @@ def plan(spec: Path, output: Path | None, overrides: tuple[str, ...], as_json: b
     if as_json:
         click.echo(json.dumps({"name": found.pipeline.spec.name, "inputs": found.inputs, "steps": rows}))
         return
-    click.echo(f"{found.pipeline.spec.name}: {found.inputs} inputs -> {found.output}")
+    known = f"{found.inputs} inputs" if found.is_complete else "inputs not known before it looks"
+    click.echo(f"{found.pipeline.spec.name}: {known} -> {found.output}")
     click.echo(f"{'step':<14}{'unit':<8}{'total':>8}{'done':>8}{'to run':>8}")
     for row in rows:
         click.echo(f"{row['step']:<14}{row['unit']:<8}{row['total']:>8}{row['done']:>8}{row['total'] - row['done']:>8}")
@@ -57,7 +58,8 @@ def plan(spec: Path, output: Path | None, overrides: tuple[str, ...], as_json: b
 @_OUTPUT
 @_SET
 @_JSON
-def build(spec: Path, output: Path | None, overrides: tuple[str, ...], as_json: bool) -> None:
+@click.option("--retry-failed", is_flag=True, help="Ask once more for what could not be fetched, and for nothing else.")
+def build(spec: Path, output: Path | None, overrides: tuple[str, ...], as_json: bool, retry_failed: bool) -> None:
     """Build the data set that a pipeline describes.
 
     Run it again to go on where it stopped; what is finished is not done again.
@@ -66,7 +68,7 @@ def build(spec: Path, output: Path | None, overrides: tuple[str, ...], as_json: 
     from mmdata.engine.build import build as run
     from mmdata.plan import plan_to_build
 
-    with plan_to_build(spec, overrides, output) as found:
+    with plan_to_build(spec, overrides, output, retry_failed=retry_failed) as found:
         reporter = events.reporter(as_json=as_json)
         outcome = run(found, reporter)
     if as_json:
@@ -174,9 +176,15 @@ def _exit_code(error: MmdataError) -> int:
 
 
 def _plan_rows(found: Plan) -> list[dict[str, Any]]:
-    rows = []
-    parts = [*found.base_parts(), *found.score_parts()]
-    for label in found.pipeline.mapped:
+    rows: list[dict[str, Any]] = []
+    parts = found.parts()
+    rows += [{"step": f"crawl {source.label}", "unit": "sites", "total": 1, "done": 0} for source in found.to_crawl]
+    if found.looked:
+        done = len(found.looked) - len(found.to_look)
+        rows.append({"step": "look", "unit": "files", "total": len(found.looked), "done": done})
+    if not found.is_complete:
+        return rows
+    for label in found.mapped:
         mine = [part for part in parts if part[0] == label]
         rows.append({"step": label, "unit": "parts", "total": len(mine), "done": found.done(mine)})
     decided = (found.decided / "shards.json").exists()
@@ -187,10 +195,10 @@ def _plan_rows(found: Plan) -> list[dict[str, Any]]:
 
 def _told(found: Plan, outcome: Outcome) -> str:
     if outcome.did_nothing:
-        first = f"{found.output}: nothing to do, all {found.inputs} inputs have their fate"
+        first = f"{found.output}: nothing to do, all {outcome.inputs} inputs have their fate"
     else:
         first = f"{found.output}: built in {outcome.wall_s:.1f} s"
-    inputs = f"{found.inputs} inputs = " + _sum(outcome.fates)
+    inputs = f"{outcome.inputs} inputs = " + _sum(outcome.fates)
     lines = [first, inputs]
     if outcome.children:
         lines.append(f"{sum(outcome.children.values())} children = " + _sum(outcome.children))

@@ -56,6 +56,11 @@ class Pipeline:
         return Columns(members, {step.label: {e.name: step.measures() for e in step.edges()} for step in self.align})
 
     @property
+    def as_of(self) -> str | None:
+        """The date that fetched parts are of."""
+        return self.spec.fetch.as_of.isoformat() if self.spec.fetch.as_of else None
+
+    @property
     def mapped(self) -> list[str]:
         """Labels of the steps that map parts to parts, in the order in which a sample meets them."""
         return ["ingest", *(step.label for step in self.align), *(step.step for step in self.augment)]

@@ -5,58 +5,66 @@ Nothing heavy is imported here: a plan is made in well under a second, so that a
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any
 
 from mmdata import spec as specs
 from mmdata.errors import PlanError
+from mmdata.listing import Chunk, Looked, crawl_folder, fingerprint, is_crawled, iter_chunks, iter_looked
 from mmdata.pipeline import Pipeline, resolve
-from mmdata.sample import sample_id
 from mmdata.spec import Document
-from mmdata.steps.base import Align, Augment, Fitted, Input, Ref, Source, Step
+from mmdata.steps.base import Align, Augment, Crawled, Fitted, Step
 from mmdata.store.files import SCRATCH_MARK
-
-# Raise it when parts are laid out differently: nothing made before is then taken for done.
-_FORMAT: Final = 2
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """The inputs of one part.
-
-    Attributes:
-        number: position in the plan, for people.
-        source: index of the source.
-        inputs: how many.
-        fingerprint: of the base part that they become.
-        offset: of the chunk's first line in the listing, bytes.
-        length: of its lines, bytes.
-    """
-
-    number: int
-    source: int
-    inputs: int
-    fingerprint: str
-    offset: int
-    length: int
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a build will do, part by part."""
+    """What a build will do, part by part.
 
+    Attributes:
+        document: the file, for the places of problems.
+        pipeline: the file, resolved.
+        output: the build folder.
+        to_crawl: sources that have to walk the web before their inputs are known.
+        looked: files that sources look into for their inputs.
+        chunks: all inputs; none as long as the plan is not complete.
+        listing: where the inputs stand, a line each, while a build runs; a plan that is only shown has none.
+        retry_failed: whether what could not be fetched is tried again.
+    """
+
+    document: Document
     pipeline: Pipeline
     output: Path
-    chunks: tuple[Chunk, ...]
-    listing: Path = Path()
-    """Where the inputs stand, a line each, while a build runs; a plan that is only shown has none."""
+    to_crawl: tuple[Crawled, ...] = ()
+    looked: tuple[Looked, ...] = ()
+    chunks: tuple[Chunk, ...] = ()
+    listing: Path | None = None
+    retry_failed: bool = False
+
+    @cached_property
+    def to_look(self) -> tuple[Looked, ...]:
+        """Files that were not looked into yet."""
+        there = _names(self.output / "parts" / "look")
+        return tuple(one for one in self.looked if f"{one.fingerprint}.parquet" not in there)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all inputs are known."""
+        return not self.to_crawl and not self.to_look
+
+    def crawl_folder(self, source: Crawled) -> Path:
+        """Where a crawl records what it visits."""
+        return crawl_folder(self.output, source, self.pipeline.as_of)
+
+    def listed_again(self) -> Plan:
+        """The plan with what was found since it was made. Raises PlanError."""
+        return _listed(replace(self))
 
     @cached_property
     def _identities(self) -> dict[str, dict[str, Any]]:
@@ -86,15 +94,32 @@ class Plan:
         parts = [(step.label, self.scored(step, base)) for step in self.pipeline.align for _, base in self.base_parts()]
         return parts + [(step.label, self.fitted(step)) for step in self.pipeline.align if isinstance(step, Fitted)]
 
+    def parts(self) -> list[tuple[str, str]]:
+        """(label, fingerprint) of all parts but those of discovery."""
+        return [*self.fetch_parts(), *self.base_parts(), *self.score_parts()]
+
+    @property
+    def mapped(self) -> list[str]:
+        """Labels of the steps that map parts to parts, in the order in which a sample meets them."""
+        return [*(["fetch"] if self.fetch_parts() else []), *self.pipeline.mapped]
+
+    def fetch_parts(self) -> list[tuple[str, str]]:
+        """(label, fingerprint) of all fetch parts."""
+        return [("fetch", chunk.fetched[0]) for chunk in self.chunks if chunk.fetched]
+
+    def retried_parts(self) -> list[tuple[str, str]]:
+        """(label, fingerprint) of base parts whose failed fetches a later base part speaks of."""
+        return [("ingest", chunk.retry_of) for chunk in self.chunks if chunk.retry_of]
+
     def fitted(self, step: Fitted) -> str:
         """Fingerprint of what a fit over all parts of an aligner makes."""
         parts = [self.scored(step, base) for _, base in self.base_parts()]
-        return _fingerprint("fit", parts, self.pipeline.spec.seed)
+        return fingerprint("fit", parts, self.pipeline.spec.seed)
 
     def scored(self, step: Align, base: str) -> str:
         """Fingerprint of what an aligner makes of a base part, and of the texts that aligners before it made."""
         made = [self.scored(self._aligner(label), base) for label in self.makers(step)]
-        return _fingerprint(self._identities[_key(step)], base, *([made] if made else []))
+        return fingerprint(self._identities[_key(step)], base, *([made] if made else []))
 
     def scores_of(self, label: str, base: str) -> Path:
         """The score part of an aligner for a base part."""
@@ -109,7 +134,7 @@ class Plan:
     def child(self, step: Augment, base: str) -> str:
         """Fingerprint of the children of a base part, and of what they need to know of their parents."""
         found = [self.scored(self._aligner(label), base) for label in step.findings()]
-        return _fingerprint(self._identities[_key(step)], base, self.pipeline.spec.seed, *([found] if found else []))
+        return fingerprint(self._identities[_key(step)], base, self.pipeline.spec.seed, *([found] if found else []))
 
     def _aligner(self, label: str) -> Align:
         return next(step for step in self.pipeline.align if step.label == label)
@@ -119,7 +144,7 @@ class Plan:
         """Fingerprint of the decisions: of all parts and all that decides."""
         steps = [self._identities[_key(step)] for step in (*self.pipeline.curate, self.pipeline.write)]
         references = [Path(step.reference).read_bytes().hex() for step in self.pipeline.align if step.reference]
-        return _fingerprint(self.base_parts(), self.score_parts(), steps, references, self.pipeline.spec.seed)
+        return fingerprint(self.base_parts(), self.score_parts(), steps, references, self.pipeline.spec.seed)
 
     @property
     def decided(self) -> Path:
@@ -148,11 +173,13 @@ def make_plan(path: Path, overrides: Sequence[str] = (), output: Path | None = N
     Raises SpecError or PlanError with all problems found.
     """
     document, pipeline = _resolved(path, overrides)
-    return Plan(pipeline, _folder(pipeline, output), _listed(document, pipeline, None))
+    return _listed(Plan(document, pipeline, _folder(pipeline, output)))
 
 
 @contextmanager
-def plan_to_build(path: Path, overrides: Sequence[str] = (), output: Path | None = None) -> Iterator[Plan]:
+def plan_to_build(
+    path: Path, overrides: Sequence[str] = (), output: Path | None = None, *, retry_failed: bool = False
+) -> Iterator[Plan]:
     """`make_plan`, with the listing that workers read: it lies in the build folder until the block ends."""
     document, pipeline = _resolved(path, overrides)
     folder = _folder(pipeline, output)
@@ -160,9 +187,7 @@ def plan_to_build(path: Path, overrides: Sequence[str] = (), output: Path | None
     # Of this process alone: a second build of the folder must not change what the first one reads.
     listing = folder / f"listing{SCRATCH_MARK}{os.getpid()}"
     try:
-        with listing.open("wb") as file:
-            chunks = _listed(document, pipeline, file)
-        yield Plan(pipeline, folder, chunks, listing)
+        yield _listed(Plan(document, pipeline, folder, listing=listing, retry_failed=retry_failed))
     finally:
         listing.unlink(missing_ok=True)
 
@@ -176,74 +201,46 @@ def _folder(pipeline: Pipeline, output: Path | None) -> Path:
     return output or Path("builds") / pipeline.spec.name
 
 
-def _listed(document: Document, pipeline: Pipeline, listing: BinaryIO | None) -> tuple[Chunk, ...]:
+def _listed(plan: Plan) -> Plan:
+    """List the inputs: all, or none as long as a source has not looked for its own."""
+    pipeline, output = plan.pipeline, plan.output
     try:
-        chunks = tuple(_chunks(pipeline, listing))
+        walking = [s for s in pipeline.sources if isinstance(s, Crawled) and not is_crawled(plan.crawl_folder(s))]
+        looked = tuple(iter_looked(pipeline, output))
+        plan = replace(plan, to_crawl=tuple(walking), looked=looked)
+        if plan.is_complete:
+            with plan.listing.open("wb") if plan.listing else nullcontext() as file:
+                plan = replace(plan, chunks=tuple(_with_retries(plan, iter_chunks(pipeline, looked, plan.part, file))))
     except PlanError as error:
-        raise PlanError([document.problem(("sources",), problem) for problem in error.problems]) from None
-    if not chunks:
-        raise PlanError([document.problem(("sources",), "the sources name no inputs; look at root and the templates")])
-    return chunks
+        raise PlanError([plan.document.problem(("sources",), problem) for problem in error.problems]) from None
+    if plan.is_complete and not plan.chunks:
+        fix = "look at what they are given: folders, templates, files"
+        raise PlanError([plan.document.problem(("sources",), f"the sources name no inputs; {fix}")])
+    return plan
 
 
-def _chunks(pipeline: Pipeline, listing: BinaryIO | None) -> Iterator[Chunk]:
-    number = offset = 0
-    for index, source in enumerate(pipeline.sources):
-        modalities = {declared.modality for declared in source.members().values()}
-        how = [pipeline.ingest[m].identity() for m in sorted(modalities) if m in pipeline.ingest]
-        prefix = _fingerprint(_FORMAT, source.label, source.identity(), how)
-        for inputs in _cut(source, pipeline.spec.engine.part_samples):
-            lines = b"".join(map(_line, inputs)) if listing is not None else b""
-            if listing is not None:
-                listing.write(lines)
-            content = _fingerprint(prefix, [_content(found) for found in inputs])
-            yield Chunk(number, index, len(inputs), content, offset, len(lines))
-            number, offset = number + 1, offset + len(lines)
+def _with_retries(plan: Plan, chunks: Iterator[Chunk]) -> Iterator[Chunk]:
+    """Each chunk, and each round in which its failed fetches were tried again; one more where that is asked for."""
+    there = _names(plan.output / "parts" / "fetch")
+    for chunk in chunks:
+        latest = chunk
+        yield latest
+        while latest.fetched and f"{latest.retry().fetched[0]}.parquet" in there:
+            latest = latest.retry()
+            yield latest
+        if latest.fetched and plan.retry_failed and _failed_fetches(plan.part("ingest", latest.fingerprint)):
+            yield latest.retry()
 
 
-def _cut(source: Source, target: int) -> Iterator[list[Input]]:
-    """Runs of inputs, cut where an input's own hash says so.
+def _failed_fetches(base: Path) -> bool:
+    # Most plans need no pyarrow.
+    from mmdata.store.parts import failed_fetches
 
-    Boundaries that depend on content stay where they are when inputs are added before them: a new file makes one or
-    two parts new, not all that follow (as in content-defined chunking, Muthitacharoen et al. 2001).
-    """
-    run: list[Input] = []
-    for found in source.inputs():
-        run.append(found)
-        cut_here = int(sample_id(source.label, found.key)[:8], 16) % max(target // 2, 1) == 0
-        if (len(run) >= max(target // 2, 1) and cut_here) or len(run) >= 2 * target:
-            yield run
-            run = []
-    if run:
-        yield run
-
-
-def _line(found: Input) -> bytes:
-    refs = [vars(ref) for ref in found.refs]
-    value = {"key": found.key, "refs": refs, "attributes": dict(found.attributes), "problem": found.problem}
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace") + b"\n"
-
-
-def parse_line(line: bytes) -> Input:
-    """An input as the listing holds it."""
-    value = json.loads(line)
-    refs = tuple(Ref(**ref) for ref in value["refs"])
-    problem = tuple(value["problem"]) if value["problem"] else None
-    return Input(value["key"], refs, value["attributes"], problem)
-
-
-def _content(found: Input) -> list[Any]:
-    refs = [(ref.name, ref.version, ref.lang, ref.line, os.path.basename(ref.url or "")) for ref in found.refs]
-    return [found.key, refs, sorted(found.attributes.items()), found.problem]
+    return bool(failed_fetches(base))
 
 
 def _key(step: Step) -> str:
     return f"{step.step} {step.model_dump_json()}"
-
-
-def _fingerprint(*values: Any) -> str:
-    text = json.dumps(values, sort_keys=True, ensure_ascii=True, default=str, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
 def _names(folder: Path) -> set[str]:

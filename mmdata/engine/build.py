@@ -13,26 +13,34 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Coroutine, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import AsyncExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from mmdata import __version__
 from mmdata.engine import fit, work
+from mmdata.engine.discover import discover
 from mmdata.engine.events import Reporter, StepProgress
+from mmdata.engine.fetch import fetch_part, unplanned_parts, wanted
 from mmdata.engine.pools import Pools, WorkerDiedError
+from mmdata.engine.tasks import in_order
 from mmdata.errors import FatalError
+from mmdata.listing import Chunk
 from mmdata.models.device import accelerators
-from mmdata.plan import Chunk, Plan
+from mmdata.net.fetcher import Fetcher
+from mmdata.plan import Plan
 from mmdata.steps.base import Align, Augment, Fitted
 from mmdata.store import catalog, shards
+from mmdata.store.fetches import Earlier
 from mmdata.store.files import sweep_scratch, write_json
 from mmdata.store.selection import ShardPlan, read_shard_plans
 
 # Decoded batches that wait for the model, so that it never waits for them; each is some tens of megabytes.
 _BATCHES_AHEAD: Final = 2
+# Chunks that are fetched while others are worked on: the slowest hosts of some chunks must not leave the rest idle.
+_CHUNKS_AHEAD: Final = 6
 _CATALOG_EVERY_S: Final = 10.0
 _CURATION_MEMORY: Final = "4GB"
 
@@ -48,8 +56,9 @@ class StoppedError(FatalError):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a build came to: `fates` counts the inputs, children apart; `calibrations` as the catalog has them."""
+    """What a build came to: `fates` counts the `inputs`, children apart; `calibrations` as the catalog has them."""
 
+    inputs: int
     fates: dict[str, int]
     children: dict[str, int]
     splits: dict[str, int]
@@ -68,18 +77,15 @@ def build(plan: Plan, reporter: Reporter) -> Outcome:
     with _locked(plan.output):
         # First of all: a build may be killed after its last file was in place and before it has cleaned up.
         sweep_scratch(plan.output)
-        if plan.written() and catalog.is_fresh(plan.output, plan.selection):
+        if plan.is_complete and plan.written() and catalog.is_fresh(plan.output, plan.selection):
             return _outcome(plan, began, did_nothing=True)
-        catalog.describe_build(
-            plan.output, plan.pipeline.spec.name, plan.selection, plan.base_parts(), plan.score_parts()
-        )
         run = _Run(plan, reporter)
-        with reporter, _logged(plan, run):
+        with reporter, _logged(run):
             try:
                 asyncio.run(_stoppable(run.everything))
             finally:
                 sweep_scratch(plan.output)  # of workers that were ended in the middle of a part
-        return _outcome(plan, began, did_nothing=False)
+        return _outcome(run.plan, began, did_nothing=False)
 
 
 class _Run:
@@ -91,17 +97,29 @@ class _Run:
         engine = plan.pipeline.spec.engine
         self.device = engine.device
         self.workers = (os.cpu_count() or 1) if engine.workers == "auto" else engine.workers
-        self.steps = self._steps()
+        self.steps: dict[str, StepProgress] = {}
         self.streak = _Streak(engine.max_failures_in_a_row)
         self._catalog_at = 0.0
+        self._earlier: Earlier | None = None
 
     async def everything(self) -> None:
-        """All parts, then the decisions, then the shards, then the catalog."""
-        self._refresh_catalog(force=True)
-        with Pools(self.workers, accelerators(self.device)) as self.pools:
+        """The inputs, then all parts, then the decisions, then the shards, then the catalog."""
+        async with AsyncExitStack() as stack:
+            self.pools = stack.enter_context(Pools(self.workers, accelerators(self.device)))
+            if not self.plan.is_complete:
+                self.plan, steps = await discover(self.plan, self.pools, self.reporter)
+                self.steps |= {step.label: step for step in steps}
+            self.steps |= self._steps()
+            self._describe()
             self._ahead = asyncio.Semaphore(self.workers + _BATCHES_AHEAD)
             # One chunk more than workers: while one waits for the model, another keeps its worker busy.
-            await _all((self._chunk(chunk) for chunk in self.plan.chunks), self.workers + 1)
+            at_once = self.workers + 1
+            self._busy = asyncio.Semaphore(at_once)
+            if self._to_fetch():
+                self._fetcher = await stack.enter_async_context(Fetcher(self.plan.pipeline.spec.fetch))
+                self._earlier = await self._look_back(stack)
+                at_once += _CHUNKS_AHEAD
+            await in_order((self._rounds(chunks) for chunks in self._chains()), at_once)
             for step in self.plan.pipeline.align:
                 if isinstance(step, Fitted):
                     await self._fit(step)
@@ -109,13 +127,46 @@ class _Run:
             await self._write(plans)
         self.reporter.progress(list(self.steps.values()))
 
+    def _describe(self) -> None:
+        plan = self.plan
+        catalog.describe_build(
+            plan.output,
+            catalog.Build(
+                plan.pipeline.spec.name,
+                plan.selection,
+                plan.base_parts(),
+                plan.score_parts(),
+                plan.fetch_parts(),
+                plan.retried_parts(),
+            ),
+        )
+        self._refresh_catalog(force=True)
+
+    def _to_fetch(self) -> bool:
+        return any(self._lacks_fetch(chunk) for chunk in self.plan.chunks)
+
+    async def _look_back(self, stack: AsyncExitStack) -> Earlier | None:
+        """What other parts hold of what is to be fetched."""
+        parts = unplanned_parts(self.plan)
+        return stack.enter_context(closing(await asyncio.to_thread(Earlier, parts))) if parts else None
+
+    def _chains(self) -> Iterator[list[Chunk]]:
+        """Each chunk with its retries, one after the other."""
+        chain: list[Chunk] = []
+        for chunk in self.plan.chunks:
+            if chain and not chunk.retry_of:
+                yield chain
+                chain = []
+            chain.append(chunk)
+        yield chain
+
     def _steps(self) -> dict[str, StepProgress]:
         plan = self.plan
         by_label: dict[str, list[tuple[str, str]]] = {}
-        for part in [*plan.base_parts(), *plan.score_parts()]:
+        for part in plan.parts():
             by_label.setdefault(part[0], []).append(part)
         found = {}
-        for label in plan.pipeline.mapped:
+        for label in plan.mapped:
             done = plan.done(by_label[label])
             found[label] = StepProgress(label, "parts", len(by_label[label]), done, done)
         found["curate"] = StepProgress("curate", "tables", 1, 0, 0)
@@ -124,10 +175,31 @@ class _Run:
 
     # --- one chunk --------------------------------------------------------------------------------------------------
 
-    async def _chunk(self, chunk: Chunk) -> None:
-        base = self.plan.part("ingest", chunk.fingerprint)
+    async def _rounds(self, chunks: list[Chunk]) -> None:
+        for chunk in chunks:
+            base = self.plan.part("ingest", chunk.fingerprint)
+            if self._lacks_fetch(chunk):
+                await self._fetch(chunk)
+            async with self._busy:
+                await self._chunk(chunk, base)
+
+    def _lacks_fetch(self, chunk: Chunk) -> bool:
+        if not chunk.fetched or self.plan.part("ingest", chunk.fingerprint).exists():
+            return False
+        part = self.plan.part("fetch", chunk.fetched[0])
+        return not (part.exists() and part.with_suffix(".tar").exists())
+
+    async def _fetch(self, chunk: Chunk) -> None:
+        out = self.plan.part("fetch", chunk.fetched[0])
+        began = time.time()
+        want = await asyncio.to_thread(wanted, self.plan.pipeline, work.Slice.of(self.plan, chunk), self._earlier)
+        self._moved("fetch", await fetch_part(self._fetcher, want, out), began)
+
+    async def _chunk(self, chunk: Chunk, base: Path) -> None:
         if not base.exists():
             await self._ingest(chunk, base)
+        if self.plan.pipeline.spec.fetch.downloads == "discard" and chunk.fetched:
+            self.plan.part("fetch", chunk.fetched[0]).with_suffix(".tar").unlink(missing_ok=True)
         await self._align_all(chunk.fingerprint, base)
         for step in self.plan.pipeline.augment:
             fingerprint = self.plan.child(step, chunk.fingerprint)
@@ -139,16 +211,12 @@ class _Run:
         self._refresh_catalog()
 
     async def _ingest(self, chunk: Chunk, out: Path) -> None:
-        source = self.plan.pipeline.sources[chunk.source]
-        span = (chunk.offset, chunk.length)
-        listing = self.plan.listing
+        inputs = work.Slice.of(self.plan, chunk)
 
         def arguments(poison: dict[str, str], to: Path = out) -> tuple[Any, ...]:
-            return (work.ingest_part, source.label, self.plan.pipeline.ingest, listing, span, to, poison)
+            return (work.ingest_part, inputs, self.plan.pipeline.ingest, to, poison)
 
-        done: work.Done = await self._despite_death(
-            arguments, lambda: [found.key for found in work.read_inputs(listing, span)]
-        )
+        done: work.Done = await self._despite_death(arguments, lambda: [found.key for found in inputs.inputs()])
         self.streak.add(done.failures)
         self._moved("ingest", done)
 
@@ -207,7 +275,7 @@ class _Run:
         total, _ = await self.pools.work(work.rows_of, batch.base)
         size = step.batch_samples
         batches = [replace(batch, span=(at, min(at + size, total))) for at in range(0, total, size)]
-        scored: list[work.Scored] = await _all(
+        scored: list[work.Scored] = await in_order(
             (self._batch(step, recipe, one) for one in batches), self.workers + _BATCHES_AHEAD
         )
         await self.pools.work(work.commit_scores, step, scored, batch.base, batch.parents, out)
@@ -261,7 +329,7 @@ class _Run:
         step.total, step.done, step.before = len(plans), len(plans) - len(todo), len(plans) - len(todo)
         # Half-old, half-new shards are no data set: without a manifest no trainer takes them for one.
         (folder / "manifest.json").unlink(missing_ok=True)
-        await _all((self._write_one(plan) for plan in todo), self.workers)
+        await in_order((self._write_one(plan) for plan in todo), self.workers)
         members = {name: (declared.modality, declared.lang) for name, declared in self.plan.pipeline.members.items()}
         name = self.plan.pipeline.spec.name
         await self.pools.work(shards.write_manifest, self.plan.output, name, self.plan.selection, plans, members)
@@ -272,16 +340,7 @@ class _Run:
         self._moved("write", done)
 
     def _moved(self, label: str, done: work.Done, began: float | None = None) -> None:
-        step = self.steps[label]
-        now = time.time()
-        step.began = step.began or began or now - done.cpu_s
-        step.ended = now
-        step.done += 1
-        step.samples += done.samples
-        step.failed += done.failed
-        step.reasons.update(done.reasons())
-        step.cpu_s += done.cpu_s
-        step.peak_rss_bytes = max(step.peak_rss_bytes, done.rss_bytes)
+        self.steps[label].add(done, began)
         self.reporter.progress(list(self.steps.values()))
 
     def _refresh_catalog(self, *, force: bool = False) -> None:
@@ -309,26 +368,6 @@ class _Streak:
                     f"{self._length} inputs in a row failed, {shared}; the last: {failure[1]}. "
                     "If that is how the data is, raise engine.max_failures_in_a_row"
                 )
-
-
-async def _all(coroutines: Iterable[Coroutine[Any, Any, Any]], at_once: int) -> list[Any]:
-    """Results in order; so many run at once, and no more coroutines exist than run."""
-    numbered = enumerate(coroutines)
-    results: dict[int, Any] = {}
-
-    async def runner() -> None:
-        for number, coroutine in numbered:
-            results[number] = await coroutine
-
-    try:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(at_once):
-                group.create_task(runner())
-    except BaseExceptionGroup as failures:
-        first = failures.exceptions[0]
-        # Its cause is the traceback of the worker: the line of the step, not of the pool.
-        raise first from first.__cause__
-    return [results[number] for number in sorted(results)]
 
 
 async def _stoppable(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -364,8 +403,9 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _logged(plan: Plan, run: _Run) -> Iterator[None]:
+def _logged(run: _Run) -> Iterator[None]:
     """Keep a record of the run, also of one that fails."""
+    plan = run.plan
     path = plan.output / "log" / f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{os.getpid()}.json"
     record = {
         "run_id": path.stem,
@@ -386,9 +426,11 @@ def _logged(plan: Plan, run: _Run) -> Iterator[None]:
         raise
     finally:
         record["ended"] = time.time()
+        record["inputs"], record["selection"] = run.plan.inputs, run.plan.selection
         write_json(path, {"run": record, "steps": [step.as_json() for step in run.steps.values()]})
         # After the record, so that the catalog has this run's end and steps too.
-        catalog.refresh(plan.output)
+        if (plan.output / "build.json").exists():
+            catalog.refresh(plan.output)
 
 
 def _keep_only(decided: Path) -> None:
@@ -401,4 +443,5 @@ def _keep_only(decided: Path) -> None:
 def _outcome(plan: Plan, began: float, *, did_nothing: bool) -> Outcome:
     counts = catalog.counts(plan.output)
     noise = catalog.calibrations(plan.output)
-    return Outcome(counts["fates"], counts["children"], counts["splits"], noise, time.time() - began, did_nothing)
+    wall_s = time.time() - began
+    return Outcome(plan.inputs, counts["fates"], counts["children"], counts["splits"], noise, wall_s, did_nothing)

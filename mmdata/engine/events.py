@@ -8,7 +8,10 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Final, Protocol, Self, TextIO
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TextIO
+
+if TYPE_CHECKING:
+    from mmdata.engine.work import Done
 
 _PLAIN_EVERY_S: Final = 5.0
 
@@ -44,6 +47,25 @@ class StepProgress:
     peak_rss_bytes: int = 0
     began: float | None = None
     ended: float = 0.0
+
+    def begin(self) -> None:
+        """Work begins now."""
+        self.began = self.began or time.time()
+
+    def touch(self) -> None:
+        """Something was done now."""
+        self.ended = time.time()
+
+    def add(self, done: Done, began: float | None = None) -> None:
+        """One more piece of work is done; it began at `began`, or as long ago as it took of a processor."""
+        self.touch()
+        self.began = self.began or began or self.ended - done.cpu_s
+        self.done += 1
+        self.samples += done.samples
+        self.failed += done.failed
+        self.reasons.update(done.reasons())
+        self.cpu_s += done.cpu_s
+        self.peak_rss_bytes = max(self.peak_rss_bytes, done.rss_bytes)
 
     @property
     def wall_s(self) -> float:

@@ -22,15 +22,19 @@ import pyarrow.parquet as pq
 
 from mmdata.engine import pools
 from mmdata.engine.calibrate import calibrate_build
+from mmdata.engine.payloads import NotFetchedError, Payloads
 from mmdata.errors import SampleError
-from mmdata.plan import Plan, parse_line
+from mmdata.listing import Chunk, input_line, parse_line
+from mmdata.plan import Plan
 from mmdata.sample import Failure, Member, Modality, Sample, child_id, sample_id
-from mmdata.steps.base import Align, Augment, Edge, Found, Ingest, Input, Ref, Score, Scorer, Veto
+from mmdata.steps.base import Align, Augment, Discovered, Edge, Found, Ingest, Input, Place, Score, Scorer, Veto
 from mmdata.store.curation import Curation
+from mmdata.store.found import FoundPartWriter
 from mmdata.store.parts import (
     SCORE_SCHEMA,
     BadMember,
     BasePartWriter,
+    failed_fetches,
     iter_samples,
     read_base_rows,
     read_new_texts,
@@ -83,48 +87,96 @@ def measured(function: Any, *arguments: Any) -> Any:
 # --- ingest ---------------------------------------------------------------------------------------------------------
 
 
-def ingest_part(
-    source: str,
-    how: Mapping[Modality, Ingest],
-    listing: Path,
-    span: tuple[int, int],
-    out: Path,
-    poison: Mapping[str, str],
-) -> Done:
+@dataclass(frozen=True)
+class Slice:
+    """The inputs of one chunk, where workers find them.
+
+    Attributes:
+        source: label of the source.
+        listing: the plan's listing.
+        offset: of the chunk's first line in it, bytes.
+        length: of its lines, bytes.
+        fetches: fetch parts that hold what the chunk has on the web, the latest first.
+        retried: the base part whose failed fetches alone are meant; None: all.
+    """
+
+    source: str
+    listing: Path
+    offset: int
+    length: int
+    fetches: tuple[Path, ...] = ()
+    retried: Path | None = None
+
+    @classmethod
+    def of(cls, plan: Plan, chunk: Chunk) -> Slice:
+        """Of a chunk of a plan that is built."""
+        assert plan.listing is not None
+        fetches = tuple(plan.part("fetch", part) for part in chunk.fetched)
+        retried = plan.part("ingest", chunk.retry_of) if chunk.retry_of else None
+        label = plan.pipeline.sources[chunk.source].label
+        return cls(label, plan.listing, chunk.offset, chunk.length, fetches, retried)
+
+    def inputs(self) -> Iterator[Input]:
+        """Read them."""
+        wanted = failed_fetches(self.retried) if self.retried else None
+        with self.listing.open("rb") as file:
+            file.seek(self.offset)
+            for line in file.read(self.length).splitlines():
+                found = parse_line(line)
+                if wanted is None or sample_id(self.source, found.key) in wanted:
+                    yield found
+
+
+def ingest_part(chunk: Slice, how: Mapping[Modality, Ingest], out: Path, poison: Mapping[str, str]) -> Done:
     """Take in the inputs of one chunk.
 
     Args:
-        source: label of the source.
+        chunk: the inputs.
         how: how each modality is read.
-        listing: the plan's listing.
-        span: offset and length of the chunk's lines in it, bytes.
         out: the part to write.
         poison: keys that are known to kill a worker, and how.
     """
+    source = chunk.source
     done = Done(0)
-    with BasePartWriter(out) as writer:
-        for found in read_inputs(listing, span):
+    with BasePartWriter(out) as writer, Payloads(chunk.fetches) as payloads:
+        for found in chunk.inputs():
             sample = Sample(sample_id(source, found.key), source, found.key, {}, attributes=dict(found.attributes))
             try:
                 if found.key in poison:
                     raise SampleError("worker_died", poison[found.key])
-                members, bad = _take_in(found, how)
+                members, bad = _take_in(found, how, payloads)
                 writer.add(_with_members(sample, members), bad)
                 done.failures.append(None)
             except SampleError as error:
-                writer.add_failure(sample, Failure(sample.sample_id, "ingest", error.reason, str(error)))
+                step = "fetch" if isinstance(error, NotFetchedError) else "ingest"
+                writer.add_failure(sample, Failure(sample.sample_id, step, error.reason, str(error)))
                 done.failures.append((error.reason, str(error)))
             done.samples += 1
     return done
 
 
-def read_inputs(listing: Path, span: tuple[int, int]) -> Iterator[Input]:
-    """The inputs of one chunk."""
-    offset, length = span
-    with listing.open("rb") as file:
-        file.seek(offset)
-        for line in file.read(length).splitlines():
-            yield parse_line(line)
+def look_into(source: Discovered, place: Place, out: Path) -> Done:
+    """Find the inputs of one file."""
+    done = Done(0)
+    with FoundPartWriter(out) as writer:
+        try:
+            for found in source.look(place, writer.keep):
+                writer.add(input_line(found))
+                done.failures.append(found.problem)
+        except SampleError as error:
+            problem = (error.reason, f"{place.path}: {error}")
+            writer.add(input_line(Input(place.key, (), {}, problem)))
+            done.failures.append(problem)
+    done.samples = len(done.failures)
+    return done
+
+
+def give_up(place: Place, why: str, out: Path) -> Done:
+    """A file whose reading kills the worker becomes one failed input."""
+    problem = ("worker_died", f"{place.path}: {why}")
+    with FoundPartWriter(out) as writer:
+        writer.add(input_line(Input(place.key, (), {}, problem)))
+    return Done(1, [problem])
 
 
 def _with_members(sample: Sample, members: list[Member]) -> Sample:
@@ -132,53 +184,27 @@ def _with_members(sample: Sample, members: list[Member]) -> Sample:
     return sample
 
 
-def _take_in(found: Input, how: Mapping[Modality, Ingest]) -> tuple[list[Member], list[BadMember]]:
+def _take_in(found: Input, how: Mapping[Modality, Ingest], payloads: Payloads) -> tuple[list[Member], list[BadMember]]:
     """The members of an input. A required one that cannot be read fails the sample, another is noted and left out."""
     if found.problem:
         raise SampleError(*found.problem)
     members, bad = [], []
-    payloads: dict[str, bytes] = {}
+    payloads.forget()
     for ref in found.refs:
         try:
             ingest = how.get(ref.modality)
             if ingest is None:
                 raise SampleError("no_reader", f"nothing reads the modality '{ref.modality}'")
-            members.append(ingest.decode(ref, _payload(ref, ingest.max_bytes, payloads)))
+            members.append(ingest.decode(ref, payloads.of(ref, ingest.max_bytes)))
         except SampleError as error:
             if ref.required:
-                raise SampleError(
-                    error.reason, f"{ref.modality} '{ref.name}' ({ref.url or 'inline'}): {error}"
-                ) from None
+                kind = type(error)
+                raise kind(error.reason, f"{ref.modality} '{ref.name}' ({ref.url or 'inline'}): {error}") from None
             if error.reason not in _ABSENT:
                 bad.append(BadMember(ref.name, ref.modality, f"{error.reason}: {error}"))
     if not members:
         raise SampleError("no_members", "none of its members is there")
     return members, bad
-
-
-def _payload(ref: Ref, max_bytes: int, payloads: dict[str, bytes]) -> bytes:
-    if ref.version is None:
-        raise SampleError("missing_member", "not there")
-    if ref.text is not None:
-        return ref.text.encode()
-    url = str(ref.url)
-    if url not in payloads:
-        payloads[url] = _read(Path(url), max_bytes)
-    return payloads[url]
-
-
-def _read(path: Path, max_bytes: int) -> bytes:
-    """A whole file, never more than the limit."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(max_bytes + 1)
-    except (OSError, ValueError) as error:
-        raise SampleError("unreadable", f"cannot be read: {error}") from None
-    if not data:
-        raise SampleError("empty_file", "the file is empty")
-    if len(data) > max_bytes:
-        raise SampleError("too_large", f"more than max_bytes: {max_bytes}")
-    return data
 
 
 # --- align ----------------------------------------------------------------------------------------------------------
@@ -435,7 +461,8 @@ def decide(plan: Plan, scratch: Path, memory: str) -> Done:
     base = [plan.part(*part) for part in plan.base_parts()]
     scores = [plan.part(*part) for part in plan.score_parts()]
     scratch.mkdir(parents=True, exist_ok=True)
-    curation = Curation.load(pipeline.columns, pipeline.spec.seed, base, scores, scratch, memory)
+    retried = [plan.part(*part) for part in plan.retried_parts()]
+    curation = Curation.load(pipeline.columns, pipeline.spec.seed, base, scores, scratch, memory, retried)
     (scratch / "decided").mkdir()
     of = {
         step.label: [plan.part(*part) for part in plan.score_parts() if part[0] == step.label]

@@ -113,6 +113,11 @@ class Source(Step):
         """The source's name, which goes into every sample_id."""
         return self.name or self.step
 
+    @property
+    def scattered(self) -> bool:
+        """Whether its inputs are taken in the order of their ids: where they name URLs, whose neighbours share hosts."""
+        return False
+
     @abstractmethod
     def members(self) -> dict[str, Declared]:
         """Every member that a sample of this source can have, by name."""

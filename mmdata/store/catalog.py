@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from mmdata.errors import MmdataError
 from mmdata.store import sql
-from mmdata.store.curation import parquet
+from mmdata.store.curation import base_rows, parquet
 from mmdata.store.files import SCRATCH_MARK, write_json
 from mmdata.store.sql import quoted
 
@@ -31,6 +32,14 @@ _COLUMNS: Final[dict[str, dict[str, str]]] = {
         **dict.fromkeys(["failed_step", "reason", "detail"], _TEXT),
         "members": _MEMBER,
         "filename": _TEXT,
+    },
+    "fetches": {
+        **dict.fromkeys(["url", "final_url", "declared", "mime", "sha256", "etag", "last_modified"], _TEXT),
+        **dict.fromkeys(["opt_out", "as_of", "reason", "detail"], _TEXT),
+        **dict.fromkeys(["status", "attempts"], "INTEGER"),
+        "bytes": "BIGINT",
+        "wall_s": "DOUBLE",
+        "fetched_at": "TIMESTAMPTZ",
     },
     "scored": {
         **dict.fromkeys(["sample_id", "aligner", "edge"], _TEXT),
@@ -82,7 +91,7 @@ FROM scored s LEFT JOIN calibrated c USING (sample_id, aligner, edge) WHERE s.re
 """,
 }
 # The curve is for other builds (`reference`): a thousand numbers that nobody reads in a table.
-_SHOWN: Final = {"calibrations": "* EXCLUDE curve"}
+_SHOWN: Final = {"calibrations": "* EXCLUDE curve", "fetches": '* EXCLUDE "offset"'}
 _DECIDED: Final = ("fates", "places", "selection", "calibrated", "calibrations")
 _RUN: Final = {
     "run_id": "VARCHAR",
@@ -114,12 +123,30 @@ def path_of(output: Path) -> Path:
     return output / "catalog.duckdb"
 
 
-def describe_build(
-    output: Path, name: str, selection: str, base: Sequence[tuple[str, str]], scores: Sequence[tuple[str, str]]
-) -> None:
-    """Note which parts and decisions make up the build that runs: what the catalog shows from now on."""
-    value = {"name": name, "selection": selection, "base": base, "scores": scores}
-    write_json(output / "build.json", value)
+@dataclass(frozen=True)
+class Build:
+    """Which parts and decisions make up a build, as (label, fingerprint).
+
+    Attributes:
+        name: of the pipeline.
+        selection: fingerprint of the decisions.
+        base: base parts.
+        scores: score parts.
+        fetches: fetch parts.
+        retried: base parts whose failed fetches are spoken of by others.
+    """
+
+    name: str
+    selection: str
+    base: Sequence[tuple[str, str]]
+    scores: Sequence[tuple[str, str]]
+    fetches: Sequence[tuple[str, str]]
+    retried: Sequence[tuple[str, str]]
+
+
+def describe_build(output: Path, build: Build) -> None:
+    """Note what the catalog shows from now on."""
+    write_json(output / "build.json", asdict(build))
 
 
 def refresh(output: Path) -> None:
@@ -202,7 +229,7 @@ def _read_build(output: Path) -> dict[str, Any]:
 def _queries(folder: Path, build: dict[str, Any]) -> dict[str, str]:
     parts = {
         name: [path for label, part in build[key] if (path := folder / "parts" / label / f"{part}.parquet").exists()]
-        for name, key in (("base", "base"), ("scored", "scores"))
+        for name, key in (("base", "base"), ("scored", "scores"), ("fetches", "fetches"))
     }
     decided = folder / "decided" / build["selection"]
     if (decided / "shards.json").exists():
@@ -210,7 +237,10 @@ def _queries(folder: Path, build: dict[str, Any]) -> dict[str, str]:
     found = {name: _no_rows(columns) for name, columns in _COLUMNS.items()}
     for name, paths in parts.items():
         if paths:
-            found[name] = f"SELECT {_SHOWN.get(name, '*')} FROM {parquet(paths, filename=name == 'base')}"
+            found[name] = f"SELECT {_SHOWN.get(name, '*')} FROM {parquet(paths)}"
+    if parts["base"]:
+        retried = [folder / "parts" / label / f"{part}.parquet" for label, part in build["retried"]]
+        found["base"] = base_rows(parts["base"], retried)
     found["embeddings"] = _embeddings(folder, build) or found["embeddings"]
     return found | _VIEWS
 

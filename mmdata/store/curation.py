@@ -86,7 +86,14 @@ class Curation:
 
     @classmethod
     def load(
-        cls, columns: Columns, seed: int, base: Sequence[Path], scores: Sequence[Path], scratch: Path, memory: str
+        cls,
+        columns: Columns,
+        seed: int,
+        base: Sequence[Path],
+        scores: Sequence[Path],
+        scratch: Path,
+        memory: str,
+        retried: Sequence[Path] = (),
     ) -> Curation:
         """Tables of the rows of parts; what does not fit in `memory` spills into the folder `scratch`.
 
@@ -96,7 +103,7 @@ class Curation:
         config = {"memory_limit": memory, "temp_directory": str(scratch / "spill"), "preserve_insertion_order": False}
         connection = sql.connect(str(scratch / "curation.duckdb"), **config)
         connection.execute(f"SET allowed_directories = [{quoted(str(scratch))}]")
-        connection.execute(f"CREATE TABLE base AS SELECT *, filename AS part FROM {parquet(base, filename=True)}")
+        connection.execute(f"CREATE TABLE base AS SELECT *, filename AS part FROM ({base_rows(base, retried)})")
         if scores:
             connection.execute(f"CREATE TABLE scores AS SELECT * FROM {parquet(scores)}")
         else:
@@ -138,6 +145,15 @@ def explained(error: Exception, columns: Columns) -> str:
     ends = (name.partition(".")[2] for name in names if "." in name)
     known = {*names, *(part for name in names for part in name.split(".")), *ends}
     return message + nearest(message.split('"')[1], known)
+
+
+def base_rows(base: Sequence[Path], retried: Sequence[Path]) -> str:
+    """A query of the rows of base parts; failed fetches of the parts in `retried` are spoken of by others."""
+    query = f"SELECT * FROM {parquet(base, filename=True)}"
+    if retried:
+        names = ", ".join(quoted(str(path)) for path in retried)
+        query += f" WHERE failed_step IS DISTINCT FROM 'fetch' OR filename NOT IN ({names})"
+    return query
 
 
 def parquet(paths: Sequence[Path], *, filename: bool = False) -> str:

@@ -243,3 +243,11 @@ def _load_member(row: dict[str, Any], tar: Any, names: frozenset[str]) -> Member
     data = read_range(tar, row["offset"], row["bytes"]) if row["name"] in names else b""
     measures = {name: row[name] for name in _MEASURES if row[name] is not None}
     return Member(row["name"], row["modality"], row["mime"], row["extension"], data, row["lang"], measures)
+
+
+def failed_fetches(parquet: Path) -> set[str]:
+    """The samples of a base part that failed because something could not be fetched; none where it is not there."""
+    if not parquet.exists():
+        return set()
+    table = pq.read_table(parquet, columns=["sample_id", "failed_step"])
+    return set(table.filter(pc.equal(table.column("failed_step"), "fetch")).column("sample_id").to_pylist())

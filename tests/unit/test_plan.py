@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from mmdata.errors import MmdataError, PlanError
-from mmdata.plan import Plan, make_plan, parse_line, plan_to_build
+from mmdata.listing import parse_line
+from mmdata.plan import Plan, make_plan, plan_to_build
 
 HEAD = """name: t
 sources:
@@ -311,7 +312,7 @@ def test_a_fault_of_a_files_source(members: str, place: str, expected: str) -> N
     ("members", "expected"),
     [
         ("{key: '{stem}.png'}", "a member cannot be called 'key': that is a column of the catalog"),
-        ("{image: '{stem}.jpg'}", "the sources name no inputs; look at root and the templates"),
+        ("{image: '{stem}.jpg'}", "the sources name no inputs; look at what they are given: folders, templates, files"),
     ],
 )
 def test_a_fault_that_only_all_sources_together_show(members: str, expected: str) -> None:

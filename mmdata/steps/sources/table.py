@@ -6,46 +6,51 @@ import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
 from pydantic import Field, model_validator
 
 from mmdata.errors import PlanError
 from mmdata.sample import Modality
-from mmdata.spec import Frozen, nearest
+from mmdata.spec import Frozen, Names, nearest
 from mmdata.steps.base import Declared, Input, Ref, Source
 from mmdata.steps.sources.files import modality_of
 from mmdata.store import sql
 
 _READERS = {
-    ".csv": "read_csv({}, all_varchar=true, header=true)",
-    ".tsv": "read_csv({}, all_varchar=true, header=true, delim='\t')",
-    ".jsonl": "read_json({}, format='newline_delimited')",
-    ".ndjson": "read_json({}, format='newline_delimited')",
-    ".parquet": "read_parquet({})",
+    ".csv": "read_csv({}, all_varchar=true, header=true, union_by_name=true)",
+    ".tsv": "read_csv({}, all_varchar=true, header=true, delim='\t', union_by_name=true)",
+    ".jsonl": "read_json({}, format='newline_delimited', union_by_name=true)",
+    ".ndjson": "read_json({}, format='newline_delimited', union_by_name=true)",
+    ".parquet": "read_parquet({}, union_by_name=true)",
 }
 _FETCH_ROWS = 1000
+_SORT_MEMORY = "2GB"
 
 
 class MemberColumn(Frozen):
-    """The column of one member: of paths, or of the text itself."""
+    """The column of one member: of paths, of URLs, or of the text itself."""
 
     path: str | None = Field(None, description="column that holds a path, relative to root")
+    url: str | None = Field(None, description="column that holds an http or https URL, which is fetched")
     text: str | None = Field(None, description="column that holds the text itself")
-    modality: Modality | None = Field(None, description="of a path; told by the member's name where it is a modality")
+    modality: Modality | None = Field(
+        None, description="of a path or URL; told by the member's name where it is a modality"
+    )
     required: bool = Field(True, description="whether a row without it has failed")
     lang: str | None = Field(None, description="language of the text or speech; detected for text where not given")
 
     @model_validator(mode="after")
     def _one_column(self) -> MemberColumn:
-        if (self.path is None) == (self.text is None):
-            raise ValueError("a member needs either `path:` or `text:`, the name of a column")
+        if sum(column is not None for column in (self.path, self.url, self.text)) != 1:
+            raise ValueError("a member needs one of `path:`, `url:` and `text:`, the name of a column")
         return self
 
     @property
     def column(self) -> str:
         """The column it reads."""
-        return self.path or self.text or ""
+        return self.path or self.url or self.text or ""
 
 
 class Table(Source):
@@ -53,8 +58,11 @@ class Table(Source):
 
     step: ClassVar[str] = "table"
     name: str | None = Field(None, description="names the source in every sample_id; default: table")
-    file: Path = Field(description="the table; its extension tells the format")
-    root: Path | None = Field(None, description="folder that paths are relative to; default: the table's own folder")
+    file: Names = Field(
+        min_length=1,
+        description="the table: a file, a pattern (part-*.parquet), or several; extensions tell the format",
+    )
+    root: Path | None = Field(None, description="folder that paths are relative to; default: the first file's own")
     key: str | None = Field(None, description="column whose value names the row; default: the first member's column")
     columns: dict[str, MemberColumn] = Field(
         alias="members", min_length=1, description="by name: `speech: {path: file}`, `caption: {text: caption}`"
@@ -62,10 +70,13 @@ class Table(Source):
 
     @model_validator(mode="after")
     def _readable(self) -> Table:
-        if self.file.suffix not in _READERS:
-            raise ValueError(f"cannot tell the format of '{self.file.name}'; known: {', '.join(_READERS)}")
+        suffixes = {Path(file).suffix for file in self.file}
+        if len(suffixes) > 1 or not suffixes <= _READERS.keys():
+            raise ValueError(
+                f"cannot tell the format of {self._called}; known: {', '.join(_READERS)}, one for all files"
+            )
         for name, member in self.columns.items():
-            if member.path and modality_of(name, member.modality) is None:
+            if not member.text and modality_of(name, member.modality) is None:
                 raise ValueError(f"cannot tell the modality of '{name}'; add `modality:`")
         return self
 
@@ -76,13 +87,28 @@ class Table(Source):
             mine["params"].pop(place)
         return mine
 
+    @property
+    def _called(self) -> str:
+        return ", ".join(self.file)
+
+    @property
+    def scattered(self) -> bool:
+        """Where it names URLs."""
+        return any(member.url for member in self.columns.values())
+
     def members(self) -> dict[str, Declared]:
         """One a column."""
         return {name: Declared(_kind(name, m), m.required, m.lang) for name, m in self.columns.items()}
 
     def inputs(self) -> Iterator[Input]:
         """Rows in the order of their keys; a key that stands twice is a failed input of its own."""
-        connection = sql.connect()
+        with TemporaryDirectory() as scratch:
+            # A table larger than memory is sorted on the disk.
+            connection = sql.connect(temp_directory=scratch, memory_limit=_SORT_MEMORY)
+            yield from self._read(connection)
+            connection.close()
+
+    def _read(self, connection: Any) -> Iterator[Input]:
         names = self._names(connection)
         key = sql.identifier(self.key or next(iter(self.columns.values())).column)
         # Keys in order: a key comes before those that it begins, as `_Repeats` needs it.
@@ -101,10 +127,11 @@ class Table(Source):
             raise self._unreadable(error) from None
 
     def _unreadable(self, error: Exception) -> PlanError:
-        return PlanError([f"table {self.file}: cannot be read: {str(error).splitlines()[0]}"])
+        return PlanError([f"table {self._called}: cannot be read: {str(error).splitlines()[0]}"])
 
     def _reader(self) -> str:
-        return _READERS[self.file.suffix].format(sql.quoted(str(self.file.expanduser())))
+        files = ", ".join(sql.quoted(str(Path(file).expanduser())) for file in self.file)
+        return _READERS[Path(self.file[0]).suffix].format(f"[{files}]")
 
     def _names(self, connection: Any) -> list[str]:
         try:
@@ -112,7 +139,7 @@ class Table(Source):
         except sql.Error as error:
             raise self._unreadable(error) from None
         wanted = [member.column for member in self.columns.values()] + ([self.key] if self.key else [])
-        missing = [f"table {self.file}: no column '{n}'{nearest(n, names)}" for n in wanted if n not in names]
+        missing = [f"table {self._called}: no column '{n}'{nearest(n, names)}" for n in wanted if n not in names]
         if missing:
             raise PlanError(missing)
         return names
@@ -123,6 +150,9 @@ class Table(Source):
         attributes = {name: value for name, value in row.items() if name not in used and value is not None}
         problem = ("no_key", f"the row has no key: {row}") if key is None else None
         refs = [self._ref(name, member, row[member.column]) for name, member in self.columns.items()]
+        strange = [str(ref.url) for ref in refs if ref.version == _NO_URL]
+        if strange:
+            problem = ("bad_url", f"'{strange[0]}' is no http or https URL")
         outside = [ref.url for ref in refs if ref.version == _OUTSIDE]
         if outside:
             problem = ("path_outside_root", f"{outside[0]} leads out of root: {self._folder()}")
@@ -130,6 +160,8 @@ class Table(Source):
 
     def _ref(self, name: str, member: MemberColumn, value: str | None) -> Ref:
         modality = _kind(name, member)
+        if member.url and value is not None:
+            return _fetched(name, modality, member, value.strip())
         if value is None or member.text:
             version = None if value is None else hashlib.sha256(value.encode()).hexdigest()[:16]
             url = None if value is not None else f"column {member.column}"
@@ -138,9 +170,18 @@ class Table(Source):
         return Ref(name, modality, path, None, member.lang, required=member.required, version=version)
 
     def _folder(self) -> Path:
-        return (self.root or self.file.parent).expanduser()
+        return (self.root or Path(self.file[0]).parent).expanduser()
 
 
+def _fetched(name: str, modality: Modality, member: MemberColumn, url: str) -> Ref:
+    scheme, colon, rest = url.partition("://")
+    scheme = scheme.lower()
+    # Anything else would be taken for a path.
+    version = hashlib.sha256(url.encode()).hexdigest()[:16] if scheme in {"http", "https"} else _NO_URL
+    return Ref(name, modality, f"{scheme}{colon}{rest}", None, member.lang, required=member.required, version=version)
+
+
+_NO_URL = "no URL"
 _OUTSIDE = "outside root"
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mmdata.engine.work import _payload
+from mmdata.engine.payloads import Payloads
 from mmdata.errors import SampleError
 from mmdata.sample import sample_id
 from mmdata.steps.base import Declared, Input
@@ -51,7 +51,7 @@ def test_a_required_member_that_is_missing_stands_there_without_a_version(tmp_pa
     assert missing(a) == {"caption": "a.txt"}
     assert missing(b) == {"image": "b.png or b.svg"}
     with pytest.raises(SampleError, match="not there") as caught:
-        _payload(b.refs[0], 10, {})
+        Payloads([]).of(b.refs[0], 10)
     assert caught.value.reason == "missing_member"
 
 
@@ -159,7 +159,7 @@ def test_a_name_that_is_not_utf8_is_an_input_that_cannot_be_read(tmp_path: Path)
     assert found.key == "caf\\xe9"
     assert sample_id("files", found.key)
     with pytest.raises(SampleError) as caught:
-        _payload(found.refs[0], 10, {})
+        Payloads([]).of(found.refs[0], 10)
     assert caught.value.reason == "unreadable"
 
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mmdata.engine.work import _payload
+from mmdata.engine.payloads import Payloads
 from mmdata.errors import PlanError, SampleError
 from mmdata.steps.base import Declared
 from mmdata.steps.sources.table import Table
@@ -39,7 +39,7 @@ def write(path: Path, rows: list[dict[str, Any]]) -> None:
 
 def table(path: Path, **more: Any) -> Table:
     members = {"speech": {"path": "file"}, "caption": {"text": "said"}}
-    return Table.model_validate({"file": path, "members": members, **more})
+    return Table.model_validate({"file": str(path), "members": members, **more})
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_the_version_of_an_inline_text_is_its_digest(media: Path) -> None:
     write(media / "t.csv", [{"file": "a.wav", "said": "one"}, {"file": "b.wav", "said": "one"}])
     one, again = table(media / "t.csv").inputs()
     assert one.refs[1].version == again.refs[1].version == "7692c3ad3540bb80"
-    assert _payload(one.refs[1], 10, {}) == b"one"
+    assert Payloads([]).of(one.refs[1], 10) == b"one"
 
 
 def test_a_key_column_names_the_row_and_stays_an_attribute(media: Path) -> None:
@@ -130,7 +130,7 @@ def test_a_missing_file_and_an_empty_cell_have_no_version(media: Path) -> None:
     assert [(ref.name, ref.version) for ref in found.refs] == [("speech", None), ("caption", None)]
     for ref in found.refs:
         with pytest.raises(SampleError) as caught:
-            _payload(ref, 10, {})
+            Payloads([]).of(ref, 10)
         assert caught.value.reason == "missing_member"
 
 

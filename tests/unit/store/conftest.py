@@ -57,12 +57,12 @@ def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Build:
     def run(output: Path, *overrides: str, upto: str = "write") -> Plan:
         with plan_to_build(Path("p.yaml"), overrides, output) as plan:
             pipeline = plan.pipeline
-            catalog.describe_build(output, "squares", plan.selection, plan.base_parts(), plan.score_parts())
+            build = catalog.Build("squares", plan.selection, plan.base_parts(), plan.score_parts(), [], [])
+            catalog.describe_build(output, build)
             assert plan.listing is not None
             for chunk in plan.chunks:
                 base = plan.part("ingest", chunk.fingerprint)
-                span = (chunk.offset, chunk.length)
-                work.ingest_part("files", pipeline.ingest, plan.listing, span, base, {})
+                work.ingest_part(work.Slice.of(plan, chunk), pipeline.ingest, base, {})
                 for step in pipeline.augment:
                     out = plan.part(step.step, plan.child(step, chunk.fingerprint))
                     work.augment_part(step, pipeline.spec.seed, base, {}, out, {})

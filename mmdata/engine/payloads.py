@@ -1,0 +1,76 @@
+"""Where payloads come from: the text of a table, a file, a piece of a file, or what was fetched."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+from mmdata.errors import SampleError
+from mmdata.listing import on_the_web
+from mmdata.steps.base import Ref
+from mmdata.store.fetches import Fetched
+
+
+class NotFetchedError(SampleError):
+    """A server did not give it; another time it may."""
+
+
+class Payloads:
+    """Reads the payloads of a chunk, each file once for one input."""
+
+    def __init__(self, fetches: Sequence[Path]) -> None:
+        """`fetches`: fetch parts of the chunk, the latest first."""
+        self._fetched = Fetched(fetches)
+        self._read: dict[tuple[str, tuple[int, int] | None], bytes] = {}
+
+    def __enter__(self) -> Self:
+        """Files are opened as they are asked for."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Close them."""
+        self._fetched.__exit__(*error)
+
+    def forget(self) -> None:
+        """Another input begins."""
+        self._read.clear()
+
+    def of(self, ref: Ref, max_bytes: int) -> bytes:
+        """The payload, never more than `max_bytes`.
+
+        Raises NotFetchedError where a server did not give it, SampleError where it cannot be read.
+        """
+        if ref.version is None:
+            raise SampleError("missing_member", "not there")
+        if ref.text is not None:
+            return ref.text.encode()
+        place = (str(ref.url), ref.span)
+        if place not in self._read:
+            self._read[place] = self._fetch(ref, max_bytes) if on_the_web(ref) else _read(ref, max_bytes)
+        return self._read[place]
+
+    def _fetch(self, ref: Ref, max_bytes: int) -> bytes:
+        row = self._fetched.row(str(ref.url))
+        if row["reason"] is not None:
+            raise NotFetchedError(row["reason"], row["detail"])
+        return _checked(self._fetched.body(str(ref.url)) if row["bytes"] <= max_bytes else None, max_bytes)
+
+
+def _read(ref: Ref, max_bytes: int) -> bytes:
+    offset, length = ref.span or (0, max_bytes + 1)
+    try:
+        with Path(str(ref.url)).open("rb") as file:
+            file.seek(offset)
+            data = file.read(min(length, max_bytes + 1))
+    except (OSError, ValueError) as error:
+        raise SampleError("unreadable", f"cannot be read: {error}") from None
+    return _checked(data, max_bytes)
+
+
+def _checked(data: bytes | None, max_bytes: int) -> bytes:
+    if data is None or len(data) > max_bytes:
+        raise SampleError("too_large", f"more than max_bytes: {max_bytes}")
+    if not data:
+        raise SampleError("empty_file", "the file is empty")
+    return data
