@@ -97,7 +97,7 @@ class Site:
         server.close()
 
     async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(ConnectionError, asyncio.IncompleteReadError):
+        with suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             while head := await reader.readuntil(b"\r\n\r\n"):
                 self._now += 1
                 self.most_at_once = max(self.most_at_once, self._now)
@@ -130,7 +130,7 @@ class Site:
 
     def _reply(self, path: str, headers: dict[str, str]) -> Reply:
         name = path.partition("?")[0]
-        for prefix, handler in {**HANDLERS, **self.extra}.items():
+        for prefix, handler in [*self.extra.items(), *HANDLERS.items()]:
             if name == prefix or (prefix.endswith("/") and prefix != "/" and name.startswith(prefix)):
                 return handler(self, path, headers)
         return Reply(404, b"nothing here")

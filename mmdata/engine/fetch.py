@@ -12,6 +12,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
+from mmdata.engine.tasks import in_order
 from mmdata.engine.work import Done, Slice
 from mmdata.listing import on_the_web
 from mmdata.net.fetcher import Answer, Fetcher, FetchError, Validators
@@ -53,22 +54,16 @@ async def fetch_part(fetcher: Fetcher, want: Want, out: Path) -> Done:
     began = time.process_time()
     done = Done(0)
     lock = asyncio.Lock()
-    todo = iter(want.urls.items())
     with FetchPartWriter(out) as writer:
 
         async def store(row: dict[str, Any], data: bytes | None) -> None:
             async with lock:
                 await asyncio.to_thread(writer.add, row, data)
             done.samples += 1
-            done.failures.append((row["reason"], row["detail"]) if row["reason"] else None)
+            done.failures.append((row["reason"], row["detail"]) if row.get("reason") else None)
 
-        async def runner() -> None:
-            for url, max_bytes in todo:
-                await _one(fetcher, want, url, max_bytes, store)
-
-        async with asyncio.TaskGroup() as group:
-            for _ in range(min(_AT_ONCE, len(want.urls))):
-                group.create_task(runner())
+        each = (_one(fetcher, want, url, max_bytes, store) for url, max_bytes in want.urls.items())
+        await in_order(each, min(_AT_ONCE, len(want.urls)))
         await asyncio.to_thread(writer.flush)
     done.cpu_s = time.process_time() - began
     return done
