@@ -129,7 +129,7 @@ def iter_chunks(
 def parse_line(line: bytes) -> Input:
     """An input as the listing holds it."""
     value = json.loads(line)
-    refs = tuple(Ref(**{**ref, "span": _pair(ref.get("span")), "clip": _pair(ref.get("clip"))}) for ref in value["refs"])
+    refs = tuple(Ref(**{name: _pair(part) for name, part in ref.items()}) for ref in value["refs"])
     return Input(value["key"], refs, value["attributes"], _pair(value["problem"]))
 
 
@@ -194,8 +194,9 @@ def input_line(found: Input) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace") + b"\n"
 
 
-def _pair(value: list[Any] | None) -> Any:
-    return None if value is None else tuple(value)
+def _pair(value: Any) -> Any:
+    """JSON knows no tuples."""
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _content(found: Input) -> list[Any]:

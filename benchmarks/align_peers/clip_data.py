@@ -110,7 +110,7 @@ def _as_photo(picture: Path, seed: int, sides_px: tuple[int, int]) -> Any:
     import numpy as np
     from PIL import Image
 
-    from mmdata.models.clip_image import to_rgb
+    from mmdata.media.image import to_rgb
 
     rng = np.random.default_rng(seed)
     with Image.open(picture) as stamp:

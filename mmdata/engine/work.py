@@ -28,7 +28,7 @@ from mmdata.listing import Chunk, input_line, parse_line
 from mmdata.plan import Plan
 from mmdata.sample import Failure, Member, Modality, Sample, child_id, sample_id
 from mmdata.steps.base import Align, Augment, Discovered, Edge, Found, Ingest, Input, Place, Score, Scorer, Veto
-from mmdata.store.curation import Curation
+from mmdata.store.curation import Curation, Rows
 from mmdata.store.found import FoundPartWriter
 from mmdata.store.parts import (
     SCORE_SCHEMA,
@@ -461,8 +461,8 @@ def decide(plan: Plan, scratch: Path, memory: str) -> Done:
     base = [plan.part(*part) for part in plan.base_parts()]
     scores = [plan.part(*part) for part in plan.score_parts()]
     scratch.mkdir(parents=True, exist_ok=True)
-    retried = [plan.part(*part) for part in plan.retried_parts()]
-    curation = Curation.load(pipeline.columns, pipeline.spec.seed, base, scores, scratch, memory, retried)
+    rows = Rows(base, scores, [plan.part(*part) for part in plan.retried_parts()])
+    curation = Curation.load(pipeline.columns, pipeline.spec.seed, rows, scratch, memory)
     (scratch / "decided").mkdir()
     of = {
         step.label: [plan.part(*part) for part in plan.score_parts() if part[0] == step.label]

@@ -9,7 +9,7 @@ import warnings
 from typing import Any, Final
 from xml.parsers import expat
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from mmdata.errors import SampleError
 
@@ -118,6 +118,28 @@ def open_image(data: bytes, max_pixels: int, min_side_px: int | None = None) -> 
             raise SampleError("bad_image", f"cannot be decoded: {_first_line(error)}") from None
     upright.format = image.format
     return upright
+
+
+def orientation(data: bytes) -> int:
+    """How EXIF says that the image lies, 1 to 8; 1 (upright) where it does not say, or not so that it can be read."""
+    try:
+        with Image.open(io.BytesIO(data), formats=list(FORMATS)) as image:
+            found = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # noqa: BLE001 - whatever a parser of hostile bytes raises
+        return 1
+    return found if isinstance(found, int) and 1 <= found <= len(Image.Transpose) + 1 else 1
+
+
+def to_rgb(image: Image.Image, ground: tuple[int, int, int] = (255, 255, 255)) -> Image.Image:
+    """RGB, with transparency on a ground and 16-bit grey scaled to 8 bits (Pillow would clip it)."""
+    if image.mode.startswith("I;16"):
+        import numpy as np
+
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    layer = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", layer.size, (*ground, 255)), layer).convert("RGB")
 
 
 def _decode_reduced(image: Image.Image, min_side_px: int) -> None:

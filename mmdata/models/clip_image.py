@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from mmdata.media.image import to_rgb
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -59,17 +61,6 @@ def prepare_image(recipe: ImageRecipe, image: Image.Image) -> NDArray[np.uint8]:
     scale = {"shortest": _scale_shortest, "longest": _scale_longest, "squash": _scale_squash}[recipe.resize_mode]
     square = scale(recipe, to_rgb(image))
     return np.ascontiguousarray(np.asarray(square, dtype=np.uint8).transpose(2, 0, 1))
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """RGB, with transparency on white and 16-bit grey scaled to 8 bits (Pillow would clip it)."""
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    layer = image.convert("RGBA")
-    white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
-    return Image.alpha_composite(white, layer).convert("RGB")
 
 
 def _scale_shortest(recipe: ImageRecipe, image: Image.Image) -> Image.Image:

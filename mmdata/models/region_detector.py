@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from mmdata.errors import MissingExtraError, WeightsError
-from mmdata.models.clip_image import to_rgb
+from mmdata.media.image import to_rgb
 from mmdata.models.device import resolve_device
 from mmdata.models.regions import Region
 from mmdata.models.weights import Weights, content_identity

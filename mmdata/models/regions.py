@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 
 from mmdata.errors import SampleError
-from mmdata.models.clip_image import ImageRecipe, prepare_image, to_rgb
+from mmdata.media.image import to_rgb
+from mmdata.models.clip_image import ImageRecipe, prepare_image
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

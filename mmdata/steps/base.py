@@ -115,7 +115,7 @@ class Source(Step):
 
     @property
     def scattered(self) -> bool:
-        """Whether its inputs are taken in the order of their ids: where they name URLs, whose neighbours share hosts."""
+        """Whether inputs are taken in the order of their ids: neighbours by URL share a host."""
         return False
 
     @abstractmethod

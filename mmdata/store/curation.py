@@ -56,6 +56,21 @@ class Columns:
         ]
 
 
+@dataclass(frozen=True)
+class Rows:
+    """The parts that a build is made of.
+
+    Attributes:
+        base: base parts.
+        scores: score parts.
+        retried: those of `base` whose failed fetches are spoken of by others of `base`.
+    """
+
+    base: Sequence[Path]
+    scores: Sequence[Path]
+    retried: Sequence[Path] = ()
+
+
 class Curation:
     """A DuckDB session over one build's candidates."""
 
@@ -85,16 +100,7 @@ class Curation:
         return cls(connection, columns, 0)
 
     @classmethod
-    def load(
-        cls,
-        columns: Columns,
-        seed: int,
-        base: Sequence[Path],
-        scores: Sequence[Path],
-        scratch: Path,
-        memory: str,
-        retried: Sequence[Path] = (),
-    ) -> Curation:
+    def load(cls, columns: Columns, seed: int, rows: Rows, scratch: Path, memory: str) -> Curation:
         """Tables of the rows of parts; what does not fit in `memory` spills into the folder `scratch`.
 
         After loading, no SQL can read or write any file but in that folder: rules may come from strangers. There are no
@@ -103,9 +109,11 @@ class Curation:
         config = {"memory_limit": memory, "temp_directory": str(scratch / "spill"), "preserve_insertion_order": False}
         connection = sql.connect(str(scratch / "curation.duckdb"), **config)
         connection.execute(f"SET allowed_directories = [{quoted(str(scratch))}]")
-        connection.execute(f"CREATE TABLE base AS SELECT *, filename AS part FROM ({base_rows(base, retried)})")
-        if scores:
-            connection.execute(f"CREATE TABLE scores AS SELECT * FROM {parquet(scores)}")
+        connection.execute(
+            f"CREATE TABLE base AS SELECT *, filename AS part FROM ({base_rows(rows.base, rows.retried)})"
+        )
+        if rows.scores:
+            connection.execute(f"CREATE TABLE scores AS SELECT * FROM {parquet(rows.scores)}")
         else:
             connection.execute(_NO_SCORES)
         connection.execute("SET enable_external_access = false")

@@ -27,7 +27,7 @@ from mmdata.sample import MODALITIES, Member, Sample, child_id
 from mmdata.steps import registry
 from mmdata.steps.align.reconcile import _Recipe as ReconcileRecipe
 from mmdata.steps.base import Align, Augment, Curate, Ingest, Ref, Source, Step, Write
-from mmdata.store.curation import Columns, Curation
+from mmdata.store.curation import Columns, Curation, Rows
 from mmdata.store.parts import SCORE_SCHEMA, BasePartWriter, iter_samples, read_base_rows, write_table
 
 STEPS = {f"{block}.{name}": step for block, names in registry.all_steps().items() for name, step in names.items()}
@@ -164,7 +164,7 @@ def part(folder: Path, *samples: Sample) -> Path:
 def curated(step: Curate, folder: Path, *samples: Sample) -> Any:
     folder.mkdir(exist_ok=True)
     write_table(folder / "scores.parquet", pa.Table.from_pylist([], SCORE_SCHEMA))
-    curation = Curation.load(COLUMNS, 0, [part(folder, *samples)], [folder / "scores.parquet"], folder, "1GB")
+    curation = Curation.load(COLUMNS, 0, Rows([part(folder, *samples)], [folder / "scores.parquet"]), folder, "1GB")
     curation.judge()
     step.apply(curation)
     return [

@@ -19,8 +19,7 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from mmdata.errors import SampleError
-from mmdata.media.image import open_image, rasterise_svg
-from mmdata.models.clip_image import to_rgb
+from mmdata.media.image import open_image, rasterise_svg, to_rgb
 from mmdata.models.phrases import find_phrases
 from mmdata.sample import Member, Sample
 from mmdata.steps.align.regions import Regions

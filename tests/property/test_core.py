@@ -24,7 +24,7 @@ from mmdata.steps.base import Input, Ref
 from mmdata.steps.curate.duplicates import Duplicates
 from mmdata.steps.curate.rules import Rules
 from mmdata.steps.curate.splits import Splits
-from mmdata.store.curation import Columns, Curation
+from mmdata.store.curation import Columns, Curation, Rows
 from mmdata.store.parts import SCORE_SCHEMA, BasePartWriter, iter_samples, read_base_rows, write_table
 from mmdata.store.selection import decide_fates
 from mmdata.store.tar import TarWriter
@@ -65,7 +65,7 @@ def loaded(folder: Path, rows: list[dict[str, Any]]) -> Curation:
         if row["score"] is not None
     ]
     write_table(folder / "scores.parquet", pa.Table.from_pylist(scores, SCORE_SCHEMA))
-    curation = Curation.load(COLUMNS, 0, [folder / "base.parquet"], [folder / "scores.parquet"], folder, "1GB")
+    curation = Curation.load(COLUMNS, 0, Rows([folder / "base.parquet"], [folder / "scores.parquet"]), folder, "1GB")
     curation.judge()
     return curation
 

@@ -88,8 +88,7 @@ class Ocr(Align):
         import numpy as np
         from PIL import Image
 
-        from mmdata.media.image import ANY_SIZE, open_image
-        from mmdata.models.clip_image import to_rgb
+        from mmdata.media.image import ANY_SIZE, open_image, to_rgb
 
         if not edges or self.image not in sample.members:
             return None

@@ -1,31 +1,67 @@
-"""`image`: checked by a full decode, kept as it came; SVG becomes PNG."""
+"""`image`: checked by a full decode; kept as it came, or resized and encoded; its metadata cut out; SVG becomes PNG."""
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import ByteSize, Field
+from pydantic import ByteSize, Field, StringConstraints, model_validator
 
 from mmdata.sample import Member, Modality
 from mmdata.steps.base import Ingest, Ref
 
+_GROUNDS = {"white": "#ffffff", "black": "#000000"}
+Ground = Literal["white", "black"] | Annotated[str, StringConstraints(pattern=r"^#[0-9a-fA-F]{6}$")]
+
 
 class Image(Ingest):
-    """Images: limits, a full decode to be sure, width and height. The payload stays as it came; SVG is drawn as PNG."""
+    """Images: limits, a full decode to be sure, width and height. SVG is drawn as PNG.
+
+    Pixels stay as they came where nothing asks for others; what EXIF says of how a picture lies is applied, and what it
+    and its like say of owner, place and time is cut out. Pixels that change become sRGB, 8 bits.
+    """
 
     step: ClassVar[str] = "image"
+    version: ClassVar[int] = 2
     modality: ClassVar[Modality] = "image"
     max_bytes: ByteSize = Field(ByteSize(50 << 20), description="larger files have failed, unread")
     max_pixels: int = Field(50_000_000, ge=1, description="larger images have failed, undecoded")
     svg_side_px: int = Field(512, ge=16, le=8192, description="longer side that an SVG is drawn at")
+    resize: Literal["keep", "keep_ratio", "longest", "center_crop", "border"] = Field(
+        "keep",
+        description="side_px becomes the shorter side (keep_ratio), the longest, or that of a square: cut out of the "
+        "middle (center_crop) or with the whole image on it (border)",
+    )
+    side_px: int | None = Field(None, ge=1, le=16384, description="see resize")
+    only_if_bigger: bool = Field(False, description="leave smaller images in their size")
+    encode: Literal["keep", "jpeg", "webp", "png"] = Field("keep", description="format that is stored")
+    quality: int = Field(95, ge=1, le=100, description="of JPEG and WebP, where pixels are encoded")
+    alpha_ground: Ground | None = Field(
+        None, description="white, black or #rrggbb that transparent pixels lie on; default: white, where JPEG has none"
+    )
+    keep_metadata: bool = Field(False, description="keep files whose pixels do not change byte for byte, GPS and all")
+
+    @model_validator(mode="after")
+    def _side_fits(self) -> Image:
+        if (self.resize == "keep") != (self.side_px is None):
+            raise ValueError("`resize` and `side_px` go together: the one says how, the other to what")
+        return self
 
     def decode(self, ref: Ref, data: bytes) -> Member:
         """The member, measured. Raises SampleError as `mmdata.media.image` does."""
-        from mmdata.media.image import FORMATS, is_svg, open_image, rasterise_svg
+        from mmdata.media.image import FORMATS, is_svg, rasterise_svg
+        from mmdata.media.image_write import normalise
 
         if is_svg(data):
             data = rasterise_svg(data, self.svg_side_px, self.max_pixels)
-        image = open_image(data, self.max_pixels)
-        mime, extension = FORMATS[str(image.format)]
-        measures = {"width": image.width, "height": image.height}
-        return Member(ref.name, "image", mime, extension, data, ref.lang, measures)
+        stored = normalise(data, self._target(), self.max_pixels)
+        mime, extension = FORMATS[stored.format]
+        measures = {"width": stored.width, "height": stored.height}
+        return Member(ref.name, "image", mime, extension, stored.data, ref.lang, measures)
+
+    def _target(self) -> Any:
+        from mmdata.media.image_write import Target
+
+        colour = _GROUNDS.get(self.alpha_ground or "", self.alpha_ground or "")
+        ground = (int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)) if colour else None
+        side_px = self.side_px or 0
+        return Target(self.resize, side_px, self.only_if_bigger, self.encode, self.quality, ground, self.keep_metadata)

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from mmdata.errors import SampleError
-from mmdata.media.image import open_image, rasterise_svg
-from mmdata.models.clip_image import ImageRecipe, prepare_image, to_rgb
+from mmdata.media.image import open_image, rasterise_svg, to_rgb
+from mmdata.models.clip_image import ImageRecipe, prepare_image
 
 ANY = 1 << 40
 

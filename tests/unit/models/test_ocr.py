@@ -90,8 +90,7 @@ def test_the_same_image_reads_the_same_whatever_came_before(model: OcrModel) -> 
 
 @pytest.mark.slow
 def test_stamps_are_no_pictures_of_their_captions(model: OcrModel, stamps_dir: Path) -> None:
-    from mmdata.media.image import open_image
-    from mmdata.models.clip_image import to_rgb
+    from mmdata.media.image import open_image, to_rgb
 
     paths = sorted(path for path in stamps_dir.rglob("*.png") if path.with_suffix(".txt").exists())[::20]
     assert len(paths) > 25

@@ -16,7 +16,7 @@ from mmdata.steps.base import Curate
 from mmdata.steps.curate.duplicates import Duplicates
 from mmdata.steps.curate.rules import Rules
 from mmdata.steps.curate.splits import Splits
-from mmdata.store.curation import Columns, Curation
+from mmdata.store.curation import Columns, Curation, Rows
 from mmdata.store.parts import SCORE_SCHEMA, BasePartWriter, write_table
 from mmdata.store.selection import decide_fates
 
@@ -69,7 +69,7 @@ def loaded(folder: Path, rows: Iterable[Row], *, seed: int = 0) -> Curation:
         if row.score is not None
     ]
     write_table(folder / "scores.parquet", pa.Table.from_pylist(scores, SCORE_SCHEMA))
-    curation = Curation.load(COLUMNS, seed, [folder / "base.parquet"], [folder / "scores.parquet"], folder, "1GB")
+    curation = Curation.load(COLUMNS, seed, Rows([folder / "base.parquet"], [folder / "scores.parquet"]), folder, "1GB")
     curation.judge()
     return curation
 

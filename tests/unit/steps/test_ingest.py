@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image as Pictures
 
-from mmdata.engine.work import ingest_part, read_inputs
+from mmdata.engine.work import Slice, ingest_part
 from mmdata.errors import SampleError
 from mmdata.media.text import count_words, detect_language
 from mmdata.sample import Member, sample_id
@@ -294,8 +294,9 @@ def test_a_part_holds_a_row_for_every_input_with_its_reason(tmp_path: Path) -> N
         *({"key": key, "refs": refs} for key, refs in inputs.items()),
         {"key": "row", "refs": [], "problem": ["no_key", "the row has no key"]},
     )
-    assert [found.key for found in read_inputs(tmp_path / "listing", span)] == [*inputs, "row"]
-    done = ingest_part("s", HOW, tmp_path / "listing", span, tmp_path / "p.parquet", {"killer": "it died"})
+    chunk = Slice("s", tmp_path / "listing", *span)
+    assert [found.key for found in chunk.inputs()] == [*inputs, "row"]
+    done = ingest_part(chunk, HOW, tmp_path / "p.parquet", {"killer": "it died"})
     rows = {row["key"]: row for row in read_base_rows(tmp_path / "p.parquet")}
     assert {key: (row["failed_step"], row["reason"]) for key, row in rows.items()} == {
         "good": (None, None),
