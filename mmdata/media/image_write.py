@@ -166,8 +166,8 @@ def _encode(image: Image.Image, kind: str, quality: int) -> bytes:
 def without_metadata(data: bytes, image: Image.Image) -> bytes:
     """The same pixels without EXIF, XMP, IPTC, comments and whatever follows the image's end.
 
-    Colour profiles stay: they say what the pixels mean. GIF and BMP have no such fields worth the name; a TIFF is
-    written anew, without loss.
+    Colour profiles stay: they say what the pixels mean. GIF and BMP have no such fields worth the name; a TIFF that
+    has some is written anew without loss, its first image.
     """
     kind = image.format
     try:
@@ -180,7 +180,7 @@ def without_metadata(data: bytes, image: Image.Image) -> bytes:
     except (IndexError, struct.error, ValueError):
         # Pillow could read it and we cannot walk it: then it is written anew.
         return _encode(image, str(kind), 100)
-    if kind == "TIFF" and getattr(image, "n_frames", 1) == 1 and _TIFF_PRIVATE & set(getattr(image, "tag_v2", ())):
+    if kind == "TIFF" and _has_private_tags(data):
         # A copy is no TIFF any more, whose fields Pillow would carry over.
         plain, buffer = image.copy(), io.BytesIO()
         plain.info = {}
@@ -192,6 +192,13 @@ def without_metadata(data: bytes, image: Image.Image) -> bytes:
 # TIFF 6.0, section 8, and its extensions: description, maker, model, software, time, artist, host, XMP, copyright,
 # IPTC, Photoshop, EXIF, GPS.
 _TIFF_PRIVATE: Final = {270, 271, 272, 305, 306, 315, 316, 700, 33432, 33723, 34377, 34665, 34853}
+
+
+def _has_private_tags(data: bytes) -> bool:
+    with Image.open(io.BytesIO(data), formats=["TIFF"]) as tiff:
+        return bool(_TIFF_PRIVATE & set(tiff.getexif()))
+
+
 _EOI, _SOS = 0xD9, 0xDA
 _STANDS_ALONE: Final = frozenset({0x01, *range(0xD0, 0xD8)})
 _APP0, _APP2, _APP14, _APP15, _COMMENT = 0xE0, 0xE2, 0xEE, 0xEF, 0xFE
