@@ -72,7 +72,7 @@ def on_the_web(ref: Ref) -> bool:
 
 def crawl_folder(output: Path, source: Crawled, as_of: str | None) -> Path:
     """Where a crawl records what it visits."""
-    return output / "crawl" / f"{source.label}-{fingerprint(source.identity(), as_of)}"
+    return output / "crawl" / f"{source.label}-{fingerprint(source.crawl_identity(), as_of)}"
 
 
 def is_crawled(folder: Path) -> bool:

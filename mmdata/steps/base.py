@@ -175,6 +175,10 @@ class Crawled(Discovered):
     """A source that walks the web first; what it visits is recorded in files, which are its places."""
 
     @abstractmethod
+    def crawl_identity(self) -> dict[str, Any]:
+        """What decides which pages are visited: names the crawl's folder."""
+
+    @abstractmethod
     async def crawl(self, fetcher: Fetcher, folder: Path, told: Callable[[int, int], None]) -> None:
         """Walk, and record in `folder`, until nothing is left; called again after a crash, it goes on.
 

@@ -25,7 +25,12 @@ FAMILIES: Final[dict[str, type[base.Step]]] = {
 }
 # Name -> module and class; imported only when named, so that a plan stays fast.
 OWN: Final[dict[str, dict[str, str]]] = {
-    "sources": {"files": "sources.files:Files", "table": "sources.table:Table"},
+    "sources": {
+        "files": "sources.files:Files",
+        "table": "sources.table:Table",
+        "warc": "sources.warc:Warc",
+        "web": "sources.web:Web",
+    },
     "ingest": {"image": "ingest.image:Image", "audio": "ingest.audio:Audio", "text": "ingest.text:Text"},
     "align": {
         "clip": "align.clip:Clip",

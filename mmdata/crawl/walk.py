@@ -1,0 +1,195 @@
+"""Visit the pages of a site, level by level, and record them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from mmdata.crawl.frontier import Frontier, Outcome, Visit
+from mmdata.crawl.recording import Recorder
+from mmdata.crawl.scope import Scope
+from mmdata.crawl.sitemaps import MOST_BYTES, read_sitemap
+from mmdata.errors import SampleError
+from mmdata.media.html import extract
+from mmdata.net.address import checked_url
+from mmdata.net.errors import FetchError
+from mmdata.net.fetcher import Answer, Fetcher
+from mmdata.net.rights import meta_rights
+from mmdata.net.sniff import sniff
+
+_ACCEPT: Final = "text/html,application/xhtml+xml;q=0.9,*/*;q=0.1"
+_PAGES: Final = frozenset({"text/html", "application/xhtml+xml", "text/xml"})
+_MOST_SITEMAPS: Final = 10_000
+_TELL_EVERY: Final = 20
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a crawl begins: pages, and sitemaps (None: those that robots.txt names, else /sitemap.xml)."""
+
+    seeds: Sequence[str]
+    sitemaps: Sequence[str] | None
+
+
+async def walk(fetcher: Fetcher, start: Start, scope: Scope, folder: Path, told: Callable[[int, int], None]) -> None:
+    """Visit all that is in scope, and write `done.json` and `pages.parquet` into `folder`; goes on where it stopped."""
+    with closing(Frontier(folder / "frontier.sqlite")) as frontier:
+        recorder = Recorder(folder, frontier.recorded())
+        walker = _Walker(fetcher, scope, frontier, recorder, told)
+        try:
+            frontier.add(_normal(start.seeds), "page", 0)
+            frontier.add(await walker.sitemaps(start), "sitemap", 0)
+            await walker.all_of("sitemap")
+            await walker.all_of("page")
+        finally:
+            # A file that a crash leaves open is cut to what is committed; this one is whole.
+            recorder.close()
+        _write_pages(folder / "pages.parquet", frontier.rows())
+        pages, size = frontier.spent()
+        (folder / "done.json").write_text(json.dumps({"pages": pages, "bytes": size}), encoding="utf-8")
+        told(pages, pages)
+
+
+class _Walker:
+    def __init__(
+        self, fetcher: Fetcher, scope: Scope, frontier: Frontier, recorder: Recorder, told: Callable[[int, int], None]
+    ) -> None:
+        self.fetcher = fetcher
+        self.scope = scope
+        self.frontier = frontier
+        self.recorder = recorder
+        self.told = told
+        self.pages, self.bytes = frontier.spent()
+
+    async def sitemaps(self, start: Start) -> list[str]:
+        if start.sitemaps is not None:
+            return _normal(start.sitemaps)
+        found: list[str] = []
+        for origin in dict.fromkeys(str(checked_url(seed).origin()) for seed in start.seeds):
+            try:
+                found += await self.fetcher.sitemaps(origin) or [f"{origin}/sitemap.xml"]
+            except FetchError:
+                continue  # its pages will say so
+        return _normal(found)
+
+    async def all_of(self, kind: str) -> None:
+        """Visit all URLs of a kind; so many at once as the fetcher takes."""
+        changed = asyncio.Event()
+        under_way: set[asyncio.Task[None]] = set()
+        try:
+            while True:
+                while len(under_way) < self.fetcher.settings.connections and (visit := self._next(kind, under_way)):
+                    task = asyncio.create_task(self._visit(visit))
+                    under_way.add(task)
+                    task.add_done_callback(lambda _: changed.set())
+                if not under_way:
+                    return
+                await changed.wait()
+                changed.clear()
+                for task in [task for task in under_way if task.done()]:
+                    under_way.discard(task)
+                    task.result()
+        finally:
+            for task in under_way:
+                task.cancel()
+            await asyncio.gather(*under_way, return_exceptions=True)
+
+    def _next(self, kind: str, under_way: set[asyncio.Task[None]]) -> Visit | None:
+        if kind == "page" and (
+            self.pages + len(under_way) >= self.scope.max_pages or self.bytes >= self.scope.max_bytes
+        ):
+            return None
+        return self.frontier.take(kind)
+
+    async def _visit(self, visit: Visit) -> None:
+        most, accept = (MOST_BYTES, "*/*") if visit.kind == "sitemap" else (self.scope.max_page_bytes, _ACCEPT)
+        try:
+            # What an owner wants kept out of training is recorded as that: it is the pairs that it costs.
+            async with self.fetcher.get(visit.url, most, accept=accept, opt_out=False) as answer:
+                if visit.kind == "sitemap":
+                    await self._sitemap(visit, answer)
+                else:
+                    await self._page(visit, answer)
+        except SampleError as error:
+            status = getattr(error, "status", None)
+            self.frontier.settle(visit, Outcome("failed", error.reason, str(error), status=status))
+        if visit.kind == "page":
+            self.pages += 1
+        if self.pages % _TELL_EVERY == 0:
+            self.told(self.pages, self.frontier.known())
+
+    async def _sitemap(self, visit: Visit, answer: Answer) -> None:
+        found = await asyncio.to_thread(read_sitemap, answer.data)
+        # Pages of a sitemap are no links away from anything.
+        self.frontier.add(self._inside(found.pages), "page", 0)
+        deeper = _normal(found.sitemaps) if self.frontier.known() < _MOST_SITEMAPS else []
+        self.frontier.settle(visit, _outcome("done", answer), deeper, kind="sitemap")
+
+    async def _page(self, visit: Visit, answer: Answer) -> None:
+        self.bytes += len(answer.data)
+        reason = self._no_page(visit, answer)
+        if reason:
+            self.frontier.settle(visit, _outcome("skipped", answer, *reason))
+            return
+        page = await asyncio.to_thread(extract, answer.data, answer.final_url, answer.charset)
+        says = meta_rights(page.meta, self.fetcher.settings.user_agent)
+        follow = "nofollow" not in {*says.robots, *answer.robots} and visit.depth < self.scope.max_depth
+        recorded = self.recorder.write(answer)
+        links = self._inside(page.links) if follow else []
+        self.frontier.settle(visit, _outcome("done", answer), links, recorded)
+
+    def _no_page(self, visit: Visit, answer: Answer) -> tuple[str, str] | None:
+        kind = sniff(answer.data, answer.declared)
+        if kind not in _PAGES:
+            return "no_page", f"it is {kind}"
+        final = str(checked_url(answer.final_url))
+        if final != visit.url:
+            if not self.scope.has(final):
+                return "out_of_scope", f"it redirects to {final}"
+            if not self.frontier.claim(final):
+                return "seen_already", f"it redirects to {final}"
+        return None
+
+    def _inside(self, links: Iterable[str]) -> list[str]:
+        return [url for url in _normal(links) if self.scope.has(url)]
+
+
+def _outcome(state: str, answer: Answer, reason: str | None = None, detail: str | None = None) -> Outcome:
+    final = str(checked_url(answer.final_url))
+    return Outcome(state, reason, detail, final, answer.status, len(answer.data), answer.attempts)
+
+
+def _normal(urls: Iterable[str]) -> list[str]:
+    """URLs that can be asked for, each once, written as the fetcher writes them."""
+    found: dict[str, None] = {}
+    for url in urls:
+        try:
+            found.setdefault(str(checked_url(url)))
+        except FetchError:
+            continue
+    return list(found)
+
+
+def _write_pages(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    names = {"depth": pa.int32(), "turn": pa.int64(), "status": pa.int32(), "bytes": pa.int64(), "attempts": pa.int32()}
+    texts = ("url", "kind", "state", "reason", "detail", "final_url")
+    schema = pa.schema([*((name, pa.string()) for name in texts), *((n, t) for n, t in names.items() if n != "turn")])
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        batch: list[dict[str, Any]] = []
+        for row in rows:
+            batch.append(row)
+            if len(batch) == _BATCH_ROWS:
+                writer.write_table(pa.Table.from_pylist(batch, schema))
+                batch.clear()
+        writer.write_table(pa.Table.from_pylist(batch, schema))
+
+
+_BATCH_ROWS: Final = 10_000

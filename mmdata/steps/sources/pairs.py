@@ -1,0 +1,179 @@
+"""The pairs of recorded web pages: what the sources `web` and `warc` have in common."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from pydantic import ByteSize, Field, model_validator
+
+from mmdata.errors import SampleError
+from mmdata.sample import Modality
+from mmdata.steps.base import Declared, Discovered, Input, Keep, Place, Ref
+
+Taken = Literal["image", "video", "audio"]
+TextKind = Literal["figcaption", "alt", "aria_label", "title", "json_ld", "og", "heading", "transcript"]
+_PREFERRED: Final[list[TextKind]] = ["figcaption", "alt", "aria_label", "title", "json_ld", "og"]
+_PAGES: Final = frozenset({"text/html", "application/xhtml+xml", "text/xml"})
+_OK: Final = 200
+_MEDIA: Final = ("image/", "video/", "audio/")
+_FOR_IMAGES_ALONE: Final = "noimageai"
+
+
+class Pages(Discovered):
+    """What a source of recorded pages lets one choose."""
+
+    take: list[Taken] = Field(default=["image"], min_length=1, description="media that are wanted")
+    texts: list[TextKind] = Field(
+        default=_PREFERRED, min_length=1, description="texts that may be the caption, the best first"
+    )
+    all_texts: bool = Field(False, description="make a member of each kind of text too: alt, figcaption, ...")
+    caption_required: bool = Field(True, description="whether media without any such text have failed")
+    obey_opt_out: bool = Field(True, description="leave out media of pages that say noai, noimageai, noml or TDM")
+    max_page_bytes: ByteSize = Field(ByteSize(8 << 20), description="longer pages are not read")
+    max_media_bytes: ByteSize = Field(ByteSize(200 << 20), description="of media that stand in the recording itself")
+
+    @model_validator(mode="after")
+    def _no_kind_twice(self) -> Pages:
+        for name in ("take", "texts"):
+            if len(set(getattr(self, name))) < len(getattr(self, name)):
+                raise ValueError(f"{name}: something stands there twice")
+        return self
+
+    @property
+    def scattered(self) -> bool:
+        """Neighbours share a host."""
+        return True
+
+    def members(self) -> dict[str, Declared]:
+        """The media, their caption, subtitles of video, transcripts of audio."""
+        alone = len(self.take) == 1
+        found: dict[str, Declared] = {kind: Declared(_modality(kind), alone) for kind in self.take}
+        found["caption"] = Declared("text", self.caption_required)
+        if "video" in self.take:
+            found["subtitles"] = Declared("text", False)
+        names = [*self.texts, "transcript"] if self.all_texts else ["transcript"] if "audio" in self.take else []
+        return found | {name: Declared("text", False) for name in names}
+
+    def pairs(self, path: Path, keep: Keep, *, with_media: bool) -> Iterator[Input]:
+        """All pairs of a WARC file; `with_media`: it may hold the media themselves."""
+        from mmdata.crawl.recording import Damaged, read_records
+
+        inside = _Inside(path, keep, int(self.max_media_bytes)) if with_media else None
+        for record in read_records(path, int(self.max_page_bytes)):
+            if isinstance(record, Damaged):
+                yield Input(f"{path.name} {record.offset}", (), {}, ("bad_record", f"{path}: {record.detail}"))
+            elif record.status == _OK and len(record.data) <= self.max_page_bytes:
+                yield from self._of_page(record, inside)
+
+    def _of_page(self, record: Any, inside: _Inside | None) -> Iterator[Input]:
+        from mmdata.media.html import extract
+        from mmdata.net.rights import header_rights, meta_rights
+        from mmdata.net.sniff import sniff
+
+        declared, _, rest = record.header("Content-Type").partition(";")
+        if sniff(record.data, declared.strip().lower() or None) not in _PAGES:
+            return
+        try:
+            page = extract(record.data, record.url, _charset(rest))
+        except SampleError as error:
+            yield Input(record.url, (), {}, (error.reason, f"{record.url}: {error}"))
+            return
+        rights = header_rights(record.headers, "mmdata") | meta_rights(page.meta, "mmdata")
+        if "noindex" in rights.robots:
+            return
+        about = {"page": record.url, "page_title": page.title, "page_lang": page.lang, "page_licence": page.licence}
+        for media in page.media:
+            if media.kind in self.take:
+                yield self._input(media, {k: v for k, v in about.items() if v}, rights.opt_out, inside)
+
+    def _input(self, media: Any, about: dict[str, str], opt_out: tuple[str, ...], inside: _Inside | None) -> Input:
+        kind = next((kind for kind in self.texts if media.texts.get(kind)), None)
+        caption = media.texts[kind] if kind else None
+        key = f"{media.url} {hashlib.sha256(caption.encode()).hexdigest()[:8] if caption else '-'}"
+        refs = [self._media_ref(media, inside), _text("caption", caption, required=self.caption_required)]
+        names = self.members()
+        if "subtitles" in names and media.tracks:
+            track = media.tracks[0]
+            refs.append(Ref("subtitles", "text", track.url, None, track.lang, required=False, version=_of(track.url)))
+        refs += [
+            _text(name, media.texts[name], required=False)
+            for name in names
+            if name not in {"caption", "subtitles"} and media.texts.get(name)
+        ]
+        licence = media.licence or about.pop("page_licence", None)
+        facts = {"caption_kind": kind, "licence": licence, "opt_out": ", ".join(opt_out) or None}
+        attributes = {**about, **{name: value for name, value in facts.items() if value}}
+        says = [word for word in opt_out if word != _FOR_IMAGES_ALONE or media.kind == "image"]
+        problem = ("opted_out", f"its page says {', '.join(says)}") if says and self.obey_opt_out else None
+        return Input(key, tuple(refs), attributes, problem)
+
+    def _media_ref(self, media: Any, inside: _Inside | None) -> Ref:
+        place = inside.place(media.url) if inside else None
+        modality = _modality(media.kind)
+        if place is None:
+            return Ref(media.kind, modality, media.url, version=_of(media.url))
+        path, span, digest = place
+        return Ref(media.kind, modality, path, version=digest, span=span)
+
+
+@dataclass
+class _Inside:
+    """Media that a recording holds: an index of where, and what was taken out of it."""
+
+    path: Path
+    keep: Keep
+    max_bytes: int
+    _kept: dict[str, tuple[str, tuple[int, int], str]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        from mmdata.crawl.recording import Record, read_records
+
+        self._offsets = {
+            record.url: record.offset
+            for record in read_records(self.path, 0)
+            if isinstance(record, Record) and record.status == _OK and _is_media(record)
+        }
+
+    def place(self, url: str) -> tuple[str, tuple[int, int], str] | None:
+        """Where the payload of a URL is now, and its digest; None where the recording has none."""
+        from mmdata.crawl.recording import read_record
+
+        if url in self._offsets and url not in self._kept:
+            data = read_record(self.path, self._offsets[url], self.max_bytes).data
+            if len(data) > self.max_bytes:
+                del self._offsets[url]
+                return None
+            self._kept[url] = (*self.keep(data), hashlib.sha256(data).hexdigest()[:16])
+        return self._kept.get(url)
+
+
+def _is_media(record: Any) -> bool:
+    return str(record.header("Content-Type")).strip().lower().startswith(_MEDIA)
+
+
+def _modality(kind: str) -> Modality:
+    return {"image": "image", "video": "video", "audio": "audio"}[kind]  # type: ignore[return-value]
+
+
+def _charset(rest: str) -> str | None:
+    name, _, value = rest.strip().partition("=")
+    return value.strip("\"' ") if name.strip().lower() == "charset" else None
+
+
+def _text(name: str, text: str | None, *, required: bool) -> Ref:
+    version = hashlib.sha256(text.encode()).hexdigest()[:16] if text else None
+    return Ref(name, "text", None if text else f"{name} of the page", text, required=required, version=version)
+
+
+def _of(url: str) -> str:
+    return hashlib.sha256(url.encode()).hexdigest()[:16]
+
+
+def file_place(path: Path) -> Place:
+    """A file as a place; its version is its size and the time it was written."""
+    stat = path.stat()
+    return Place(path.name, str(path), f"{stat.st_size}-{stat.st_mtime_ns}")

@@ -1,0 +1,46 @@
+"""`warc`: pairs of the pages that WARC files hold, as crawlers and archives record them."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import Field
+
+from mmdata.errors import PlanError
+from mmdata.spec import Names
+from mmdata.steps.base import Input, Keep, Place
+from mmdata.steps.sources.pairs import Pages, file_place
+
+
+class Warc(Pages):
+    """Media with their texts, of the pages in WARC files; what the files do not hold themselves is fetched."""
+
+    step: ClassVar[str] = "warc"
+    name: str | None = Field(None, description="names the source in every sample_id; default: warc")
+    files: Names = Field(min_length=1, description="WARC files, or patterns: crawl/*.warc.gz")
+
+    def identity(self) -> dict[str, Any]:
+        """Where the files lie does not matter."""
+        mine = super().identity()
+        mine["params"].pop("files")
+        return mine
+
+    def places(self, crawled: Path) -> Iterator[Place]:  # noqa: ARG002 - nothing was crawled
+        """The files, by name. Raises PlanError."""
+        found: dict[str, Path] = {}
+        for pattern in self.files:
+            paths = sorted(glob.glob(str(Path(pattern).expanduser()), recursive=True))
+            if not paths:
+                raise PlanError([f"warc: there is no file {pattern}"])
+            for path in map(Path, paths):
+                if found.setdefault(path.name, path) != path:
+                    raise PlanError([f"warc: two files are called {path.name}: {found[path.name]} and {path}"])
+        for _, path in sorted(found.items()):
+            yield file_place(path)
+
+    def look(self, place: Place, keep: Keep) -> Iterator[Input]:
+        """All pairs of one file."""
+        return self.pairs(Path(place.path), keep, with_media=True)

@@ -1,0 +1,125 @@
+"""A crawl through the command line, and the same pairs out of a recording of the site by others."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from warcio.statusandheaders import StatusAndHeaders
+from warcio.warcwriter import WARCWriter
+from website import Reply, Site, jpeg, page
+
+HTML = {"Content-Type": "text/html"}
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    with Site(pages=30) as found:
+        found.extra |= {
+            "/optout": lambda *_: Reply(
+                body=b'<html><meta name="robots" content="noai"><img src="/i/o.jpg" alt="not for training">',
+                headers=HTML,
+            ),
+            "/images": lambda *_: Reply(
+                body=b'<html><img src="/i/n.jpg" alt="no image">', headers={**HTML, "X-Robots-Tag": "noimageai"}
+            ),
+            "/bare": lambda *_: Reply(body=b'<html><img src="/i/bare.jpg">', headers=HTML),
+            "/gone": lambda *_: Reply(body=b'<html><img src="/status/404" alt="it is gone">', headers=HTML),
+        }
+        yield found
+
+
+def spec(cli, site: Site, source: dict[str, Any], **more: Any) -> None:
+    cli.spec(
+        sources=[source],
+        fetch={"allow_private": [site.host], "idle_s": 0.5, "timeout_s": 2, "attempts": 1},
+        engine={"workers": 2, "part_samples": 16},
+        **more,
+    )
+
+
+def web(site: Site, **more: Any) -> dict[str, Any]:
+    seeds = [site.url(path) for path in ("/p/0", "/optout", "/images", "/bare", "/gone")]
+    return {"web": {"seeds": seeds, "max_depth": 9, "sitemaps": False, "name": "pages", **more}}
+
+
+def pairs(cli, output: str = "out") -> set[tuple[str, ...]]:
+    query = """SELECT s.key, f.fate, f.rule, i.sha256 AS image, c.text, s.attributes['caption_kind'] AS kind,
+        s.attributes['licence'] AS licence
+        FROM samples s JOIN fates f USING (sample_id)
+        LEFT JOIN (FROM members WHERE name = 'image') i USING (sample_id)
+        LEFT JOIN (FROM members WHERE name = 'caption') c USING (sample_id)"""
+    return {tuple(row.values()) for row in cli.query(query, output)}
+
+
+def record(site: Site, path: Path) -> None:
+    """All pages and half of the media, as an archive has them."""
+    paths = [f"/p/{n}" for n in range(30)] + ["/optout", "/images", "/bare", "/gone"]
+    with path.open("wb") as file:
+        writer = WARCWriter(file, gzip=True)
+        for name in [*paths, *(f"/i/{n}.jpg" for n in range(0, 30, 2))]:
+            handler = site.extra.get(name) or (page if name.startswith("/p/") else None)
+            reply = (
+                handler(site, name, {}) if handler else Reply(body=jpeg(name), headers={"Content-Type": "image/jpeg"})
+            )
+            headers = StatusAndHeaders("200 OK", list(reply.headers.items()), protocol="HTTP/1.1")
+            payload = io.BytesIO(reply.body)
+            writer.write_record(
+                writer.create_warc_record(site.url(name), "response", payload=payload, http_headers=headers)
+            )
+
+
+def test_a_crawl_gives_pairs_and_every_page_its_outcome(cli, site: Site):
+    spec(cli, site, web(site))
+    assert "not known before it looks" in cli.run("plan", "pipeline.yaml", "--output", "out").stdout
+    assert site.seen.total() == 0
+    out = cli.build().stdout
+    assert "64 inputs = 60 kept + 4 failed" in out
+    found = {row[0].removeprefix(site.url("")).partition(" ")[0]: row[1:] for row in pairs(cli)}
+    licence = "https://creativecommons.org/licenses/by/4.0/"
+    assert found["/i/7.jpg"][:2] == ("kept", None)
+    assert found["/i/7.jpg"][3:] == ("picture number 7", "alt", licence)
+    assert found["/i/f7.jpg"][3:] == ("figure number 7", "figcaption", licence)
+    assert {path: row[1] for path, row in found.items() if row[0] == "failed"} == {
+        "/i/o.jpg": "opted_out",
+        "/i/n.jpg": "opted_out",
+        "/i/bare.jpg": "missing_member",
+        "/status/404": "http_404",
+    }
+    assert site.seen["/i/o.jpg"] == site.seen["/i/n.jpg"] == 0
+    assert site.most_at_once <= 4
+    seen = site.seen.total()
+    assert "nothing to do" in cli.build().stdout
+    # Other texts of the same pages: nobody is asked for a page again.
+    assert (
+        "64 inputs" in cli.build("--set", "sources.pages.web.texts=[heading]", code=2).stderr
+        or site.seen.total() == seen
+    )
+
+
+def test_a_recording_by_others_gives_the_same_pairs(cli, site: Site):
+    spec(cli, site, web(site))
+    cli.build()
+    record(site, cli.folder / "site.warc.gz")
+    before = site.seen.copy()
+    spec(cli, site, {"warc": {"files": "site.warc.gz", "name": "pages"}})
+    cli.build(output="archive")
+    assert pairs(cli, "archive") == pairs(cli)
+    # What the archive holds is not asked for.
+    assert site.seen["/i/2.jpg"] == before["/i/2.jpg"]
+    assert site.seen["/i/1.jpg"] == before["/i/1.jpg"] + 1
+
+
+def test_a_crawl_that_was_killed_goes_on(cli, site: Site):
+    site.hold_s = 0.02
+    spec(cli, site, web(site))
+    for killed_after in (8, 20, 60):
+        process = cli.start("build", "pipeline.yaml", "--output", "out")
+        while site.seen.total() < killed_after and process.poll() is None:
+            pass
+        process.kill()
+        process.communicate()
+    assert "64 inputs = 60 kept + 4 failed" in cli.build().stdout

@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from website import Reply, Site, redirect
+
+from mmdata.crawl.recording import Damaged, Record, read_records
+from mmdata.crawl.scope import Scope
+from mmdata.crawl.sitemaps import read_sitemap
+from mmdata.crawl.walk import Start, walk
+from mmdata.errors import SampleError
+from mmdata.net.fetcher import Fetcher
+from mmdata.spec import FetchSpec
+
+ALL: dict[str, Any] = {
+    "hosts": ["127.0.0.1"],
+    "include": [],
+    "exclude": [],
+    "max_depth": 9,
+    "max_pages": 10_000,
+    "max_bytes": 1 << 30,
+    "max_page_bytes": 1 << 20,
+}
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    with Site(pages=40) as found:
+        yield found
+
+
+def crawl(site: Site, folder: Path, *seeds: str, sitemaps: list[str] | None = None, **more: Any) -> dict[str, Any]:
+    """Rows of pages.parquet by path."""
+    folder.mkdir(exist_ok=True)
+    fetch = {"allow_private": [site.host], "idle_s": 0.5, "timeout_s": 2, "attempts": 1, **more.pop("fetch", {})}
+
+    async def run() -> None:
+        async with Fetcher(FetchSpec.model_validate(fetch)) as fetcher:
+            start = Start([site.url(seed) for seed in seeds or ("/p/0",)], sitemaps or [])
+            await walk(fetcher, start, Scope(**{**ALL, **more}), folder, lambda *_: None)
+
+    asyncio.run(run())
+    rows = pq.read_table(folder / "pages.parquet").to_pylist()
+    return {row["url"].removeprefix(site.url("")): row for row in rows}
+
+
+def recorded(folder: Path) -> list[str]:
+    files = sorted(folder.glob("pages-*"))
+    assert all(file.name.endswith(".warc.gz") for file in files)
+    found = [record for file in files for record in read_records(file, 1 << 20)]
+    assert all(isinstance(record, Record) for record in found)
+    return sorted(record.url.rpartition("/p/")[2] for record in found if isinstance(record, Record))
+
+
+def test_every_page_in_scope_is_visited_once_and_recorded(site: Site, tmp_path: Path):
+    rows = crawl(site, tmp_path)
+    assert {row["state"] for row in rows.values()} == {"done"}
+    assert len(rows) == 40
+    assert recorded(tmp_path) == sorted(map(str, range(40)))
+    assert {site.seen[path] for path in rows} == {1}
+    assert json.loads((tmp_path / "done.json").read_text())["pages"] == 40
+
+
+def test_depth_is_that_of_the_shortest_way(site: Site, tmp_path: Path):
+    rows = crawl(site, tmp_path, max_depth=2)
+    assert {path: row["depth"] for path, row in rows.items()} == {
+        f"/p/{n}": 0 if n == 0 else 1 if n < 4 else 2 for n in range(13)
+    }
+
+
+def test_patterns_and_budgets_bound_a_crawl(site: Site, tmp_path: Path):
+    assert set(crawl(site, tmp_path / "a", include=["/p/?"])) == {f"/p/{n}" for n in range(10)}
+    assert "/p/2" not in crawl(site, tmp_path / "b", exclude=["/p/2*"])
+    rows = crawl(site, tmp_path / "c", max_pages=7)
+    assert sum(row["state"] == "done" for row in rows.values()) == 7
+    rows = crawl(site, tmp_path / "d", max_bytes=1, fetch={"connections": 1})
+    assert sum(row["state"] == "done" for row in rows.values()) == 1
+    assert crawl(site, tmp_path / "e", hosts=["*.example.org"])["/p/0"]["state"] == "done"
+
+
+def test_what_owners_say_of_links_is_obeyed(site: Site, tmp_path: Path):
+    html = {"Content-Type": "text/html"}
+    link = b'<html><a href="/p/39">x</a>'
+    site.extra["/meta"] = lambda *_: Reply(body=b"<html><meta name=robots content=nofollow>" + link, headers=html)
+    site.extra["/header"] = lambda *_: Reply(body=link, headers={**html, "X-Robots-Tag": "nofollow"})
+    site.extra["/link"] = lambda *_: Reply(body=b'<html><a rel="nofollow" href="/p/39">x</a>', headers=html)
+    assert set(crawl(site, tmp_path / "a", "/meta", "/header", "/link")) == {"/meta", "/header", "/link"}
+    site.robots = "User-agent: *\nDisallow: /p/\n"
+    (row,) = crawl(site, tmp_path / "b").values()
+    assert (row["state"], row["reason"]) == ("failed", "robots_denied")
+
+
+def test_every_visit_has_its_outcome(site: Site, tmp_path: Path):
+    site.extra |= {
+        "/to-seen": redirect("/p/0"),
+        "/to-new": redirect("/alone"),
+        "/to-new-too": redirect("/alone"),
+        "/alone": lambda *_: Reply(body=b"<html>alone", headers={"Content-Type": "text/html"}),
+        "/to-other": redirect("http://127.0.0.2/x"),
+        "/deep": lambda *_: Reply(body=b"<html>" + b"<div>" * 20_000, headers={"Content-Type": "text/html"}),
+    }
+    paths = ("/p/0", "/i/1.jpg", "/status/404", "/slow", "/to-seen", "/to-new", "/to-new-too", "/to-file", "/deep")
+    rows = crawl(site, tmp_path, *paths, max_depth=0, max_page_bytes=1 << 18)
+    assert {
+        path: (row["state"], row["reason"]) for path, row in rows.items() if path not in {"/to-new", "/to-new-too"}
+    } == {
+        "/p/0": ("done", None),
+        "/alone": ("skipped", "redirect_target"),
+        "/i/1.jpg": ("skipped", "no_page"),
+        "/status/404": ("failed", "http_404"),
+        "/slow": ("failed", "timeout"),
+        "/to-seen": ("skipped", "seen_already"),
+        "/to-file": ("failed", "bad_url"),
+        "/deep": ("failed", "too_deep"),
+    }
+    assert {rows[path]["reason"] for path in ("/to-new", "/to-new-too")} == {None, "seen_already"}
+
+
+def test_sitemaps_are_followed_and_their_pages_are_no_links_away(site: Site, tmp_path: Path):
+    names = ("/a.xml.gz", "/none.xml")
+    index = "".join(f"<sitemap><loc>{site.url(name)}</loc></sitemap>" for name in names)
+    index = f"<sitemapindex>{index}</sitemapindex>"
+    urls = "".join(f"<url><loc>{{0}}/p/{n}</loc></url>" for n in (5, 39))
+    space = "<urlset xmlns='http://www.sitemaps.org/schemas/sitemap/0.9'>"
+    other = "<url><loc>http://other.example.org/</loc></url>"
+    site.extra |= {
+        "/map.xml": lambda *_: Reply(body=index.encode()),
+        "/a.xml.gz": lambda *_: Reply(
+            body=gzip.compress(f"{space}{urls}{other}</urlset>".format(site.url("")).encode())
+        ),
+    }
+    rows = crawl(site, tmp_path, sitemaps=[site.url("/map.xml")], max_depth=0)
+    assert {path: (row["kind"], row["depth"], row["state"]) for path, row in rows.items()} == {
+        "/p/0": ("page", 0, "done"),
+        "/p/5": ("page", 0, "done"),
+        "/p/39": ("page", 0, "done"),
+        "/map.xml": ("sitemap", 0, "done"),
+        "/a.xml.gz": ("sitemap", 1, "done"),
+        "/none.xml": ("sitemap", 1, "failed"),
+    }
+
+
+@pytest.mark.parametrize("broken_at", [1, 5, 17])
+def test_a_crawl_that_breaks_off_goes_on_and_records_no_page_twice(
+    site: Site, tmp_path: Path, broken_at: int, monkeypatch: pytest.MonkeyPatch
+):
+    from mmdata.crawl.frontier import Frontier
+
+    settle, count = Frontier.settle, iter(range(100))
+
+    def breaks(*arguments: Any, **more: Any) -> None:
+        if next(count) == broken_at:
+            raise KeyboardInterrupt
+        settle(*arguments, **more)
+
+    monkeypatch.setattr(Frontier, "settle", breaks)
+    monkeypatch.setattr("mmdata.crawl.recording.Recorder.close", lambda _: None)  # as after kill -9
+    with pytest.raises(KeyboardInterrupt):
+        crawl(site, tmp_path)
+    assert not (tmp_path / "done.json").exists()
+    monkeypatch.undo()
+    rows = crawl(site, tmp_path)
+    assert {row["state"] for row in rows.values()} == {"done"}
+    assert recorded(tmp_path) == sorted(map(str, range(40)))
+
+
+def test_a_damaged_record_costs_itself(site: Site, tmp_path: Path):
+    crawl(site, tmp_path)
+    (file,) = tmp_path.glob("pages-*")
+    records = [record for record in read_records(file, 1 << 20) if isinstance(record, Record)]
+    data = bytearray(file.read_bytes())
+    middle = (records[10].offset + records[11].offset) // 2
+    data[middle : middle + 8] = bytes(8)
+    file.write_bytes(bytes(data[: (records[39].offset + len(data)) // 2]))
+    found = list(read_records(file, 1 << 20))
+    whole = [record.url for record in found if isinstance(record, Record)]
+    assert whole == [record.url for number, record in enumerate(records) if number not in {10, 39}]
+    assert 1 <= sum(isinstance(one, Damaged) for one in found) <= 2
+    file.write_bytes(b"no archive at all" * 1000)
+    assert all(isinstance(one, Damaged) for one in read_records(file, 1 << 20))
+
+
+def test_a_sitemap_is_bounded_and_may_be_broken():
+    many = "<urlset>" + "<url><loc>http://x/1</loc></url>" * 60_000
+    assert len(read_sitemap(many.encode()).pages) == 50_000
+    laughs = "".join(f'<!ENTITY l{n} "{f"&l{n - 1};" * 10 if n else "lol"}">' for n in range(12))
+    for data in (b"", b"no xml", f"<!DOCTYPE x [{laughs}]><urlset><url><loc>&l11;</loc></url></urlset>".encode()):
+        with pytest.raises(SampleError):
+            read_sitemap(data)
