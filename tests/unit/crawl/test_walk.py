@@ -161,7 +161,8 @@ def test_a_crawl_that_breaks_off_goes_on_and_records_no_page_twice(
         settle(*arguments, **more)
 
     monkeypatch.setattr(Frontier, "settle", breaks)
-    monkeypatch.setattr("mmdata.crawl.recording.Recorder.close", lambda _: None)  # as after kill -9
+    # As after kill -9: nothing is renamed.
+    monkeypatch.setattr("mmdata.crawl.recording.Recorder.close", lambda self: self._file and self._file.close())
     with pytest.raises(KeyboardInterrupt):
         crawl(site, tmp_path)
     assert not (tmp_path / "done.json").exists()
