@@ -6,6 +6,7 @@ import base64
 import io
 import re
 import warnings
+from dataclasses import dataclass
 from typing import Any, Final
 from xml.parsers import expat
 
@@ -88,8 +89,28 @@ ANY_SIZE: Final = 1 << 40
 """As `max_pixels`, for what was taken in: its limit was kept then."""
 
 
+@dataclass(frozen=True)
+class Opened:
+    """A decoded image.
+
+    Attributes:
+        image: its first frame, upright as EXIF says.
+        size: of the whole image, upright; that of `image` is less where a JPEG was decoded at a reduced scale.
+        turned: whether EXIF had it lie otherwise than its pixels do.
+    """
+
+    image: Image.Image
+    size: tuple[int, int]
+    turned: bool
+
+
 def open_image(data: bytes, max_pixels: int, min_side_px: int | None = None) -> Image.Image:
-    """A fully decoded image, its first frame, upright as EXIF says.
+    """The image of `open_upright`."""
+    return open_upright(data, max_pixels, min_side_px).image
+
+
+def open_upright(data: bytes, max_pixels: int, min_side_px: int | None = None) -> Opened:
+    """Decode an image in full.
 
     With `min_side_px` a larger JPEG is decoded at a half, a quarter or an eighth of its size, whichever is the smallest
     whose shorter side still has so many pixels: the decoder leaves out the high frequencies, and most of the work.
@@ -99,35 +120,32 @@ def open_image(data: bytes, max_pixels: int, min_side_px: int | None = None) -> 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            image = Image.open(io.BytesIO(data), formats=list(FORMATS))
+            image: Image.Image = Image.open(io.BytesIO(data), formats=list(FORMATS))
         except UnidentifiedImageError:
             raise SampleError("not_an_image", f"not an image: it begins with {data[:16]!r}") from None
         except Exception as error:  # noqa: BLE001 - whatever a parser of hostile bytes raises
             raise SampleError("bad_image", f"header cannot be read: {_first_line(error)}") from None
-        pixels = image.width * image.height
-        if pixels > max_pixels:
-            size = f"{image.width} x {image.height} = {pixels} pixels"
+        kind, (width, height) = image.format, image.size
+        if width * height > max_pixels:
+            size = f"{width} x {height} = {width * height} pixels"
             raise SampleError("too_many_pixels", f"{size}, more than max_pixels: {max_pixels}")
         try:
             if min_side_px is not None:
                 _decode_reduced(image, min_side_px)
             image.load()
-            upright = ImageOps.exif_transpose(image)
+            lies = image.getexif().get(ExifTags.Base.Orientation, _UPRIGHT)
+            if lies != _UPRIGHT:
+                image = ImageOps.exif_transpose(image)
         except Exception as error:  # noqa: BLE001 - see the next line
             # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, zlib.error, ... on corrupt data.
             raise SampleError("bad_image", f"cannot be decoded: {_first_line(error)}") from None
-    upright.format = image.format
-    return upright
+    image.format = kind
+    return Opened(image, (height, width) if lies in _ON_A_SIDE else (width, height), lies in _TURNED)
 
 
-def orientation(data: bytes) -> int:
-    """How EXIF says that the image lies, 1 to 8; 1 (upright) where it does not say, or not so that it can be read."""
-    try:
-        with Image.open(io.BytesIO(data), formats=list(FORMATS)) as image:
-            found = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # noqa: BLE001 - whatever a parser of hostile bytes raises
-        return 1
-    return found if isinstance(found, int) and 1 <= found <= len(Image.Transpose) + 1 else 1
+_UPRIGHT: Final = 1
+_TURNED: Final = frozenset(range(2, 9))
+_ON_A_SIDE: Final = frozenset(range(5, 9))
 
 
 def to_rgb(image: Image.Image, ground: tuple[int, int, int] = (255, 255, 255)) -> Image.Image:
@@ -137,7 +155,7 @@ def to_rgb(image: Image.Image, ground: tuple[int, int, int] = (255, 255, 255)) -
 
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     if not image.has_transparency_data:
-        return image.convert("RGB")
+        return image if image.mode == "RGB" else image.convert("RGB")
     layer = image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", layer.size, (*ground, 255)), layer).convert("RGB")
 

@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 from PIL import Image, ImageCms, ImageOps
 
 from mmdata.errors import SampleError
-from mmdata.media.image import FORMATS, open_image, orientation, to_rgb
+from mmdata.media.image import open_upright, to_rgb
 
 Resize = Literal["keep", "keep_ratio", "longest", "center_crop", "border"]
 Encode = Literal["keep", "jpeg", "webp", "png"]
@@ -24,7 +24,6 @@ Encode = Literal["keep", "jpeg", "webp", "png"]
 _DECODED_SIDES: Final = 2
 _KEPT_FORMATS: Final = frozenset({"JPEG", "PNG", "WEBP"})
 _SRGB: Final = ImageCms.createProfile("sRGB")
-_UPRIGHT: Final = 1
 
 
 @dataclass(frozen=True)
@@ -39,6 +38,7 @@ class Target:
         encode: the format; `keep` is that of the file, for the rarer ones PNG where pixels change.
         quality: of JPEG and WebP.
         ground: what transparent pixels lie on, RGB; None keeps them transparent where the format can.
+        reduced_decode: whether large JPEG files are decoded at a smaller scale, where that costs no quality.
         keep_metadata: whether a file whose pixels do not change stays byte for byte.
     """
 
@@ -48,6 +48,7 @@ class Target:
     encode: Encode = "keep"
     quality: int = 95
     ground: tuple[int, int, int] | None = None
+    reduced_decode: bool = True
     keep_metadata: bool = False
 
 
@@ -64,28 +65,21 @@ class Stored:
 def normalise(data: bytes, target: Target, max_pixels: int) -> Stored:
     """Decode once, change what the target asks for, and encode only if anything changed.
 
-    Raises SampleError as `open_image` does, and `too_many_pixels` where the result would have more than `max_pixels`.
+    Raises SampleError as `open_upright` does, and `too_many_pixels` where the result would have more than `max_pixels`.
     """
-    least = _DECODED_SIDES * target.side_px if target.resize != "keep" else None
-    image, size = open_image(data, max_pixels, least), _upright_size(data)
-    kind = str(image.format)
-    scaled = _scaled(target, size)
+    least = _DECODED_SIDES * target.side_px if target.resize != "keep" and target.reduced_decode else None
+    opened = open_upright(data, max_pixels, least)
+    image, kind = opened.image, str(opened.image.format)
+    scaled = _scaled(target, opened.size)
     encoded = kind if target.encode == "keep" else target.encode.upper()
     grounded = target.ground is not None and image.has_transparency_data
-    if scaled is None and encoded == kind and not grounded and orientation(data) == _UPRIGHT:
+    if scaled is None and encoded == kind and not grounded and not opened.turned:
         return Stored(kind, data if target.keep_metadata else without_metadata(data, image), *image.size)
     encoded = encoded if encoded in _KEPT_FORMATS else "PNG"
     pixels = _colours(image, target, encoded)
     if scaled is not None:
         pixels = _resized(pixels, target, scaled, max_pixels)
     return Stored(encoded, _encode(pixels, encoded, target.quality), *pixels.size)
-
-
-def _upright_size(data: bytes) -> tuple[int, int]:
-    """Of the whole image, as it is meant to be seen; `open_image` may have decoded a smaller one."""
-    with Image.open(io.BytesIO(data), formats=list(FORMATS)) as header:
-        width, height = header.size
-    return (height, width) if orientation(data) > 4 else (width, height)  # noqa: PLR2004 - EXIF: 5 to 8 lie on a side
 
 
 def _scaled(target: Target, size: tuple[int, int]) -> tuple[int, int] | None:

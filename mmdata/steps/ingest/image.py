@@ -38,6 +38,9 @@ class Image(Ingest):
     alpha_ground: Ground | None = Field(
         None, description="white, black or #rrggbb that transparent pixels lie on; default: white, where JPEG has none"
     )
+    reduced_decode: bool = Field(
+        True, description="decode large JPEG files at a half, a quarter or an eighth, at least twice as large as wanted"
+    )
     keep_metadata: bool = Field(False, description="keep files whose pixels do not change byte for byte, GPS and all")
 
     @model_validator(mode="after")
@@ -63,5 +66,13 @@ class Image(Ingest):
 
         colour = _GROUNDS.get(self.alpha_ground or "", self.alpha_ground or "")
         ground = (int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)) if colour else None
-        side_px = self.side_px or 0
-        return Target(self.resize, side_px, self.only_if_bigger, self.encode, self.quality, ground, self.keep_metadata)
+        return Target(
+            resize=self.resize,
+            side_px=self.side_px or 0,
+            only_if_bigger=self.only_if_bigger,
+            encode=self.encode,
+            quality=self.quality,
+            ground=ground,
+            reduced_decode=self.reduced_decode,
+            keep_metadata=self.keep_metadata,
+        )
