@@ -27,18 +27,27 @@ _KINDS = {
     "aiff": ("audio/aiff", "aiff"),
     "mov,mp4,m4a,3gp,3g2,mj2": ("audio/mp4", "m4a"),
     "matroska,webm": ("audio/webm", "webm"),
+    "asf": ("audio/x-ms-wma", "wma"),
+    "amr": ("audio/amr", "amr"),
+    "caf": ("audio/x-caf", "caf"),
+    "wv": ("audio/x-wavpack", "wv"),
+    "avi": ("video/x-msvideo", "avi"),
+    "mpeg": ("video/mpeg", "mpg"),
+    "mpegts": ("video/mp2t", "ts"),
+    "flv": ("video/x-flv", "flv"),
 }
 
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """What a full decode found."""
+    """What a full decode found; `has_video` where moving pictures go with it."""
 
     mime: str
     extension: str
     duration_s: float
     sample_rate: int
     channels: int
+    has_video: bool
 
 
 def measure_audio(data: bytes, max_duration_s: float) -> AudioInfo:
@@ -46,18 +55,22 @@ def measure_audio(data: bytes, max_duration_s: float) -> AudioInfo:
 
     Raises SampleError: `not_audio`, `bad_audio` (corrupt), `no_audio` (no frames), `too_long`.
     """
-    with _opened(data) as container:
+    from av.stream import Disposition
+
+    with open_audio(data) as container:
+        # A cover is a video stream to FFmpeg.
+        has_video = any(not stream.disposition & Disposition.attached_pic for stream in container.streams.video)
         kind = _KINDS.get(container.format.name)
         if kind is None:
             raise SampleError("not_audio", f"container '{container.format.name}' is not one of {sorted(_KINDS)}")
         rate = channels = frames = 0
-        for frame in _frames(container):
+        for frame in frames_of(container):
             rate, channels, frames = frame.sample_rate, len(frame.layout.channels), frames + frame.samples
             if frames > max_duration_s * rate:
                 raise SampleError("too_long", f"more than max_duration_s: {max_duration_s:g}")
     if frames == 0:
         raise SampleError("no_audio", "0.00 s of audio")
-    return AudioInfo(*kind, frames / rate, rate, channels)
+    return AudioInfo(*kind, frames / rate, rate, channels, has_video)
 
 
 def decode_mono(
@@ -73,8 +86,8 @@ def decode_mono(
     resampler = av.AudioResampler(format="flt", layout="mono", rate=rate_hz)
     limit = int(max_duration_s * rate_hz)
     blocks: list[Any] = []
-    with _opened(data) as container:
-        for frame in _frames(container):
+    with open_audio(data) as container:
+        for frame in frames_of(container):
             frame.pts = None
             blocks += [out.to_ndarray()[0] for out in resampler.resample(frame)]
             if sum(map(len, blocks)) >= limit:
@@ -86,7 +99,8 @@ def decode_mono(
     return np.concatenate(blocks)[:limit]
 
 
-def _opened(data: bytes) -> Any:
+def open_audio(data: bytes) -> Any:
+    """A container of one self-contained stream of bytes. Raises SampleError `not_audio`."""
     import av
 
     try:
@@ -103,7 +117,8 @@ def _opened(data: bytes) -> Any:
 _WHITELIST = ",".join(_KINDS)
 
 
-def _frames(container: Any) -> Iterator[Any]:
+def frames_of(container: Any) -> Iterator[Any]:
+    """Its decoded frames. Raises SampleError `bad_audio`."""
     import av
 
     try:

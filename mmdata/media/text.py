@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 import functools
+import html
+import re
 import unicodedata
 from typing import Any
 
 from mmdata.errors import SampleError
 
+# C0 but for tab, line feed and carriage return, DEL, C1; marks that change the direction of what follows, and
+# characters without width: they are seen by nobody, and tokenizers see them. Joiners (U+200C, U+200D) make letters and
+# emoji what they are, and stay.
+_UNSEEN = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff]"
+)
+_ENTITY = re.compile(r"&(?:[A-Za-z][A-Za-z0-9]{1,30}|#[0-9]{1,7}|#[xX][0-9A-Fa-f]{1,6});")
 
-def decode_text(data: bytes) -> str:
+
+def decode_text(data: bytes, *, unseen: bool = False, entities: bool = True) -> str:
     """Strict UTF-8 (a byte order mark is dropped), canonical composition (NFC), no blanks around it.
+
+    Args:
+        data: the payload.
+        unseen: whether control characters and others without a shape stay.
+        entities: whether `&eacute;` and `&#233;` become what they stand for; `&` alone stays, and so does `&c`.
 
     Raises SampleError: `not_utf8` with the place, `control_characters` where it is binary.
     """
@@ -20,6 +35,10 @@ def decode_text(data: bytes) -> str:
         raise SampleError("not_utf8", f"not UTF-8 at byte {error.start} (0x{data[error.start]:02x})") from None
     if "\0" in text:
         raise SampleError("control_characters", f"NUL at character {text.index(chr(0))}: this is no text")
+    if entities:
+        text = _ENTITY.sub(lambda match: html.unescape(match[0]), text)
+    if not unseen:
+        text = _UNSEEN.sub("", text)
     return unicodedata.normalize("NFC", text).strip()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import ByteSize, Field
 
@@ -16,15 +16,24 @@ class Text(Ingest):
     """Text: strict UTF-8, NFC, blanks around it removed; one line of many where the source says so; its language."""
 
     step: ClassVar[str] = "text"
+    version: ClassVar[int] = 2
     modality: ClassVar[Modality] = "text"
     max_bytes: ByteSize = Field(ByteSize(1 << 20), description="larger files have failed, unread")
+    controls: Literal["strip", "keep"] = Field(
+        "strip", description="control, direction and zero-width characters, which nobody sees"
+    )
+    entities: bool = Field(True, description="turn HTML entities (&eacute;) into what they stand for")
     detect_language: bool = Field(True, description="guess the language where the source does not give it")
 
     def decode(self, ref: Ref, data: bytes) -> Member:
         """The member, measured. Raises SampleError: `not_utf8`, `no_such_line`, `empty_text`, ..."""
         from mmdata.media.text import count_words, decode_text, detect_language
 
-        text = decode_text(_line(data, ref.line) if ref.line is not None else data)
+        text = decode_text(
+            _line(data, ref.line) if ref.line is not None else data,
+            unseen=self.controls == "keep",
+            entities=self.entities,
+        )
         if not text:
             raise SampleError("empty_text", "the text is empty")
         lang = ref.lang or (detect_language(text) if self.detect_language else None)

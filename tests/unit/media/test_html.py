@@ -34,8 +34,7 @@ def only(body: str, head: str = "") -> Media:
         ('<img src="thumb.jpg" data-srcset="a.jpg 1x, b.jpg 2x">', "http://site.org/a/b.jpg"),
         ('<noscript><img src="plain.jpg"></noscript>', "http://site.org/a/plain.jpg"),
         (
-            '<picture><source type="image/avif" srcset="x.avif"><source srcset="x.webp 800w" type="image/webp">'
-            '<img src="x.jpg"></picture>',
+            '<picture><source type="image/avif" srcset="x.avif"><source srcset="x.webp 8w"><img src="x.jpg"></picture>',
             "http://site.org/a/x.webp",
         ),
         ('<picture><source type="image/avif" srcset="x.avif"><img src="x.jpg"></picture>', "http://site.org/a/x.jpg"),
@@ -172,9 +171,12 @@ def test_hostile_pages_end_soon():
 
 
 PIECES = st.sampled_from(
-    ["<img ", "src=", "srcset=", '"', "a.jpg 2x,", ">", "<figure>", "<figcaption>", "</", "<picture>", "<base href=", "http://[",
-     "<video>", "<track src=x>", "<meta property=og:image content=", "é", "\0", "<script type='application/ld+json'>", "{", "[]"]
-)  # fmt: skip
+    [
+        *("<img ", "src=", "srcset=", '"', "a.jpg 2x,", ">", "<figure>", "<figcaption>", "</", "<picture>", "é", "\0"),
+        *("<video>", "<track src=x>", "<meta property=og:image content=", "<base href=", "http://[", "{", "[]"),
+        "<script type='application/ld+json'>",
+    ]
+)
 
 
 @settings(max_examples=200, deadline=None)

@@ -324,3 +324,22 @@ def test_a_part_holds_a_row_for_every_input_with_its_reason(tmp_path: Path) -> N
     bad = {member["name"]: member["error"] for member in rows["optional"]["members"] if member["error"]}
     assert list(bad) == ["sound"]
     assert bad["sound"].startswith("not_audio: ")
+
+
+@pytest.mark.parametrize(
+    ("given", "how", "kept"),
+    [
+        ("caf\u0065\u0301", {}, "café"),
+        ("a\u200bb\u202ec\x07d\ufeffe\x85", {}, "abcde"),
+        ("a\u200bb", {"controls": "keep"}, "a\u200bb"),
+        ("one\ntwo\tthree", {}, "one\ntwo\tthree"),
+        ("family \U0001f468\u200d\U0001f469", {}, "family \U0001f468\u200d\U0001f469"),
+        ("caf&eacute; &amp; &#233;&#xe9; &quot;x&quot;", {}, 'café & éé "x"'),
+        ("AT&T, R&D, &c; a &b", {}, "AT&T, R&D, &c; a &b"),
+        ("caf&eacute;", {"entities": False}, "caf&eacute;"),
+        ("&#0;&#x202e;x", {}, "\ufffdx"),
+        ("&amp;lt;", {}, "&lt;"),
+    ],
+)
+def test_texts_are_what_people_see(given: str, how: dict[str, Any], kept: str) -> None:
+    assert decode(Text.model_validate(how), given.encode()).data.decode() == kept

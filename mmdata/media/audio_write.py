@@ -1,0 +1,141 @@
+"""What is stored of sound: as it came, or cut to the sample and encoded as FLAC (nothing lost) or Opus (small).
+
+Equal input gives equal bytes: encoders and muxers are told to be bit-exact.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from mmdata.errors import SampleError
+from mmdata.media.audio import AudioInfo, frames_of, measure_audio, open_audio
+
+Encode = Literal["keep", "flac", "opus"]
+Clip = tuple[float, float]
+
+# RFC 6716, section 2: what Opus codes; all else is resampled to the first.
+_OPUS_RATES: Final = (48_000, 24_000, 16_000, 12_000, 8_000)
+_MOST_CHANNELS: Final = {"flac": 8, "opus": 2}
+_DEEP: Final = frozenset({"s32", "s32p", "s64", "s64p"})
+# What a container's index may be off by, and codecs need before they sound right (Opus: 80 ms).
+_ROLL_S: Final = 1.0
+
+
+@dataclass(frozen=True)
+class Target:
+    """How sound is stored.
+
+    Attributes:
+        encode: the codec; `keep` leaves files as they are, where no piece of them is asked for.
+        rate_hz: of samples; None: as they came.
+        mono: whether channels are mixed into one.
+        bitrate_kbps: of Opus.
+    """
+
+    encode: Encode = "keep"
+    rate_hz: int | None = None
+    mono: bool = False
+    bitrate_kbps: int = 64
+
+
+def normalise(data: bytes, target: Target, max_duration_s: float, clip: Clip | None = None) -> tuple[bytes, AudioInfo]:
+    """The payload that is stored, and what it is.
+
+    Raises SampleError as `measure_audio` does; `no_audio` where nothing sounds within `clip`.
+    """
+    changes = target.encode != "keep" or target.rate_hz or target.mono or clip
+    if not changes:
+        info = measure_audio(data, max_duration_s)
+        # The sound of a film is not the film.
+        if not info.has_video:
+            return data, info
+    return _encoded(data, target, max_duration_s, clip or (0.0, float("inf")))
+
+
+def _encoded(data: bytes, target: Target, max_duration_s: float, clip: Clip) -> tuple[bytes, AudioInfo]:
+    import av
+
+    codec = "opus" if target.encode == "opus" else "flac"
+    buffer = io.BytesIO()
+    with open_audio(data) as source:
+        context = source.streams.audio[0].codec_context
+        rate = _rate(target, codec, context.sample_rate)
+        layout = _layout(target, codec, context.layout)
+        samples = _sample_format(codec, context.format.name)
+        resampler = av.AudioResampler(format=samples, layout=layout, rate=rate)
+        with av.open(buffer, "w", format="ogg" if codec == "opus" else "flac", options={"fflags": "+bitexact"}) as out:
+            stream = out.add_stream("libopus" if codec == "opus" else "flac", rate=rate, layout=layout)
+            stream.codec_context.format = samples
+            stream.codec_context.options = {"flags": "+bitexact"}
+            if codec == "opus":
+                stream.codec_context.bit_rate = target.bitrate_kbps * 1000
+            done = 0
+            for frame in _cut(source, resampler, rate, clip):
+                frame.pts = done
+                done += frame.samples
+                if done > max_duration_s * rate:
+                    raise SampleError("too_long", f"more than max_duration_s: {max_duration_s:g}")
+                out.mux(stream.encode(frame))
+            if not done:
+                raise SampleError("no_audio", "0.00 s of audio")
+            out.mux(stream.encode(None))
+            channels = len(stream.layout.channels)
+    kind = ("audio/ogg", "opus") if codec == "opus" else ("audio/flac", "flac")
+    return buffer.getvalue(), AudioInfo(*kind, done / rate, rate, channels, has_video=False)
+
+
+def _rate(target: Target, codec: str, rate_hz: int) -> int:
+    wanted = target.rate_hz or rate_hz
+    return wanted if codec == "flac" or wanted in _OPUS_RATES else _OPUS_RATES[0]
+
+
+def _layout(target: Target, codec: str, layout: Any) -> str:
+    if target.mono:
+        return "mono"
+    return str(layout.name) if len(layout.channels) <= _MOST_CHANNELS[codec] else "stereo"
+
+
+def _sample_format(codec: str, name: str) -> str:
+    if codec == "opus":
+        return "flt"
+    return "s32" if name in _DEEP else "s16"
+
+
+def _cut(source: Any, resampler: Any, rate: int, clip: Clip) -> Iterator[Any]:
+    """Resampled frames within a clip, the first and the last cut to the sample."""
+    first, last = round(clip[0] * rate), clip[1] * rate
+    if clip[0] > _ROLL_S:
+        source.seek(int((clip[0] - _ROLL_S) * 1_000_000))
+    at: int | None = None
+    for frame in frames_of(source):
+        if at is None:
+            at = round((frame.time or 0.0) * rate)
+        frame.pts = None
+        for out in resampler.resample(frame):
+            yield from _within(out, at, first, last)
+            at += out.samples
+        if at >= last:
+            return
+    for out in resampler.resample(None):
+        yield from _within(out, at or 0, first, last)
+        at = (at or 0) + out.samples
+
+
+def _within(frame: Any, at: int, first: int, last: float) -> Iterator[Any]:
+    """The part of a packed frame that begins at sample `at`."""
+    import av
+
+    begin, end = max(first - at, 0), min(last - at, frame.samples)
+    if begin >= end:
+        return
+    if (begin, end) == (0, frame.samples):
+        yield frame
+        return
+    channels = len(frame.layout.channels)
+    part = frame.to_ndarray()[:, begin * channels : round(end) * channels]
+    cut = av.AudioFrame.from_ndarray(part.copy(), format=frame.format.name, layout=frame.layout.name)
+    cut.sample_rate = frame.sample_rate
+    yield cut

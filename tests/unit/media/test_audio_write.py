@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import io
+
+import av
+import numpy as np
+import pytest
+import soundfile
+
+from mmdata.errors import SampleError
+from mmdata.media.audio import decode_mono
+from mmdata.media.audio_write import Target, normalise
+
+RATE = 16_000
+
+
+def steps(
+    seconds: float = 3.0, rate: int = RATE, channels: int = 1, subtype: str = "PCM_16", kind: str = "WAV"
+) -> bytes:
+    """Sound whose every tenth of a second has a level of its own."""
+    times = np.arange(round(seconds * rate)) / rate
+    wave = (0.02 * (1 + np.floor(times * 10) % 40)) * np.sin(2 * np.pi * 400 * times)
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.repeat(wave[:, None], channels, axis=1), rate, format=kind, subtype=subtype)
+    return buffer.getvalue()
+
+
+def read(data: bytes) -> tuple[np.ndarray, int]:
+    found, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
+    return found, rate
+
+
+def film(data: bytes, *, cover: bool = False) -> bytes:
+    """The sound with moving pictures."""
+    buffer = io.BytesIO()
+    with av.open(io.BytesIO(data)) as sound, av.open(buffer, "w", format="matroska") as out:
+        video = out.add_stream("mpeg4", rate=10, width=32, height=32, pix_fmt="yuv420p")
+        audio = out.add_stream("pcm_s16le", rate=RATE, layout="mono")
+        for n in range(0 if cover else 30):
+            frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), n, np.uint8), format="rgb24")
+            out.mux(video.encode(frame))
+        for frame in sound.decode(audio=0):
+            frame.pts = None
+            out.mux(audio.encode(frame))
+        out.mux(video.encode(None))
+        out.mux(audio.encode(None))
+    return buffer.getvalue()
+
+
+def test_sound_is_kept_as_it_came():
+    data = steps()
+    assert normalise(data, Target(), 10)[0] == data
+
+
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24"])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_flac_loses_nothing(subtype: str, channels: int):
+    data = steps(channels=channels, subtype=subtype)
+    stored, info = normalise(data, Target("flac"), 10)
+    assert (info.mime, info.extension, info.sample_rate, info.channels, info.duration_s) == (
+        "audio/flac", "flac", RATE, channels, 3.0,
+    )  # fmt: skip
+    np.testing.assert_array_equal(read(stored)[0], read(data)[0])
+    assert len(stored) < len(data)
+    assert normalise(data, Target("flac"), 10)[0] == stored
+
+
+def test_opus_is_small_and_always_the_same():
+    data = steps(4)
+    stored, info = normalise(data, Target("opus", bitrate_kbps=32), 10)
+    assert (info.mime, info.extension, info.sample_rate) == ("audio/ogg", "opus", RATE)
+    assert info.duration_s == pytest.approx(4, abs=0.03)
+    assert len(stored) < len(data) / 4
+    assert normalise(data, Target("opus", bitrate_kbps=32), 10)[0] == stored
+    assert len(decode_mono(stored, 10)) == pytest.approx(4 * RATE, abs=RATE * 0.03)
+    assert normalise(steps(rate=44_100), Target("opus"), 10)[1].sample_rate == 48_000
+
+
+@pytest.mark.parametrize("clip", [(0.0, 1.0), (0.5, 0.75), (1.2345, 2.5), (2.9, 3.0), (0.0, 9.0), (2.0, 9.0)])
+@pytest.mark.parametrize("kind", ["WAV", "FLAC", "film"])
+def test_a_piece_is_cut_to_the_sample(clip: tuple[float, float], kind: str):
+    data = film(steps()) if kind == "film" else steps(kind=kind)
+    whole = read(steps() if kind == "film" else data)[0]
+    stored, info = normalise(data, Target(), 10, clip)
+    expected = whole[round(clip[0] * RATE) : round(clip[1] * RATE)]
+    np.testing.assert_array_equal(read(stored)[0], expected)
+    assert info.duration_s == pytest.approx(len(expected) / RATE)
+
+
+def test_a_piece_far_into_a_recording_is_found():
+    data = steps(60, kind="FLAC")
+    stored, _ = normalise(data, Target(), 10, (41.25, 42.0))
+    np.testing.assert_array_equal(read(stored)[0], read(data)[0][round(41.25 * RATE) : 42 * RATE])
+
+
+def test_the_sound_of_a_film_is_not_the_film():
+    data = film(steps())
+    stored, info = normalise(data, Target(), 10)
+    assert (info.mime, info.has_video) == ("audio/flac", False)
+    np.testing.assert_array_equal(read(stored)[0], read(steps())[0])
+
+
+def test_rate_and_channels():
+    _, info = normalise(steps(channels=2, rate=48_000), Target(rate_hz=8000, mono=True), 10)
+    assert (info.sample_rate, info.channels) == (8000, 1)
+    assert info.duration_s == pytest.approx(3, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("clip", "limit", "reason"), [((5.0, 6.0), 10, "no_audio"), (None, 2, "too_long"), ((0.0, 2.5), 2, "too_long")]
+)
+def test_what_cannot_be_cut_says_why(clip: tuple[float, float] | None, limit: float, reason: str):
+    for target in (Target(), Target("opus")):
+        with pytest.raises(SampleError) as caught:
+            normalise(steps(), target, limit, clip)
+        assert caught.value.reason == reason
+
+
+def test_a_piece_of_a_long_recording_may_be_short_enough():
+    assert normalise(steps(5), Target(), 2, (1.0, 2.0))[1].duration_s == 1.0
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"no sound", b"#EXTM3U\nhttp://x/y.ts\n", b"ffconcat version 1.0\nfile /etc/passwd\n"]
+)
+def test_no_sound(data: bytes):
+    for target in (Target(), Target("flac")):
+        with pytest.raises(SampleError):
+            normalise(data, target, 10)
