@@ -28,6 +28,8 @@ OWN: Final[dict[str, dict[str, str]]] = {
     "sources": {
         "files": "sources.files:Files",
         "table": "sources.table:Table",
+        "huggingface": "sources.huggingface:HuggingFace",
+        "webdataset": "sources.webdataset:WebDataset",
         "warc": "sources.warc:Warc",
         "web": "sources.web:Web",
     },

@@ -27,6 +27,8 @@ from mmdata.steps.base import Declared, Input, Ref, Source
 _BY_EXTENSION: dict[str, Modality] = {
     **dict.fromkeys(["png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff", "svg"], "image"),
     **dict.fromkeys(["txt", "caption", "srt", "vtt", "ass", "ssa"], "text"),
+    **dict.fromkeys(["mp4", "mkv", "webm", "mov", "avi", "m4v", "mpg"], "video"),
+    "npy": "tensor",
     **dict.fromkeys(["wav", "ogg", "oga", "opus", "flac", "mp3", "m4a", "aac", "aiff"], "audio"),
 }
 _OUTSIDE = "link outside root"
@@ -45,6 +47,11 @@ _BY_NAME: dict[str, Modality] = {
 def modality_of(name: str, given: Modality | None) -> Modality | None:
     """The modality given, else what a member of this name usually is."""
     return given or _BY_NAME.get(name.partition("_")[0])
+
+
+def modality_of_extension(extension: str) -> Modality | None:
+    """The modality that files with an extension usually are of."""
+    return _BY_EXTENSION.get(extension.lower())
 
 
 class MemberFiles(Frozen):
@@ -89,7 +96,7 @@ class MemberFiles(Frozen):
         return self.modality or self._told() or "tensor"
 
     def _told(self) -> Modality | None:
-        return _BY_EXTENSION.get(self.path[0].rpartition(".")[-1].lower())
+        return modality_of_extension(self.path[0].rpartition(".")[-1])
 
 
 class Files(Source):

@@ -12,7 +12,8 @@ from pydantic import ByteSize, Field, model_validator
 
 from mmdata.errors import SampleError
 from mmdata.sample import Modality
-from mmdata.steps.base import Declared, Discovered, Input, Keep, Place, Ref
+from mmdata.steps.base import Declared, Discovered, Input, Keep, Ref
+from mmdata.steps.sources.places import text_ref
 
 Taken = Literal["image", "video", "audio"]
 TextKind = Literal["figcaption", "alt", "aria_label", "title", "json_ld", "og", "heading", "transcript"]
@@ -94,13 +95,16 @@ class Pages(Discovered):
         kind = next((kind for kind in self.texts if media.texts.get(kind)), None)
         caption = media.texts[kind] if kind else None
         key = f"{media.url} {hashlib.sha256(caption.encode()).hexdigest()[:8] if caption else '-'}"
-        refs = [self._media_ref(media, inside), _text("caption", caption, required=self.caption_required)]
+        refs = [
+            self._media_ref(media, inside),
+            text_ref("caption", caption, "a text of the page", required=self.caption_required),
+        ]
         names = self.members()
         if "subtitles" in names and media.tracks:
             track = media.tracks[0]
             refs.append(Ref("subtitles", "text", track.url, None, track.lang, required=False, version=_of(track.url)))
         refs += [
-            _text(name, media.texts[name], required=False)
+            text_ref(name, media.texts[name], name, required=False)
             for name in names
             if name not in {"caption", "subtitles"} and media.texts.get(name)
         ]
@@ -164,16 +168,5 @@ def _charset(rest: str) -> str | None:
     return value.strip("\"' ") if name.strip().lower() == "charset" else None
 
 
-def _text(name: str, text: str | None, *, required: bool) -> Ref:
-    version = hashlib.sha256(text.encode()).hexdigest()[:16] if text else None
-    return Ref(name, "text", None if text else f"{name} of the page", text, required=required, version=version)
-
-
 def _of(url: str) -> str:
     return hashlib.sha256(url.encode()).hexdigest()[:16]
-
-
-def file_place(path: Path) -> Place:
-    """A file as a place; its version is its size and the time it was written."""
-    stat = path.stat()
-    return Place(path.name, str(path), f"{stat.st_size}-{stat.st_mtime_ns}")

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import Field
 
-from mmdata.errors import PlanError
 from mmdata.spec import Names
 from mmdata.steps.base import Input, Keep, Place
-from mmdata.steps.sources.pairs import Pages, file_place
+from mmdata.steps.sources.pairs import Pages
+from mmdata.steps.sources.places import file_places
 
 
 class Warc(Pages):
@@ -30,16 +29,7 @@ class Warc(Pages):
 
     def places(self, crawled: Path) -> Iterator[Place]:  # noqa: ARG002 - nothing was crawled
         """The files, by name. Raises PlanError."""
-        found: dict[str, Path] = {}
-        for pattern in self.files:
-            paths = sorted(glob.glob(str(Path(pattern).expanduser()), recursive=True))
-            if not paths:
-                raise PlanError([f"warc: there is no file {pattern}"])
-            for path in map(Path, paths):
-                if found.setdefault(path.name, path) != path:
-                    raise PlanError([f"warc: two files are called {path.name}: {found[path.name]} and {path}"])
-        for _, path in sorted(found.items()):
-            yield file_place(path)
+        return file_places("warc", self.files)
 
     def look(self, place: Place, keep: Keep) -> Iterator[Input]:
         """All pairs of one file."""

@@ -11,7 +11,8 @@ from pydantic import ByteSize, Field, model_validator
 
 from mmdata.spec import Names
 from mmdata.steps.base import Crawled, Input, Keep, Place
-from mmdata.steps.sources.pairs import Pages, file_place
+from mmdata.steps.sources.pairs import Pages
+from mmdata.steps.sources.places import file_place
 
 if TYPE_CHECKING:
     from mmdata.net.fetcher import Fetcher

@@ -1,0 +1,58 @@
+"""Files that sources look into."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+from mmdata.errors import PlanError
+from mmdata.steps.base import Place, Ref
+
+_RANGE: Final = re.compile(r"\{(\d+)\.\.(\d+)\}")
+_MOST_OF_A_RANGE: Final = 1_000_000
+
+
+def file_places(step: str, patterns: Sequence[str]) -> Iterator[Place]:
+    """Files of names, patterns and ranges, sorted by name: a file is known by it, wherever it lies.
+
+    Raises PlanError where one is not there, or two have one name.
+    """
+    found: dict[str, Path] = {}
+    for pattern in (one for text in patterns for one in _ranged(step, text)):
+        paths = sorted(glob.glob(str(Path(pattern).expanduser()), recursive=True))
+        if not paths:
+            raise PlanError([f"{step}: there is no file {pattern}"])
+        for path in map(Path, paths):
+            if found.setdefault(path.name, path) != path:
+                raise PlanError([f"{step}: two files are called {path.name}: {found[path.name]} and {path}"])
+    for _, path in sorted(found.items()):
+        yield file_place(path)
+
+
+def file_place(path: Path) -> Place:
+    """A file as a place; its version is its size and the time it was written."""
+    stat = path.stat()
+    return Place(path.name, str(path), f"{stat.st_size}-{stat.st_mtime_ns}")
+
+
+def text_ref(name: str, text: str | None, where: str, *, required: bool, lang: str | None = None) -> Ref:
+    """A text that stands in the source itself; `where` is said if it is missing."""
+    version = hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:16] if text else None
+    return Ref(name, "text", None if text else where, text or None, lang, required=required, version=version)
+
+
+def _ranged(step: str, text: str) -> Iterator[str]:
+    """`{000..012}` as webdataset writes it: every number, as wide as the first."""
+    match = _RANGE.search(text)
+    if match is None:
+        yield text
+        return
+    first, last = int(match[1]), int(match[2])
+    if not 0 <= last - first < _MOST_OF_A_RANGE:
+        raise PlanError([f"{step}: the range {match[0]} is empty, or has more than {_MOST_OF_A_RANGE} numbers"])
+    for number in range(first, last + 1):
+        yield from _ranged(step, f"{text[: match.start()]}{number:0{len(match[1])}d}{text[match.end() :]}")

@@ -1,0 +1,220 @@
+"""`webdataset`: samples of tar files, as img2dataset, webdataset and mmdata itself write them; read in their place."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Final
+
+from pydantic import BeforeValidator, ByteSize, Field, model_validator
+
+from mmdata.errors import SampleError
+from mmdata.sample import Modality
+from mmdata.spec import Frozen, Names
+from mmdata.steps.base import Declared, Discovered, Input, Keep, Place, Ref
+from mmdata.steps.sources.files import modality_of, modality_of_extension
+from mmdata.steps.sources.places import file_places, text_ref
+
+_MOST_JSON: Final = 1 << 20
+_MOST_ATTRIBUTES: Final = 200
+_MOST_TEXT: Final = 10_000
+_MOST_FILES_A_SAMPLE: Final = 1000
+# Of a header that says how long the next name is (GNU, PAX): the names themselves are short.
+_MOST_NAME: Final = 4096
+
+
+class TarMember(Frozen):
+    """The files of one member in each sample, or a text of its JSON."""
+
+    ext: list[str] = Field(default=[], description="extensions, the first that exists is taken: [jpg, png]")
+    from_json: str | None = Field(
+        None, alias="json", description="instead, a text in the sample's .json: caption, or meta.caption"
+    )
+    modality: Modality | None = Field(None, description="told by the extension where it is not given")
+    required: bool = Field(True, description="whether a sample without it has failed")
+    lang: str | None = Field(None, description="language of the text or speech; detected for text where not given")
+
+    @model_validator(mode="after")
+    def _one_place(self) -> TarMember:
+        if bool(self.ext) == bool(self.from_json):
+            raise ValueError("a member needs one of `ext:` and `json:`")
+        return self
+
+
+def _member(value: Any) -> Any:
+    return {"ext": [value] if isinstance(value, str) else value} if isinstance(value, str | list) else value
+
+
+class WebDataset(Discovered):
+    """Samples of WebDataset tar files: files that share a name up to its first dot. Nothing is unpacked."""
+
+    step: ClassVar[str] = "webdataset"
+    name: str | None = Field(None, description="names the source in every sample_id; default: webdataset")
+    files: Names = Field(min_length=1, description="tar files, patterns (*.tar) or ranges ({000000..000099}.tar)")
+    parts: Annotated[
+        dict[str, TarMember],
+        BeforeValidator(
+            lambda v: {name: _member(one) for name, one in v.items()} if isinstance(v, dict) else v,
+            json_schema_input_type=dict[str, str | list[str] | TarMember],
+        ),
+    ] = Field(alias="members", min_length=1, description="by name: `image: [jpg, png]`, `caption: {json: caption}`")
+    max_member_bytes: ByteSize = Field(ByteSize(1 << 30), description="larger files of a tar cost their sample")
+
+    @model_validator(mode="after")
+    def _kinds_are_known(self) -> WebDataset:
+        for name, part in self.parts.items():
+            if _kind(name, part) is None:
+                raise ValueError(f"cannot tell the modality of '{name}'; add `modality:`")
+        return self
+
+    def identity(self) -> dict[str, Any]:
+        """Where the files lie does not matter."""
+        mine = super().identity()
+        mine["params"].pop("files")
+        return mine
+
+    def members(self) -> dict[str, Declared]:
+        """As they are declared."""
+        return {name: Declared(_kind(name, p) or "tensor", p.required, p.lang) for name, p in self.parts.items()}
+
+    def places(self, crawled: Path) -> Iterator[Place]:  # noqa: ARG002 - nothing was crawled
+        """The tar files. Raises PlanError."""
+        return file_places("webdataset", self.files)
+
+    def look(self, place: Place, keep: Keep) -> Iterator[Input]:
+        """The samples of one tar; one that is packed as a whole is copied."""
+        path = Path(place.path)
+        packed = path.suffix != ".tar"
+        try:
+            opened = tarfile.open(path, "r:*" if packed else "r:", errorlevel=0)  # noqa: SIM115 - below
+        except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+            raise SampleError("broken_tar", f"no tar that can be read: {error}") from None
+        with opened as tar:
+            yield from _Reader(self, tar, path, keep if packed else None).samples()
+
+
+class _Reader:
+    """One tar: its samples, one after the other."""
+
+    def __init__(self, source: WebDataset, tar: tarfile.TarFile, path: Path, keep: Keep | None) -> None:
+        self.source = source
+        self.tar = tar
+        self.path = path
+        self.keep = keep
+        self.seen: set[str] = set()
+
+    def samples(self) -> Iterator[Input]:
+        key = ""
+        files: dict[str, tarfile.TarInfo] = {}
+        for number, (info, problem) in enumerate(_entries(self.tar)):
+            if problem:
+                reason, detail = problem
+                yield Input(f"{self.path.name}/#{number}", (), {}, (reason, f"{self.path}: {detail}"))
+                continue
+            base, extension = _split(info.name)
+            if base != key:
+                yield from self._sample(key, files)
+                key, files = base, {}
+            if info.size <= self.source.max_member_bytes and len(files) < _MOST_FILES_A_SAMPLE:
+                files[extension.lower()] = info
+        yield from self._sample(key, files)
+
+    def _sample(self, key: str, files: Mapping[str, tarfile.TarInfo]) -> Iterator[Input]:
+        if not files:
+            return
+        name, problem = key, None
+        if key in self.seen:
+            name = f"{key}#{next(iter(files.values())).offset}"
+            problem = ("duplicate_key", f"{self.path.name} has '{key}' more than once")
+        self.seen.add(key)
+        about = self._json(files.get("json"))
+        parts = self.source.parts
+        refs = [self._ref(member, part, files, about) for member, part in parts.items()]
+        used = {part.from_json for part in parts.values()}
+        attributes = {
+            str(column): str(value)[:_MOST_TEXT]
+            for column, value in list(about.items())[:_MOST_ATTRIBUTES]
+            if column not in used and isinstance(value, str | int | float | bool)
+        }
+        yield Input(f"{self.path.name}/{name}", tuple(refs), attributes, problem)
+
+    def _ref(self, name: str, part: TarMember, files: Mapping[str, tarfile.TarInfo], about: Mapping[str, Any]) -> Ref:
+        if part.from_json:
+            found = _at(about, part.from_json)
+            return text_ref(name, found, f"json '{part.from_json}'", required=part.required, lang=part.lang)
+        kind = _kind(name, part) or "tensor"
+        info = next((files[ext.lower()] for ext in part.ext if ext.lower() in files), None)
+        if info is None:
+            missing = f"{self.path.name}: .{' or .'.join(part.ext)}"
+            return Ref(name, kind, missing, None, part.lang, required=part.required)
+        url, span = self._place(info)
+        version = f"{span[0]}-{span[1]}-{info.chksum}"
+        return Ref(name, kind, url, None, part.lang, required=part.required, version=version, span=span)
+
+    def _place(self, info: tarfile.TarInfo) -> tuple[str, tuple[int, int]]:
+        if self.keep is None:
+            return str(self.path), (info.offset_data, info.size)
+        source = self.tar.extractfile(info)
+        return self.keep(source.read() if source else b"")
+
+    def _json(self, info: tarfile.TarInfo | None) -> dict[str, Any]:
+        """The sample's JSON object; an empty one where there is none that can be read."""
+        source = self.tar.extractfile(info) if info and info.size <= _MOST_JSON else None
+        try:
+            value = json.loads(source.read()) if source else {}
+        except (ValueError, RecursionError):
+            return {}
+        return value if isinstance(value, dict) else {}
+
+
+def _entries(tar: tarfile.TarFile) -> Iterator[tuple[Any, tuple[str, str] | None]]:
+    """Plain files, in order; what is none, and where the tar breaks off, with what is wrong."""
+    while True:
+        try:
+            info = tar.next()
+        except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+            yield None, ("broken_tar", f"broken after byte {tar.offset}: {str(error) or type(error).__name__}")
+            return
+        if info is None:
+            if not _has_ended(tar):
+                yield None, ("broken_tar", f"broken off after byte {tar.offset}")
+            return
+        # tarfile remembers every entry; a tar may have millions.
+        vars(tar)["members"].clear()
+        if info.isdir():
+            continue
+        if not info.isreg() or info.issparse():
+            yield info, ("no_file", f"'{info.name[:200]}' is no plain file")
+        elif len(info.name) > _MOST_NAME:
+            yield info, ("bad_name", f"a name of {len(info.name)} characters")
+        else:
+            yield info, None
+
+
+def _has_ended(tar: tarfile.TarFile) -> bool:
+    """Whether zeros say that it ends there; tarfile takes any end for one."""
+    file = vars(tar)["fileobj"]
+    file.seek(tar.offset)
+    return bool(file.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE))
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Key and extension, as webdataset has them: up to the first dot of the last part of the name."""
+    folder, slash, base = name.rpartition("/")
+    stem, _, extension = base.partition(".")
+    return f"{folder}{slash}{stem}", extension
+
+
+def _at(about: Mapping[str, Any], path: str) -> str | None:
+    value: Any = about
+    for part in path.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value if isinstance(value, str) else None
+
+
+def _kind(name: str, part: TarMember) -> Modality | None:
+    if part.from_json:
+        return "text"
+    return part.modality or modality_of_extension(part.ext[0].rpartition(".")[2]) or modality_of(name, None)

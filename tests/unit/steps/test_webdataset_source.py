@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import gzip
+import io
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import webdataset
+
+from mmdata.engine.payloads import Payloads
+from mmdata.errors import PlanError, SampleError
+from mmdata.steps.base import Input
+from mmdata.steps.sources.webdataset import WebDataset
+
+MEMBERS = {"image": ["jpg", "png"], "caption": "txt"}
+
+
+def write(path: Path, files: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+def look(path: Path, members: dict[str, Any] = MEMBERS, **more: Any) -> list[Input]:
+    source = WebDataset.model_validate({"files": str(path), "members": members, **more})
+    (place,) = source.places(Path())
+    return list(source.look(place, lambda data: (str(keep(path, data)), (0, len(data)))))
+
+
+def keep(path: Path, data: bytes) -> Path:
+    kept = path.with_name(f"kept-{len(list(path.parent.iterdir()))}")
+    kept.write_bytes(data)
+    return kept
+
+
+def payloads(found: Input) -> dict[str, bytes]:
+    return {ref.name: Payloads([]).of(ref, 1 << 20) for ref in found.refs if ref.version}
+
+
+def problems(found: list[Input]) -> list[str]:
+    return [one.problem[0] for one in found if one.problem]
+
+
+def test_samples_as_webdataset_writes_them_are_read_in_their_place(tmp_path: Path):
+    path = tmp_path / "a.tar"
+    with webdataset.TarWriter(str(path)) as writer:
+        for n in range(3):
+            about = {"url": f"http://x/{n}", "width": n, "exif": {"a": 1}, "caption": f"in json {n}"}
+            writer.write({"__key__": f"00/{n:04d}", "jpg": b"image %d" % n, "txt": f"text {n}", "json": about})
+    found = look(path, {**MEMBERS, "other": {"json": "caption"}})
+    assert [one.key for one in found] == [f"a.tar/00/{n:04d}" for n in range(3)]
+    assert payloads(found[1]) == {"image": b"image 1", "caption": b"text 1", "other": b"in json 1"}
+    assert found[1].attributes == {"url": "http://x/1", "width": "1"}
+    assert found[1].refs[0].url == str(path)
+    assert len({ref.version for one in found for ref in one.refs}) == 9
+
+
+def test_a_packed_tar_is_copied(tmp_path: Path):
+    plain = write(tmp_path / "a.tar", {"1.jpg": b"one", "1.txt": b"uno"})
+    packed = tmp_path / "a.tar.gz"
+    packed.write_bytes(gzip.compress(plain.read_bytes()))
+    (found,) = look(packed)
+    assert payloads(found) == {"image": b"one", "caption": b"uno"}
+    assert found.refs[0].url != str(packed)
+
+
+def test_extensions_in_order_of_preference_and_names_with_dots(tmp_path: Path):
+    files = {"1.png": b"p", "1.JPG": b"j", "1.txt": b"t", "2.image.png": b"x", "2.txt": b"y"}
+    first, second = look(write(tmp_path / "a.tar", files), {"image": ["jpg", "png", "image.png"], "caption": "txt"})
+    assert payloads(first)["image"] == b"j"
+    assert payloads(second)["image"] == b"x"
+
+
+def test_what_is_missing_is_said(tmp_path: Path):
+    (found,) = look(write(tmp_path / "a.tar", {"1.txt": b"t"}), {**MEMBERS, "note": {"json": "a.b", "required": False}})
+    image, _, note = found.refs
+    assert (image.version, image.url, image.required) == (None, "a.tar: .jpg or .png", True)
+    assert (note.version, note.required) == (None, False)
+
+
+def test_hostile_entries_cost_themselves(tmp_path: Path):
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w") as tar:
+        for name, kind, link in (
+            ("link.jpg", tarfile.SYMTYPE, "/etc/passwd"),
+            ("hard.jpg", tarfile.LNKTYPE, "../../etc/passwd"),
+            ("device.jpg", tarfile.CHRTYPE, ""),
+            ("folder", tarfile.DIRTYPE, ""),
+        ):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, link
+            tar.addfile(info)
+        for name in ("../../out.jpg", "/etc/out.jpg", "ok.jpg", "ok.txt", "ok2.jpg", "x" * 5000 + ".jpg"):
+            info = tarfile.TarInfo(name)
+            info.size = 3
+            tar.addfile(info, io.BytesIO(b"abc"))
+    found = look(path)
+    assert problems(found) == ["no_file", "no_file", "no_file", "bad_name"]
+    # A name is a name: nothing is ever unpacked to where it points.
+    good = [one for one in found if not one.problem]
+    assert [one.key for one in good] == ["a.tar/../../out", "a.tar//etc/out", "a.tar/ok", "a.tar/ok2"]
+    assert {ref.url for one in good for ref in one.refs if ref.version} == {str(path)}
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.99])
+def test_a_tar_that_breaks_off_gives_what_is_whole(tmp_path: Path, share: float):
+    path = write(tmp_path / "a.tar", {f"{n}.{ext}": bytes(2000) for n in range(20) for ext in ("jpg", "txt")})
+    data = path.read_bytes()
+    path.write_bytes(data[: int(40 * 2560 * share)])
+    found = look(path)
+    assert problems(found) == ["broken_tar"]
+    assert 5 <= len(found) <= 21
+
+
+def test_no_tar_at_all(tmp_path: Path):
+    (tmp_path / "a.tar").write_bytes(b"this is no archive" * 100)
+    with pytest.raises(SampleError) as caught:
+        look(tmp_path / "a.tar")
+    assert caught.value.reason == "broken_tar"
+
+
+def test_a_key_that_comes_twice_is_an_input_of_its_own(tmp_path: Path):
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w") as tar:
+        for name in ("1.jpg", "1.txt", "2.jpg", "2.txt", "1.jpg", "1.txt"):
+            tar.addfile(tarfile.TarInfo(name))
+    found = look(path)
+    assert problems(found) == ["duplicate_key"]
+    assert len({one.key for one in found}) == 3
+
+
+@pytest.mark.parametrize("text", [b"{", b"[1]", b'"x"', b"[" * 100_000, b"null"])
+def test_json_that_is_no_object_is_none(tmp_path: Path, text: bytes):
+    (found,) = look(write(tmp_path / "a.tar", {"1.jpg": b"x", "1.json": text, "1.txt": b"t"}))
+    assert found.attributes == {}
+
+
+def test_ranges_and_patterns_name_files(tmp_path: Path):
+    for n in range(12):
+        write(tmp_path / f"{n:03d}.tar", {})
+    for files, names in (
+        (["{000..003}.tar"], ["000", "001", "002", "003"]),
+        (["{009..011}.tar", "000.tar"], ["000", "009", "010", "011"]),
+        (["00[12].tar"], ["001", "002"]),
+    ):
+        source = WebDataset.model_validate({"files": [str(tmp_path / f) for f in files], "members": MEMBERS})
+        assert [place.key for place in source.places(Path())] == [f"{name}.tar" for name in names]
+    for wrong, message in (("none.tar", "there is no file"), ("{3..1}.tar", "is empty")):
+        source = WebDataset.model_validate({"files": str(tmp_path / wrong), "members": MEMBERS})
+        with pytest.raises(PlanError, match=message):
+            list(source.places(Path()))
+
+
+def test_a_tar_of_many_files_is_read_in_linear_time_and_little_memory(tmp_path: Path):
+    import time
+
+    def seconds(count: int) -> float:
+        path = write(tmp_path / f"{count}.tar", {f"{n}.jpg": b"x" for n in range(count)})
+        began = time.process_time()
+        assert len(look(path, {"image": "jpg"})) == count
+        return time.process_time() - began
+
+    assert seconds(8000) < 6 * seconds(2000)
