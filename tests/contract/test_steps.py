@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image as Pictures
 
@@ -26,7 +27,7 @@ from mmdata.models.towers import TextRecipe
 from mmdata.sample import MODALITIES, Member, Sample, child_id
 from mmdata.steps import registry
 from mmdata.steps.align.reconcile import _Recipe as ReconcileRecipe
-from mmdata.steps.base import Align, Augment, Curate, Ingest, Ref, Source, Step, Write
+from mmdata.steps.base import Align, Augment, Curate, Discovered, Ingest, Input, Ref, Source, Step, Write
 from mmdata.store.curation import Columns, Curation, Rows
 from mmdata.store.parts import SCORE_SCHEMA, BasePartWriter, iter_samples, read_base_rows, write_table
 
@@ -35,6 +36,14 @@ STEPS = {f"{block}.{name}": step for block, names in registry.all_steps().items(
 EXAMPLES: dict[str, dict[str, Any]] = {
     "sources.files": {"root": "media", "members": {"image": "{stem}.png", "caption": "{stem}.txt"}},
     "sources.table": {"file": "media/t.csv", "members": {"speech": {"path": "file"}, "caption": {"text": "said"}}},
+    "sources.huggingface": {
+        "path": "parquet",
+        "data_files": ["media/t.parquet"],
+        "members": {"speech": "sound", "caption": "text"},
+    },
+    "sources.warc": {"files": "media/t.warc.gz"},
+    "sources.web": {"seeds": "http://example.org/"},
+    "sources.webdataset": {"files": "media/t.tar", "members": {"image": "png", "caption": "txt"}},
     "ingest.image": {},
     "ingest.audio": {},
     "ingest.text": {},
@@ -172,6 +181,46 @@ def curated(step: Curate, folder: Path, *samples: Sample) -> Any:
     ]
 
 
+def inputs_of(source: Source) -> list[Input]:
+    """All inputs; of a source that looks into files, of all of them."""
+    if not isinstance(source, Discovered):
+        return list(source.inputs())
+    kept: list[bytes] = []
+
+    def keep(data: bytes) -> tuple[str, tuple[int, int]]:
+        kept.append(data)
+        return "kept", (len(kept), len(data))
+
+    places = list(source.places(Path("media/crawled")))
+    assert places == sorted(source.places(Path("media/crawled")), key=lambda place: place.key)
+    return sorted((found for place in places for found in source.look(place, keep)), key=lambda found: found.key)
+
+
+def write_archives(folder: Path) -> None:
+    """The three samples again: in a tar, in a table of bytes, on recorded pages."""
+    import tarfile
+
+    from warcio.statusandheaders import StatusAndHeaders
+    from warcio.warcwriter import WARCWriter
+
+    with tarfile.open(folder / "t.tar", "w") as tar:
+        for stem in ("s0", "s1", "s2"):
+            for extension in ("png", "txt"):
+                tar.add(folder / f"{stem}.{extension}", f"{stem}.{extension}")
+    rows = [{"sound": {"bytes": wav(), "path": None}, "text": f"said {n}"} for n in range(3)]
+    pq.write_table(pa.Table.from_pylist(rows), folder / "t.parquet")
+    (folder / "crawled").mkdir()
+    with (folder / "t.warc.gz").open("wb") as file:
+        writer = WARCWriter(file, gzip=True)
+        for n in range(3):
+            page = io.BytesIO(b'<html><img src="%d.jpg" alt="picture %d">' % (n, n))
+            headers = StatusAndHeaders("200 OK", [("Content-Type", "text/html")], protocol="HTTP/1.1")
+            one = writer.create_warc_record("http://example.org/", "response", payload=page, http_headers=headers)
+            writer.write_record(one)
+            one.raw_stream.close()
+    (folder / "crawled" / "pages-00000.warc.gz").write_bytes((folder / "t.warc.gz").read_bytes())
+
+
 def test_every_step_has_an_example() -> None:
     assert set(EXAMPLES) == set(STEPS)
 
@@ -228,13 +277,17 @@ def test_importing_it_is_light(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", of(Source))
-def test_a_source_names_declared_members_sorted_by_unique_keys_the_same_twice(name: str) -> None:
+# warcio and datasets leave temporary files to the collector.
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_source_names_declared_members_sorted_by_unique_keys_the_same_twice(name: str, media: Path) -> None:
+    write_archives(media)
     source: Source = made(name)
-    first, again = list(source.inputs()), list(source.inputs())
+    first, again = inputs_of(source), inputs_of(source)
     assert first == again
     assert len(first) == 3
     keys = [found.key for found in first]
     assert keys == sorted(set(keys))
+    assert not any(found.problem for found in first)
     declared = source.members()
     for found in first:
         assert {ref.name: ref.modality for ref in found.refs} == {n: d.modality for n, d in declared.items()}
