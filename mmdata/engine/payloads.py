@@ -23,6 +23,7 @@ class Payloads:
         """`fetches`: fetch parts of the chunk, the latest first."""
         self._fetched = Fetched(fetches)
         self._read: dict[tuple[str, tuple[int, int] | None], bytes] = {}
+        self._recording: tuple[str, tuple[int, int] | None] | None = None
 
     def __enter__(self) -> Self:
         """Files are opened as they are asked for."""
@@ -34,7 +35,7 @@ class Payloads:
 
     def forget(self) -> None:
         """Another input begins."""
-        self._read.clear()
+        self._read = {place: data for place, data in self._read.items() if place == self._recording}
 
     def of(self, ref: Ref, max_bytes: int) -> bytes:
         """The payload, never more than `max_bytes`.
@@ -46,6 +47,9 @@ class Payloads:
         if ref.text is not None:
             return ref.text.encode()
         place = (str(ref.url), ref.span)
+        if ref.clip:
+            # The pieces of a recording are inputs that follow each other: it is read once.
+            self._recording = place
         if place not in self._read:
             self._read[place] = self._fetch(ref, max_bytes) if on_the_web(ref) else _read(ref, max_bytes)
         return self._read[place]

@@ -73,7 +73,7 @@ def _encoded(data: bytes, target: Target, max_duration_s: float, clip: Clip) -> 
             if codec == "opus":
                 stream.codec_context.bit_rate = target.bitrate_kbps * 1000
             done = 0
-            for frame in _cut(source, resampler, rate, clip):
+            for frame in cut_samples(source, resampler, rate, clip):
                 frame.pts = done
                 done += frame.samples
                 if done > max_duration_s * rate:
@@ -104,8 +104,8 @@ def _sample_format(codec: str, name: str) -> str:
     return "s32" if name in _DEEP else "s16"
 
 
-def _cut(source: Any, resampler: Any, rate: int, clip: Clip) -> Iterator[Any]:
-    """Resampled frames within a clip, the first and the last cut to the sample."""
+def cut_samples(source: Any, resampler: Any, rate: int, clip: Clip) -> Iterator[Any]:
+    """Resampled frames of an open container within a clip, the first and the last cut to the sample."""
     first, last = round(clip[0] * rate), clip[1] * rate
     if clip[0] > _ROLL_S:
         source.seek(int((clip[0] - _ROLL_S) * 1_000_000))

@@ -28,12 +28,18 @@ OWN: Final[dict[str, dict[str, str]]] = {
     "sources": {
         "files": "sources.files:Files",
         "table": "sources.table:Table",
+        "video": "sources.video:Video",
         "huggingface": "sources.huggingface:HuggingFace",
         "webdataset": "sources.webdataset:WebDataset",
         "warc": "sources.warc:Warc",
         "web": "sources.web:Web",
     },
-    "ingest": {"image": "ingest.image:Image", "audio": "ingest.audio:Audio", "text": "ingest.text:Text"},
+    "ingest": {
+        "image": "ingest.image:Image",
+        "audio": "ingest.audio:Audio",
+        "text": "ingest.text:Text",
+        "video": "ingest.video:Video",
+    },
     "align": {
         "clip": "align.clip:Clip",
         "whisper": "align.whisper:Whisper",

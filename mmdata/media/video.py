@@ -1,0 +1,247 @@
+"""Video by PyAV: measured by a full decode, cut, made smaller; within limits.
+
+Equal input gives equal bytes: encoders and muxers are told to be bit-exact.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, BinaryIO, Final
+
+from mmdata.errors import SampleError
+from mmdata.media.audio_write import Clip, cut_samples
+
+# What a container's short name is stored as. Playlists and scripts that name other files are not among them.
+_KINDS: Final = {
+    "mov,mp4,m4a,3gp,3g2,mj2": ("video/mp4", "mp4"),
+    "matroska,webm": ("video/x-matroska", "mkv"),
+    "avi": ("video/x-msvideo", "avi"),
+    "mpeg": ("video/mpeg", "mpg"),
+    "mpegts": ("video/mp2t", "ts"),
+    "flv": ("video/x-flv", "flv"),
+    "ogg": ("video/ogg", "ogv"),
+}
+_TICKS_A_SECOND: Final = 90_000  # MPEG's clock
+_SOUND_HZ: Final = 48_000
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Of a video: seconds, frames, and pixels of a frame."""
+
+    max_duration_s: float
+    max_frames: int
+    max_pixels: int
+
+
+@dataclass(frozen=True)
+class Target:
+    """How video is stored.
+
+    Attributes:
+        encode: whether it is encoded anew, as H.264 with AAC in MP4; a piece of a recording always is.
+        fps: frames a second at most; None: all there are.
+        side_px: what the shorter side is made, if it is longer.
+        sound: whether it keeps its sound.
+        crf: quality of H.264, 0 (nothing lost) to 51; 18 is hardly to be told from the original.
+    """
+
+    encode: bool = False
+    fps: float | None = None
+    side_px: int | None = None
+    sound: bool = True
+    crf: int = 20
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a full decode found."""
+
+    mime: str
+    extension: str
+    width: int
+    height: int
+    duration_s: float
+    has_sound: bool
+
+
+def open_video(source: bytes | BinaryIO) -> Any:
+    """A container with moving pictures. Raises SampleError `not_video`."""
+    import av
+    from av.stream import Disposition
+
+    file = io.BytesIO(source) if isinstance(source, bytes) else source
+    try:
+        container = av.open(file, options={"protocol_whitelist": "", "format_whitelist": ",".join(_KINDS)})
+    except (av.FFmpegError, ValueError) as error:
+        raise SampleError("not_video", f"not video that FFmpeg reads: {error}") from None
+    streams = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+    if not streams:
+        container.close()
+        raise SampleError("not_video", f"a '{container.format.name}' file without moving pictures")
+    return container
+
+
+def normalise(data: bytes, target: Target, limits: Limits, clip: Clip | None = None) -> tuple[bytes, VideoInfo]:
+    """The payload that is stored, and what it is.
+
+    Raises SampleError: `not_video`, `bad_video` (corrupt), `no_video` (no frames within the clip), `too_long`,
+    `too_many_frames`, `too_many_pixels`.
+    """
+    if target.encode or clip or target.fps or target.side_px or not target.sound:
+        data = _encoded(data, target, limits, clip or (0.0, math.inf))
+    return data, measure_video(data, limits)
+
+
+def measure_video(data: bytes, limits: Limits) -> VideoInfo:
+    """Decode everything once and measure it. Raises as `normalise` does."""
+    with open_video(data) as container:
+        kind = _KINDS[container.format.name]
+        first = last = length = 0.0
+        count = 0
+        for frame in decoded(container, limits):
+            first = _time(frame) if count == 0 else first
+            last, length, count = _time(frame), _length(frame, container), count + 1
+            _check(last - first, count, limits)
+        if count == 0:
+            raise SampleError("no_video", "no frame")
+        size = container.streams.video[0].codec_context
+        sound = bool(container.streams.audio)
+        return VideoInfo(*kind, size.width, size.height, last - first + length, sound)
+
+
+def stills(file: BinaryIO, times_s: Sequence[float], limits: Limits) -> list[Any]:
+    """The frames shown at some times, in order, as Pillow images; the last there is for times after it."""
+    found: list[Any] = []
+    wanted = sorted(times_s)
+    with open_video(file) as container:
+        if wanted and wanted[0] > 0:
+            container.seek(int(wanted[0] * 1_000_000))
+        shown = None
+        for frame in decoded(container, limits):
+            while len(found) < len(wanted) and shown is not None and _time(frame) > wanted[len(found)]:
+                found.append(shown.to_image())
+            if len(found) == len(wanted):
+                return found
+            shown = frame
+        while shown is not None and len(found) < len(wanted):
+            found.append(shown.to_image())
+    return found
+
+
+def decoded(container: Any, limits: Limits) -> Iterator[Any]:
+    """Frames, none of them larger than the limit. Raises SampleError `too_many_pixels`, `bad_video`."""
+    import av
+
+    stream = container.streams.video[0]
+    stream.thread_type = "AUTO"
+    try:
+        _check_size(stream.codec_context, limits)
+        for frame in container.decode(stream):
+            _check_size(frame, limits)
+            yield frame
+    except av.FFmpegError as error:
+        raise SampleError("bad_video", f"cannot be decoded: {error.strerror}") from None
+
+
+def _check_size(size: Any, limits: Limits) -> None:
+    if size.width * size.height > limits.max_pixels:
+        shown = f"{size.width} x {size.height}"
+        raise SampleError("too_many_pixels", f"frames of {shown}, more than max_pixels: {limits.max_pixels}")
+
+
+def _check(duration_s: float, frames: int, limits: Limits) -> None:
+    if duration_s > limits.max_duration_s:
+        raise SampleError("too_long", f"more than max_duration_s: {limits.max_duration_s:g}")
+    if frames > limits.max_frames:
+        raise SampleError("too_many_frames", f"more than max_frames: {limits.max_frames}")
+
+
+def _time(frame: Any) -> float:
+    return float(frame.time or 0.0)
+
+
+def _length(frame: Any, container: Any) -> float:
+    """How long a frame is shown, seconds."""
+    if frame.duration and frame.time_base:
+        return float(frame.duration * frame.time_base)
+    rate = container.streams.video[0].average_rate
+    return float(1 / rate) if rate else 0.0
+
+
+# --- encode ----------------------------------------------------------------------------------------------------------
+
+
+def _encoded(data: bytes, target: Target, limits: Limits, clip: Clip) -> bytes:
+    import av
+
+    buffer = io.BytesIO()
+    options = {"fflags": "+bitexact", "movflags": "+faststart"}
+    with (
+        open_video(data) as source,
+        open_video(data) as heard,
+        av.open(buffer, "w", format="mp4", options=options) as out,
+    ):
+        picture = _picture_stream(out, source, target)
+        sound = _sound_stream(out) if target.sound and heard.streams.audio else None
+        for frame in _shown(source, target, limits, clip):
+            small = frame.reformat(width=picture.width, height=picture.height, format="yuv420p")
+            small.pts, small.time_base = frame.pts, Fraction(1, _TICKS_A_SECOND)
+            out.mux(picture.encode(small))
+        out.mux(picture.encode(None))
+        if sound is not None:
+            resampler = av.AudioResampler(format="fltp", layout="stereo", rate=_SOUND_HZ)
+            done = 0
+            for part in cut_samples(heard, resampler, _SOUND_HZ, clip):
+                part.pts = done
+                done += part.samples
+                out.mux(sound.encode(part))
+            out.mux(sound.encode(None))
+    return buffer.getvalue()
+
+
+def _picture_stream(out: Any, source: Any, target: Target) -> Any:
+    size, rate = source.streams.video[0].codec_context, source.streams.video[0].average_rate or Fraction(25)
+    scale = min(1.0, target.side_px / min(size.width, size.height)) if target.side_px else 1.0
+    rate = min(rate, Fraction(target.fps).limit_denominator(1001)) if target.fps else rate
+    stream = out.add_stream("libx264", rate=rate)
+    # H.264 with chroma at half the size wants even sides.
+    stream.width, stream.height = (max(2, round(side * scale / 2) * 2) for side in (size.width, size.height))
+    stream.pix_fmt = "yuv420p"
+    stream.codec_context.time_base = Fraction(1, _TICKS_A_SECOND)
+    # One thread: with more, the bytes may depend on how many.
+    stream.codec_context.options = {"flags": "+bitexact", "preset": "veryfast", "crf": str(target.crf), "threads": "1"}
+    return stream
+
+
+def _sound_stream(out: Any) -> Any:
+    stream = out.add_stream("aac", rate=_SOUND_HZ, layout="stereo")
+    stream.codec_context.options = {"flags": "+bitexact"}
+    return stream
+
+
+def _shown(source: Any, target: Target, limits: Limits, clip: Clip) -> Iterator[Any]:
+    """Frames of a clip, no more a second than asked for, their times counted from its beginning."""
+    if clip[0] > 0:
+        source.seek(int(clip[0] * 1_000_000))
+    count, slot = 0, -1
+    for frame in decoded(source, limits):
+        at = _time(frame) - clip[0]
+        if _time(frame) >= clip[1]:
+            break
+        # The frame that is still shown when the clip begins is its first.
+        if at + _length(frame, source) <= 0:
+            continue
+        at = max(at, 0.0)
+        wanted = int(at * target.fps + 1e-6) if target.fps else slot + 1
+        if wanted > slot:
+            slot, count = wanted, count + 1
+            _check(at, count, limits)
+            frame.pts = round(at * _TICKS_A_SECOND)
+            yield frame
+    if count == 0:
+        raise SampleError("no_video", "no frame within the clip")

@@ -1,0 +1,41 @@
+"""A film through the command line: scenes with their sound, their words and their frames."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+
+from film import write_film
+
+SRT = "1\n00:00:00,200 --> 00:00:01,200\nOne is red.\n\n2\n00:00:02,500 --> 00:00:03,900\nTwo is green.\n"
+
+
+def test_a_film_becomes_samples_of_its_scenes(cli):
+    write_film(cli.folder / "media" / "talk.mp4", [2.0, 3.0, 2.0])
+    (cli.folder / "media" / "talk.srt").write_text(SRT)
+    (cli.folder / "media" / "broken.mp4").write_bytes(b"no film")
+    cli.spec(
+        sources=[{"video": {"files": "media/*.mp4", "frames": 2, "lang": "en"}}],
+        ingest=[{"video": {"side_px": 32}}, {"image": {"resize": "longest", "side_px": 32}}, {"audio": {"mono": True}}],
+    )
+    assert "4 inputs = 3 kept + 1 failed" in cli.build().stdout
+    members = cli.query(
+        "SELECT s.key, m.name, m.mime, round(m.duration_s, 1) AS seconds, m.height, m.text FROM samples s "
+        "JOIN members m USING (sample_id) ORDER BY ALL"
+    )
+    assert [(row["name"], row["mime"], row["seconds"], row["height"], row["text"]) for row in members[:5]] == [
+        ("audio", "audio/flac", 2.0, None, None),
+        ("frame_0", "image/jpeg", None, 16, None),
+        ("frame_1", "image/jpeg", None, 16, None),
+        ("video", "video/mp4", 2.0, 32, None),
+        ("words", "text/plain", None, None, "One is red."),
+    ]
+    assert len(members) == 14
+    (fate,) = cli.query("SELECT f.step, f.rule FROM fates f WHERE fate = 'failed'")
+    assert fate == {"step": "ingest", "rule": "not_video"}
+    names = set()
+    for path in (cli.folder / "out" / "shards").glob("*.tar"):
+        with tarfile.open(fileobj=io.BytesIO(path.read_bytes())) as tar:
+            names |= {name.partition(".")[2] for name in tar.getnames()}
+    assert {"video.mp4", "audio.flac", "frame_0.jpg", "words.txt", "json"} <= names
+    assert "nothing to do" in cli.build().stdout

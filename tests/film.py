@@ -1,0 +1,45 @@
+"""A short film: colours that change with hard cuts, a tone with them, perhaps subtitles inside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import av
+import numpy as np
+
+FPS, RATE, SIDE = 20, 16_000, 64
+COLOURS = [(200, 30, 30), (30, 200, 30), (30, 30, 200), (200, 200, 30), (30, 200, 200)]
+
+
+def write_film(path: Path, scenes_s: list[float], *, sound: bool = True, subtitles: str | None = None) -> Path:
+    """Scenes of such lengths; scene n has a tone of 300 (n + 1) Hz; `subtitles` is an SRT file to put in."""
+    container = av.open(str(path), "w")
+    picture = container.add_stream("mpeg4", rate=FPS, width=SIDE * 2, height=SIDE, pix_fmt="yuv420p")
+    picture.codec_context.bit_rate = 2_000_000
+    picture.codec_context.gop_size = 10
+    tone = container.add_stream("aac", rate=RATE, layout="mono") if sound else None
+    source = av.open(subtitles) if subtitles else None
+    words = container.add_stream_from_template(source.streams.subtitles[0]) if source else None
+    rng = np.random.default_rng(0)
+    for scene, length_s in enumerate(scenes_s):
+        texture = rng.integers(-25, 25, (SIDE, SIDE * 2, 1))
+        pixels = np.clip(np.array(COLOURS[scene % len(COLOURS)]) + texture, 0, 255).astype(np.uint8)
+        for _ in range(round(length_s * FPS)):
+            container.mux(picture.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        if tone is not None:
+            times = np.arange(round(length_s * RATE)) / RATE
+            wave = (0.4 * np.sin(2 * np.pi * 300 * (scene + 1) * times)).astype(np.float32)[None]
+            frame = av.AudioFrame.from_ndarray(wave, format="fltp", layout="mono")
+            frame.sample_rate = RATE
+            container.mux(tone.encode(frame))
+    container.mux(picture.encode(None))
+    if tone is not None:
+        container.mux(tone.encode(None))
+    if source is not None:
+        for packet in source.demux(subtitles=0):
+            if packet.dts is not None:
+                packet.stream = words
+                container.mux(packet)
+        source.close()
+    container.close()
+    return path

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from film import COLOURS, FPS, write_film
+
+from mmdata.errors import SampleError
+from mmdata.media.video import Limits, Target, measure_video, normalise, stills
+
+LIMITS = Limits(60, 5000, 1 << 20)
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """Three scenes of two seconds."""
+    return write_film(tmp_path_factory.mktemp("film") / "a.mp4", [2.0, 2.0, 2.0]).read_bytes()
+
+
+def colours(data: bytes) -> list[int]:
+    """Which scene each frame is of."""
+    with av.open(io.BytesIO(data)) as container:
+        means = [frame.to_ndarray(format="rgb24").mean(axis=(0, 1)) for frame in container.decode(video=0)]
+    return [int(np.argmin([np.abs(mean - colour).sum() for colour in COLOURS])) for mean in means]
+
+
+def tone_hz(data: bytes) -> float:
+    with av.open(io.BytesIO(data)) as container:
+        rate = container.streams.audio[0].rate
+        sound = np.concatenate([frame.to_ndarray()[0] for frame in container.decode(audio=0)])
+    middle = sound[len(sound) // 3 : 2 * len(sound) // 3]
+    return float(np.argmax(np.abs(np.fft.rfft(middle))) * rate / len(middle))
+
+
+def test_video_is_kept_as_it_came(film: bytes):
+    data, info = normalise(film, Target(), LIMITS)
+    assert data == film
+    assert (info.mime, info.extension, info.width, info.height, info.has_sound) == ("video/mp4", "mp4", 128, 64, True)
+    assert info.duration_s == pytest.approx(6, abs=1 / FPS)
+
+
+@pytest.mark.parametrize(
+    ("clip", "scenes", "hertz"), [((2.0, 4.0), {1}, 600), ((4.5, 6.0), {2}, 900), ((0.0, 1.0), {0}, 300)]
+)
+def test_a_piece_has_its_pictures_and_its_sound(film: bytes, clip: tuple[float, float], scenes: set[int], hertz: float):
+    data, info = normalise(film, Target(), LIMITS, clip)
+    assert set(colours(data)) == scenes
+    assert len(colours(data)) == round((clip[1] - clip[0]) * FPS)
+    assert info.duration_s == pytest.approx(clip[1] - clip[0], abs=1.5 / FPS)
+    assert tone_hz(data) == pytest.approx(hertz, rel=0.02)
+    assert normalise(film, Target(), LIMITS, clip)[0] == data
+
+
+def test_a_piece_over_a_cut_changes_where_the_film_does(film: bytes):
+    data, _ = normalise(film, Target(), LIMITS, (1.5, 2.5))
+    assert colours(data) == [0] * 10 + [1] * 10
+
+
+def test_size_rate_and_sound(film: bytes):
+    data, info = normalise(film, Target(fps=5, side_px=32, sound=False), LIMITS)
+    assert (info.width, info.height, info.has_sound) == (64, 32, False)
+    assert len(colours(data)) == 30
+    assert info.duration_s == pytest.approx(6, abs=0.25)
+    assert normalise(film, Target(side_px=500), LIMITS)[1].width == 128
+
+
+def test_stills_are_those_shown_at_their_times(film: bytes):
+    images = stills(io.BytesIO(film), [0.5, 2.5, 3.9, 4.1, 99.0], LIMITS)
+    found = [np.asarray(image.convert("RGB"), dtype=float).mean(axis=(0, 1)) for image in images]
+    assert [int(np.argmin([np.abs(mean - c).sum() for c in COLOURS])) for mean in found] == [0, 1, 1, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("limits", "clip", "reason"),
+    [
+        (Limits(5, 5000, 1 << 20), None, "too_long"),
+        (Limits(60, 100, 1 << 20), None, "too_many_frames"),
+        (Limits(60, 5000, 1000), None, "too_many_pixels"),
+        (LIMITS, (50.0, 60.0), "no_video"),
+    ],
+)
+def test_limits(film: bytes, limits: Limits, clip: tuple[float, float] | None, reason: str):
+    with pytest.raises(SampleError) as caught:
+        normalise(film, Target(), limits, clip)
+    assert caught.value.reason == reason
+
+
+def test_a_piece_of_a_long_film_may_be_short_enough(film: bytes):
+    assert normalise(film, Target(), Limits(2, 50, 1 << 20), (3.0, 4.0))[1].duration_s == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"no film", b"#EXTM3U\n#EXTINF:9,\nhttp://10.0.0.1/x.ts\n", b"ffconcat version 1.0\nfile /etc/passwd\n"],
+)
+def test_no_film(data: bytes):
+    for target in (Target(), Target(encode=True)):
+        with pytest.raises(SampleError):
+            normalise(data, target, LIMITS)
+
+
+def test_a_film_that_breaks_off_fails_or_is_shorter(tmp_path: Path):
+    data = write_film(tmp_path / "a.mkv", [2.0, 2.0]).read_bytes()
+    for share in (0.1, 0.5, 0.9):
+        try:
+            assert measure_video(data[: int(len(data) * share)], LIMITS).duration_s < 4.2
+        except SampleError as error:
+            assert error.reason in {"not_video", "bad_video", "no_video"}  # noqa: PT017

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from film import write_film
+from PIL import Image
+
+from mmdata.errors import PlanError, SampleError
+from mmdata.steps.base import Input
+from mmdata.steps.sources.video import Video
+
+SRT = """1
+00:00:00,200 --> 00:00:01,200
+One is red.
+
+2
+00:00:01,300 --> 00:00:01,900
+Very red.
+
+3
+00:00:02,500 --> 00:00:03,900
+Two is <i>green</i>.
+"""
+
+
+def look(*files: Path, **given: Any) -> tuple[list[Input], list[bytes]]:
+    source = Video.model_validate({"files": [str(file) for file in files], **given})
+    kept: list[bytes] = []
+
+    def keep(data: bytes) -> tuple[str, tuple[int, int]]:
+        kept.append(data)
+        return "kept", (len(kept) - 1, len(data))
+
+    return [found for place in source.places(Path()) for found in source.look(place, keep)], kept
+
+
+def clips(found: list[Input]) -> list[tuple[float, float] | None]:
+    return [next(ref.clip for ref in one.refs if ref.name == "video") for one in found]
+
+
+def words(found: list[Input]) -> list[str | None]:
+    return [next((ref.text for ref in one.refs if ref.name == "words"), None) for one in found]
+
+
+def test_a_film_is_cut_where_its_scenes_change(tmp_path: Path):
+    film = write_film(tmp_path / "a.mp4", [2.0, 3.0, 1.5])
+    found, kept = look(film, min_s=0.5, frames=2)
+    assert clips(found) == [(0.0, 2.0), (2.0, 5.0), (5.0, 6.5)]
+    assert [one.key for one in found] == ["a.mp4 0.000-2.000", "a.mp4 2.000-5.000", "a.mp4 5.000-6.500"]
+    assert found[0].attributes == {"file": "a.mp4", "start_s": "0.000", "end_s": "2.000"}
+    assert {ref.name for ref in found[0].refs} == {"video", "audio", "words", "frame_0", "frame_1"}
+    greens = [
+        Image.open(io.BytesIO(kept[ref.span[0]])) for ref in found[1].refs if ref.modality == "image" and ref.span
+    ]
+    assert all(image.resize((1, 1)).getpixel((0, 0))[1] > 150 for image in greens)
+    assert len(greens) == 2
+    assert look(film, min_s=0.5, frames=2)[0] == found
+
+
+def test_long_scenes_are_cut_evenly_and_short_ones_are_said(tmp_path: Path):
+    found, _ = look(write_film(tmp_path / "a.mp4", [5.0, 1.0]), max_s=2.0, min_s=1.2, frames=0)
+    assert [(one.problem or ("",))[0] for one in found] == ["", "", "", "too_short"]
+    assert clips(found)[:3] == [(0.0, 1.667), (1.667, 3.333), (3.333, 5.0)]
+
+
+def test_subtitles_beside_a_film_cut_it(tmp_path: Path):
+    film = write_film(tmp_path / "a.mp4", [2.0, 2.0])
+    (tmp_path / "a.de.srt").write_text(SRT)
+    found, _ = look(film, cut="subtitles", min_s=1.2, frames=0)
+    assert clips(found) == [(0.2, 1.9), (2.5, 3.9)]
+    assert words(found) == ["One is red. Very red.", "Two is green."]
+    assert {ref.lang for one in found for ref in one.refs if ref.name in {"words", "audio"}} == {"de"}
+    # In scenes they are what is said meanwhile.
+    assert words(look(film, min_s=0.5, frames=0)[0]) == ["One is red. Very red.", "Two is green."]
+    place = next(iter(Video.model_validate({"files": str(film)}).places(Path())))
+    (tmp_path / "a.de.srt").write_text(SRT.replace("red", "dark"))
+    assert next(iter(Video.model_validate({"files": str(film)}).places(Path()))) != place
+
+
+def test_subtitles_inside_a_film_cut_it(tmp_path: Path):
+    (tmp_path / "x.srt").write_text(SRT)
+    film = write_film(tmp_path / "a.mkv", [2.0, 2.0], subtitles=str(tmp_path / "x.srt"))
+    found, _ = look(film, cut="subtitles", min_s=1.2, frames=0)
+    assert clips(found) == [(0.2, 1.9), (2.5, 3.9)]
+    assert words(found)[1] == "Two is green."
+
+
+def test_a_silent_film_has_no_sound_and_one_piece_is_all_of_it(tmp_path: Path):
+    ((found,), _) = look(write_film(tmp_path / "a.mp4", [2.0, 2.0], sound=False), cut="none", frames=1)
+    assert clips([found]) == [(0.0, 4.0)]
+    assert [ref.name for ref in found.refs if ref.version] == ["video", "frame_0"]
+
+
+def test_what_is_no_film_costs_itself(tmp_path: Path):
+    (tmp_path / "a.mp4").write_bytes(b"no film at all" * 100)
+    with pytest.raises(SampleError) as caught:
+        look(tmp_path / "a.mp4")
+    assert caught.value.reason == "not_video"
+    film = write_film(tmp_path / "b.mp4", [2.0])
+    for given, reason in (
+        ({"max_bytes": 10}, "too_large"),
+        ({"max_duration_s": 1}, "too_long"),
+        ({"cut": "subtitles"}, "no_subtitles"),
+    ):
+        with pytest.raises(SampleError) as caught:
+            look(film, **given)
+        assert caught.value.reason == reason
+
+
+def test_mistakes_are_said_before_anything_runs(tmp_path: Path):
+    with pytest.raises(PlanError, match="there is no file"):
+        look(tmp_path / "none.mp4")
+    with pytest.raises(ValueError, match="min_s: 9 is more than max_s: 5"):
+        Video.model_validate({"files": "x", "min_s": 9, "max_s": 5})
