@@ -58,11 +58,13 @@ _DECLARED_WITHIN_BYTES: Final = 1024  # the standard's "prescan a byte stream"
 _FORMATTING: Final = re.compile(
     r"<(/?)(?:b|big|code|em|font|i|nobr|s|small|strike|strong|tt|u)(?:[ \t\n\f\r/][^>]*)?>", re.IGNORECASE
 )
-# Whatever may be a tag with too many attributes, as the standard's tokenizer reads attributes; in bounded pieces.
+# What may be a tag with too many attributes, as the standard's tokenizer reads them. A tag always begins at the first
+# `<` with a letter after a `>`, for that ends whatever is no text.
 _CROWDED: Final = re.compile(
-    r"<[a-zA-Z][^ \t\n\f\r/>]{0,1999}+(?>[ \t\n\f\r/]*+[^ \t\n\f\r/>][^ \t\n\f\r/>=]{0,1999}+"
+    r"(?:\A|>)(?>[^<>]++|<(?!/?[a-zA-Z]))*+</?[a-zA-Z][^ \t\n\f\r/>]*+"
+    r"(?>[ \t\n\f\r/]*+[^ \t\n\f\r/>][^ \t\n\f\r/>=]*+"
     r"(?>[ \t\n\f\r]*+=[ \t\n\f\r]*+"
-    rf"""(?>"[^"]*+"|'[^']*+'|[^ \t\n\f\r>]{{0,1999}}+))?+){{{_MOST_ATTRIBUTES}}}"""
+    rf"""(?>"[^"]*+"|'[^']*+'|[^ \t\n\f\r>]*+))?+){{{_MOST_ATTRIBUTES}}}"""
 )
 _INLINE: Final = frozenset(
     {
@@ -160,7 +162,7 @@ def _bounded(html: str) -> str:
         html = html[: next(islice(re.finditer("<", html), _MOST_TAGS, None)).start()]
     crowded = _CROWDED.search(html)
     if crowded:
-        html = html[: crowded.start()]
+        html = html[: crowded.start() + 1]
     # Not beyond the last tag: what searches for the end of one then always finds it.
     return _FORMATTING.sub(r"<\1span>", html[: html.rfind(">") + 1])
 
