@@ -15,7 +15,8 @@ from mmdata.crawl.recording import Recorder
 from mmdata.crawl.scope import Scope
 from mmdata.crawl.sitemaps import MOST_BYTES, read_sitemap
 from mmdata.errors import SampleError
-from mmdata.media.html import extract
+from mmdata.media.html import outline
+from mmdata.media.html_tree import Limits
 from mmdata.net.address import checked_url
 from mmdata.net.errors import FetchError
 from mmdata.net.fetcher import Answer, Fetcher
@@ -136,11 +137,12 @@ class _Walker:
         if reason:
             self.frontier.settle(visit, _outcome("skipped", answer, *reason))
             return
-        page = await asyncio.to_thread(extract, answer.data, answer.final_url, answer.charset)
+        limits = Limits(page_bytes=self.scope.max_page_bytes)
+        page = await asyncio.to_thread(outline, answer.data, answer.final_url, answer.charset, limits)
         says = meta_rights(page.meta, self.fetcher.settings.user_agent)
         follow = "nofollow" not in {*says.robots, *answer.robots} and visit.depth < self.scope.max_depth
         recorded = self.recorder.write(answer)
-        links = self._inside(page.links) if follow else []
+        links = self._inside(link.url for link in page.links if not link.nofollow) if follow else []
         self.frontier.settle(visit, _outcome("done", answer), links, recorded)
 
     def _no_page(self, visit: Visit, answer: Answer) -> tuple[str, str] | None:

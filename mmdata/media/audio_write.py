@@ -125,7 +125,7 @@ def cut_samples(source: Any, resampler: Any, rate: int, clip: Clip) -> Iterator[
 
 
 def _within(frame: Any, at: int, first: int, last: float) -> Iterator[Any]:
-    """The part of a packed frame that begins at sample `at`."""
+    """The part of a frame that is wanted; it begins at sample `at` of the recording."""
     import av
 
     begin, end = max(first - at, 0), min(last - at, frame.samples)
@@ -134,8 +134,9 @@ def _within(frame: Any, at: int, first: int, last: float) -> Iterator[Any]:
     if (begin, end) == (0, frame.samples):
         yield frame
         return
-    channels = len(frame.layout.channels)
-    part = frame.to_ndarray()[:, begin * channels : round(end) * channels]
+    # Planes have a row each; packed samples of all channels are one row.
+    step = 1 if frame.format.is_planar else len(frame.layout.channels)
+    part = frame.to_ndarray()[:, begin * step : round(end) * step]
     cut = av.AudioFrame.from_ndarray(part.copy(), format=frame.format.name, layout=frame.layout.name)
     cut.sample_rate = frame.sample_rate
     yield cut

@@ -26,6 +26,7 @@ _KINDS: Final = {
     "ogg": ("video/ogg", "ogv"),
 }
 _TICKS_A_SECOND: Final = 90_000  # MPEG's clock
+_SLIP_S: Final = 1e-4  # of rounding
 _SOUND_HZ: Final = 48_000
 
 
@@ -180,7 +181,7 @@ def _encoded(data: bytes, target: Target, limits: Limits, clip: Clip) -> bytes:
     import av
 
     buffer = io.BytesIO()
-    options = {"fflags": "+bitexact", "movflags": "+faststart"}
+    options = {"fflags": "+bitexact"}
     with (
         open_video(data) as source,
         open_video(data) as heard,
@@ -234,7 +235,7 @@ def _shown(source: Any, target: Target, limits: Limits, clip: Clip) -> Iterator[
         if _time(frame) >= clip[1]:
             break
         # The frame that is still shown when the clip begins is its first.
-        if at + _length(frame, source) <= 0:
+        if at + _length(frame, source) <= _SLIP_S:
             continue
         at = max(at, 0.0)
         wanted = int(at * target.fps + 1e-6) if target.fps else slot + 1

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import os
 import pickle
 import subprocess
 import sys
+import tempfile
 import wave
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from film import write_film
 from PIL import Image as Pictures
 
 from mmdata.engine import work
@@ -41,12 +44,14 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "data_files": ["media/t.parquet"],
         "members": {"speech": "sound", "caption": "text"},
     },
+    "sources.video": {"files": "media/film.mp4", "min_s": 0.5, "frames": 1},
     "sources.warc": {"files": "media/t.warc.gz"},
     "sources.web": {"seeds": "http://example.org/"},
     "sources.webdataset": {"files": "media/t.tar", "members": {"image": "png", "caption": "txt"}},
     "ingest.image": {},
     "ingest.audio": {},
     "ingest.text": {},
+    "ingest.video": {},
     "align.clip": {"model": "model", "image": ["image", "depth"], "text": ["caption", "caption_fr"]},
     "align.whisper": {"model": "model", "pairs": {"speech": "caption"}},
     "align.crossfit": {
@@ -100,6 +105,13 @@ def wav() -> bytes:
     return buffer.getvalue()
 
 
+@functools.cache
+def film() -> bytes:
+    """Three scenes of a second."""
+    with tempfile.TemporaryDirectory() as folder:
+        return write_film(Path(folder) / "film.mp4", [1.0, 1.0, 1.0]).read_bytes()
+
+
 def text(name: str, content: str, lang: str) -> Member:
     measures = {"text": content, "chars": len(content), "words": len(content.split())}
     return Member(name, "text", "text/plain", "txt", content.encode(), lang, measures)
@@ -115,6 +127,7 @@ def sample(number: int = 1) -> Sample:
         text("caption_fr", f"carré {number}", "fr"),
         text("subtitles", "WEBVTT\n\n00:00.000 --> 00:00.400\na square\n", "en"),
         Member("speech", "audio", "audio/wav", "wav", wav(), "en", sound),
+        Member("film", "video", "video/mp4", "mp4", film(), "en", {"width": 128, "height": 64, "duration_s": 3.0}),
     ]
     segments = [
         {"start_s": 0.1, "end_s": 0.4, "text": "a square", "score": 2.0},
@@ -207,6 +220,9 @@ def write_archives(folder: Path) -> None:
         for stem in ("s0", "s1", "s2"):
             for extension in ("png", "txt"):
                 tar.add(folder / f"{stem}.{extension}", f"{stem}.{extension}")
+    (folder / "film.mp4").write_bytes(film())
+    cues = [f"{n + 1}\n00:00:0{n},100 --> 00:00:0{n},900\nScene {n}.\n" for n in range(3)]
+    (folder / "film.srt").write_text("\n".join(cues))
     rows = [{"sound": {"bytes": wav(), "path": None}, "text": f"said {n}"} for n in range(3)]
     pq.write_table(pa.Table.from_pylist(rows), folder / "t.parquet")
     (folder / "crawled").mkdir()

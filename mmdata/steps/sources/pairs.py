@@ -72,6 +72,7 @@ class Pages(Discovered):
 
     def _of_page(self, record: Any, inside: _Inside | None) -> Iterator[Input]:
         from mmdata.media.html import extract
+        from mmdata.media.html_tree import Limits
         from mmdata.net.rights import header_rights, meta_rights
         from mmdata.net.sniff import sniff
 
@@ -79,7 +80,7 @@ class Pages(Discovered):
         if sniff(record.data, declared.strip().lower() or None) not in _PAGES:
             return
         try:
-            page = extract(record.data, record.url, _charset(rest))
+            page = extract(record.data, record.url, _charset(rest), Limits(page_bytes=int(self.max_page_bytes)))
         except SampleError as error:
             yield Input(record.url, (), {}, (error.reason, f"{record.url}: {error}"))
             return
@@ -92,8 +93,9 @@ class Pages(Discovered):
                 yield self._input(media, {k: v for k, v in about.items() if v}, rights.opt_out, inside)
 
     def _input(self, media: Any, about: dict[str, str], opt_out: tuple[str, ...], inside: _Inside | None) -> Input:
-        kind = next((kind for kind in self.texts if media.texts.get(kind)), None)
-        caption = media.texts[kind] if kind else None
+        texts = {**media.texts, **({"transcript": media.transcript} if media.transcript else {})}
+        kind = next((kind for kind in self.texts if texts.get(kind)), None)
+        caption = texts[kind] if kind else None
         key = f"{media.url} {hashlib.sha256(caption.encode()).hexdigest()[:8] if caption else '-'}"
         refs = [
             self._media_ref(media, inside),
@@ -104,9 +106,9 @@ class Pages(Discovered):
             track = media.tracks[0]
             refs.append(Ref("subtitles", "text", track.url, None, track.lang, required=False, version=_of(track.url)))
         refs += [
-            text_ref(name, media.texts[name], name, required=False)
+            text_ref(name, texts[name], name, required=False)
             for name in names
-            if name not in {"caption", "subtitles"} and media.texts.get(name)
+            if name not in {"caption", "subtitles"} and texts.get(name)
         ]
         licence = media.licence or about.pop("page_licence", None)
         facts = {"caption_kind": kind, "licence": licence, "opt_out": ", ".join(opt_out) or None}

@@ -43,7 +43,8 @@ def test_video_is_kept_as_it_came(film: bytes):
 
 
 @pytest.mark.parametrize(
-    ("clip", "scenes", "hertz"), [((2.0, 4.0), {1}, 600), ((4.5, 6.0), {2}, 900), ((0.0, 1.0), {0}, 300)]
+    ("clip", "scenes", "hertz"),
+    [((2.0, 4.0), {1}, 600), ((4.5, 6.0), {2}, 900), ((0.0, 1.0), {0}, 300), ((2.3, 3.7), {1}, 600)],
 )
 def test_a_piece_has_its_pictures_and_its_sound(film: bytes, clip: tuple[float, float], scenes: set[int], hertz: float):
     data, info = normalise(film, Target(), LIMITS, clip)
