@@ -1,78 +1,43 @@
-"""What a web page shows: its media with the texts that belong to them, its links, its licence.
-
-HTML by lexbor (selectolax), which mends what browsers mend. Everything is bounded: pages come from strangers.
-"""
+"""What a page shows and says: its links and rights, its pictures, videos and sounds, and the texts about them."""
 
 from __future__ import annotations
 
-import codecs
-import json
 import re
-import unicodedata
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
-from urllib.parse import urljoin, urlsplit
+from functools import cached_property
+from typing import TYPE_CHECKING, Final
 
-from mmdata.errors import SampleError
+from mmdata.media.html_around import Around
+from mmdata.media.html_tree import Limits, absolute, children, clean, parse, text_of
+from mmdata.media.json_ld import described
+from mmdata.media.srcset import Offer, best, offers
 
-Kind = Literal["image", "video", "audio"]
-TEXT_KINDS: Final = ("figcaption", "alt", "aria_label", "title", "json_ld", "og", "heading", "transcript")
+if TYPE_CHECKING:
+    from selectolax.lexbor import LexborNode as Node
 
-_MOST_MEDIA: Final = 2000
-_MOST_LINKS: Final = 10_000
-_MOST_TEXT: Final = 10_000
-_MOST_JSON: Final = 1 << 20
-_MOST_DEPTH: Final = 50
-_MOST_URL: Final = 8192
-_DEEPEST: Final = 10_000
-_TAG: Final = re.compile(r"<(/?)([A-Za-z][A-Za-z0-9]*)")
-# Elements without content, and those that the next of their kind ends.
-_NEVER_DEEP: Final = frozenset(
-    [
-        "area",
-        "base",
-        "br",
-        "col",
-        "embed",
-        "hr",
-        "img",
-        "input",
-        "link",
-        "meta",
-        "param",
-        "source",
-        "track",
-        "wbr",
-        "p",
-        "li",
-        "dt",
-        "dd",
-        "tr",
-        "td",
-        "th",
-        "option",
-    ]
-)
-_SNIFF_BYTES: Final = 1024  # HTML standard, 13.2.3.2: where a page may say its encoding
-_META_CHARSET: Final = re.compile(rb"""<meta[^>]{0,500}?charset\s*=\s*["']?\s*([A-Za-z0-9_:.-]{1,40})""", re.IGNORECASE)
-_BOMS: Final = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
-# A candidate of srcset: a URL, and perhaps how wide or how dense it is.
-_CANDIDATE: Final = re.compile(r"\s*([^\s,]\S*[^\s,]|[^\s,])(?:\s+([0-9.]{1,10})([wx]))?\s*(?:,|$)")
-_LAZY: Final = ("src", "data-src", "data-original", "data-lazy-src")
-_LAZY_SETS: Final = ("srcset", "data-srcset")
-# What no trainer reads, where a browser would have a choice.
-_UNREAD_TYPES: Final = frozenset({"image/avif", "image/jxl", "image/heic", "image/svg+xml"})
-_PIXEL_PX: Final = 2
-_HEADINGS: Final = frozenset({"h1", "h2", "h3", "h4", "h5", "h6"})
-_CC: Final = re.compile(r"^https?://creativecommons\.org/(?:licenses|publicdomain)/", re.IGNORECASE)
-_LD_KINDS: Final[dict[str, Kind]] = {"ImageObject": "image", "VideoObject": "video", "AudioObject": "audio"}
-_TRANSCRIPT: Final = re.compile(r"\.(?:vtt|srt|txt)$", re.IGNORECASE)
+KINDS: Final = ("image", "video", "audio")
+TEXTS: Final = ("alt", "title", "figcaption", "aria_label", "heading", "og", "json_ld")
+"""Where a text may stand that tells of a media."""
+_HEADINGS: Final = ("h1", "h2", "h3", "h4", "h5", "h6")
+_PIXEL_PX: Final = 2  # what is no larger counts visitors
+_LAZY: Final = ("data-src", "data-lazy-src", "data-original")
+_LAZY_SETS: Final = ("data-srcset", "data-lazy-srcset", "srcset")
+_PIXELS: Final = re.compile(r"\s*(\d{1,9})\s*(?:px)?\s*")
+_COMMONS: Final = re.compile(r"^https?://(?:www\.)?creativecommons\.org/(?:licenses|publicdomain)/", re.IGNORECASE)
+_LANG: Final = re.compile(r"[A-Za-z]{2,3}(?:-[A-Za-z0-9]{1,8}){0,4}")
+
+
+@dataclass(frozen=True)
+class Link:
+    """Where a page leads; `nofollow` as its `rel` says."""
+
+    url: str
+    nofollow: bool
 
 
 @dataclass(frozen=True)
 class Track:
-    """Subtitles of a recording: where they are, in which language, and of which kind (`captions`, ...)."""
+    """A `<track>`: timed text of a video or sound; `kind` as the standard names it (subtitles, captions, ...)."""
 
     url: str
     lang: str | None
@@ -81,319 +46,246 @@ class Track:
 
 @dataclass
 class Media:
-    """One picture or recording of a page.
+    """A picture, video or sound.
 
     Attributes:
-        kind: what it is shown as.
+        kind: image, video or audio.
         url: absolute.
-        texts: by kind (see `TEXT_KINDS`), none of them empty.
-        tracks: subtitles.
-        licence: as the page says of it, else None.
+        texts: by where they stand, of `TEXTS`.
+        tracks: timed texts, the default one first.
+        transcript: what is said in it, where the page has it.
+        transcript_url: of a file that says it.
+        licence: of this media alone.
     """
 
-    kind: Kind
+    kind: str
     url: str
     texts: dict[str, str] = field(default_factory=dict)
     tracks: list[Track] = field(default_factory=list)
+    transcript: str | None = None
+    transcript_url: str | None = None
     licence: str | None = None
 
 
 @dataclass
 class Page:
-    """What was found.
+    """What stands in a page.
 
     Attributes:
-        title: of the page.
-        lang: primary tag of its `lang`, None where it has none.
-        licence: of the page, a URL.
-        links: absolute URLs that it links to, without those marked `nofollow`, in order, each once.
-        meta: name and content of `<meta>` elements that speak of robots or rights.
-        media: in the order of the page, what metadata alone names last.
+        url: of the page.
+        title: of its head.
+        lang: as it says, None where it does not.
+        meta: name and content of what may speak of rights: robots and the like.
+        links: without repeats.
+        canonical: the URL that it would rather have.
+        licence: of all that it shows: a URL or a name.
+        media: without repeats; empty where only the outline was asked for.
     """
 
-    title: str
+    url: str
+    title: str | None
     lang: str | None
-    licence: str | None
-    links: list[str]
     meta: list[tuple[str, str]]
-    media: list[Media]
+    links: list[Link]
+    canonical: str | None
+    licence: str | None
+    media: list[Media] = field(default_factory=list)
 
 
-def extract(html: bytes, url: str, charset: str | None = None) -> Page:
-    """Read a page.
+def outline(html: bytes, url: str, charset: str | None, limits: Limits) -> Page:
+    """A page without its media: all that a crawler needs."""
+    return _Reader(html, url, charset, limits).page()
+
+
+def extract(html: bytes, url: str, charset: str | None, limits: Limits) -> Page:
+    """A page and its media, in the order in which they stand; those of its head come last.
 
     Args:
-        html: its bytes.
-        url: where it was found: what relative URLs are relative to, unless it has a `<base>`.
-        charset: of the HTTP header, if it had one.
-
-    Raises SampleError `too_deep`: elements within elements so often that parsing would take minutes.
+        html: the page.
+        url: where it was found.
+        charset: of the Content-Type header, None where there is none.
+        limits: of what is read.
     """
-    from selectolax.lexbor import LexborHTMLParser
-
-    text = _decoded(html, charset)
-    _check_depth(text)
-    tree = LexborHTMLParser(text)
-    return _Reader(tree, url).page()
-
-
-def _check_depth(text: str) -> None:
-    """The time that HTML's rules take grows with the square of the depth: two seconds at 40,000."""
-    if text.count("<") <= _DEEPEST:
-        return
-    depth = 0
-    for match in _TAG.finditer(text):
-        if match[2].lower() not in _NEVER_DEEP:
-            depth = max(0, depth - 1) if match[1] else depth + 1
-        if depth > _DEEPEST:
-            raise SampleError("too_deep", f"more than {_DEEPEST} elements within each other")
+    reader = _Reader(html, url, charset, limits)
+    page = reader.page()
+    page.media = reader.media()
+    return page
 
 
 class _Reader:
-    def __init__(self, tree: Any, url: str) -> None:
-        self.tree = tree
-        base = tree.css_first("base[href]")
-        self.base = _joined(url, base.attributes.get("href")) or url if base is not None else url
-        self.heading = ""
-        self.media: dict[tuple[Kind, str], Media] = {}
+    """One page."""
+
+    def __init__(self, html: bytes, url: str, charset: str | None, limits: Limits) -> None:
+        self.url = url
+        self.limits = limits
+        self.tree = parse(html, charset, limits.page_bytes)
+        base = self.tree.css_first("base[href]")
+        self.base = (absolute(url, base.attributes["href"]) if base else None) or url
+        self.found: dict[tuple[str, str], Media] = {}
 
     def page(self) -> Page:
-        tree = self.tree
-        html = tree.css_first("html")
-        lang = (html.attributes.get("lang") or "").strip().split("-")[0].lower() if html is not None else ""
-        title = tree.css_first("title")
-        self._walk()
-        self._open_graph()
-        licences = list(self._linked_data())
-        metas = ((n.attributes.get("name") or "", n.attributes.get("content") or "") for n in tree.css("meta[name]"))
+        title = self.tree.css_first("head > title")
+        lang = self.tree.css_first("html[lang]")
+        canonical = self.tree.css_first("link[rel='canonical' i][href]")
         return Page(
-            title=_clean(title.text()) if title is not None else "",
-            lang=lang if re.fullmatch(r"[a-z]{2,3}", lang) else None,
-            licence=self._licence() or next(iter(licences), None),
-            links=self._links(),
-            meta=[(name.strip(), content) for name, content in metas][:_MOST_LINKS],
-            media=list(self.media.values()),
+            self.url,
+            (text_of(title, self.limits.text_characters) or None) if title else None,
+            _lang(lang.attributes["lang"]) if lang else None,
+            self._meta(),
+            self._links(),
+            absolute(self.base, canonical.attributes["href"]) if canonical else None,
+            self._licence(),
         )
 
-    # --- the body ---------------------------------------------------------------------------------------------------
-
-    def _walk(self) -> None:
-        """All elements in the order of the page: what a picture stands below is the heading before it."""
-        for node in self.tree.css("h1, h2, h3, h4, h5, h6, img, video, audio"):
-            if len(self.media) >= _MOST_MEDIA:
-                break
+    def media(self) -> list[Media]:
+        around = Around(self.tree, self.base, self.limits)
+        nodes = self.tree.css(",".join(("img", "video", "audio", *_HEADINGS)))
+        # Some stand in a page more than once.
+        for node in nodes[: 3 * self.limits.media]:
             if node.tag in _HEADINGS:
-                self.heading = _clean(node.text())
+                around.pass_heading(node)
             elif node.tag == "img":
-                self._image(node)
+                self._add_image(node, around)
             else:
-                self._recording(node)
+                self._add_recording(node, around)
+        self._add_open_graph()
+        self._add_json_ld()
+        return list(self.found.values())
 
-    def _image(self, node: Any) -> None:
-        attributes = node.attributes
-        if any(_is_tiny(attributes.get(side)) for side in ("width", "height")):
-            return
-        url = self._picture_source(node) or self._best_of(attributes)
-        if url:
-            self._found("image", url, self._texts(node))
+    def clean(self, text: str | None) -> str:
+        return clean(text or "", self.limits.text_characters)
 
-    def _picture_source(self, node: Any) -> str | None:
-        """Of a `<picture>` the first source that trainers can read."""
-        parent = node.parent
-        if parent is None or parent.tag != "picture":
-            return None
-        for source in parent.css("source"):
-            if (source.attributes.get("type") or "").strip().lower() not in _UNREAD_TYPES:
-                url = self._best_of(source.attributes)
-                if url:
-                    return url
-        return None
+    def _meta(self) -> list[tuple[str, str]]:
+        nodes = self.tree.css("meta[name][content]")[: self.limits.links]
+        pairs = ((node.attributes["name"] or "", node.attributes["content"] or "") for node in nodes)
+        return [(name[:100], content[:1000]) for name, content in pairs]
 
-    def _best_of(self, attributes: dict[str, str | None]) -> str | None:
-        """The widest or densest candidate, else the plain source."""
-        candidates = [one for name in _LAZY_SETS for one in _candidates(attributes.get(name) or "")]
-        for _, text in sorted(candidates, key=lambda one: -one[0]):
-            if url := self._absolute(text):
-                return url
-        return next((url for name in reversed(_LAZY) if (url := self._absolute(attributes.get(name)))), None)
-
-    def _recording(self, node: Any) -> None:
-        kind: Kind = "video" if node.tag == "video" else "audio"
-        sources = [node.attributes.get("src"), *(s.attributes.get("src") for s in node.css("source"))]
-        url = next((found for source in sources if (found := self._absolute(source))), None)
-        if not url:
-            return
-        media = self._found(kind, url, self._texts(node))
-        for track in node.css("track[src]"):
-            if where := self._absolute(track.attributes.get("src")):
-                lang = (track.attributes.get("srclang") or "").strip().split("-")[0].lower() or None
-                media.tracks.append(Track(where, lang, (track.attributes.get("kind") or "subtitles").strip().lower()))
-
-    def _texts(self, node: Any) -> dict[str, str]:
-        attributes = node.attributes
-        figure = _closest(node, "figure")
-        caption = figure.css_first("figcaption") if figure is not None else None
-        return {
-            "figcaption": _clean(caption.text(separator=" ")) if caption is not None else "",
-            "alt": _clean(attributes.get("alt")),
-            "aria_label": _clean(attributes.get("aria-label")) or self._labelled(attributes.get("aria-labelledby")),
-            "title": _clean(attributes.get("title")),
-            "heading": self.heading,
-            "transcript": self._transcript(node, figure) if node.tag != "img" else "",
-        }
-
-    def _labelled(self, ids: str | None) -> str:
-        names = [name for name in (ids or "").split()[:5] if re.fullmatch(r"[\w-]{1,100}", name)]
-        nodes = [self.tree.css_first(f'[id="{name}"]') for name in names]
-        return _clean(" ".join(node.text(separator=" ") for node in nodes if node is not None))
-
-    def _transcript(self, node: Any, figure: Any) -> str:
-        """Words beside a recording that call themselves its transcript."""
-        around = figure if figure is not None else node.parent
-        if around is None or around.tag in {"body", "html"}:
-            return ""
-        found = around.css_first('[class*="transcript"], [id*="transcript"]')
-        return _clean(found.text(separator=" ")) if found is not None else ""
-
-    # --- metadata ---------------------------------------------------------------------------------------------------
-
-    def _open_graph(self) -> None:
-        values: dict[str, str] = {}
-        for node in self.tree.css('meta[property^="og:"]'):
-            values.setdefault(node.attributes.get("property") or "", node.attributes.get("content") or "")
-        about = values.get("og:title") or values.get("og:description") or ""
-        kinds: tuple[Kind, ...] = ("image", "video", "audio")
-        for kind in kinds:
-            where = next(
-                (values[n] for n in (f"og:{kind}:secure_url", f"og:{kind}:url", f"og:{kind}") if n in values), ""
-            )
-            if url := self._absolute(where):
-                self._found(kind, url, {"og": _clean(values.get(f"og:{kind}:alt") or about)})
-
-    def _linked_data(self) -> Iterator[str]:
-        """Media of JSON-LD; yields the licences of what is none."""
-        for node in self.tree.css('script[type="application/ld+json"]'):
-            text = node.text() or ""
-            if len(text) > _MOST_JSON:
-                continue
-            try:
-                value = json.loads(text)
-            except (ValueError, RecursionError):
-                continue
-            yield from self._objects(value, _MOST_DEPTH)
-
-    def _objects(self, value: Any, depth: int) -> Iterator[str]:
-        if depth == 0:
-            return
-        if isinstance(value, list):
-            for one in value[:_MOST_MEDIA]:
-                yield from self._objects(one, depth - 1)
-        elif isinstance(value, dict):
-            licence = self._absolute(value.get("license"))
-            kind = _LD_KINDS.get(str(value.get("@type")))
-            url = self._absolute(value.get("contentUrl")) if kind else None
-            if kind and url and len(self.media) < _MOST_MEDIA:
-                self._found(kind, url, _linked_texts(value)).licence = licence
-            elif licence:
-                yield licence
-            for one in list(value.values())[:_MOST_MEDIA]:
-                if isinstance(one, dict | list):
-                    yield from self._objects(one, depth - 1)
+    def _links(self) -> list[Link]:
+        follow: dict[str, bool] = {}
+        for node in self.tree.css("a[href], area[href]"):
+            url = absolute(self.base, node.attributes["href"])
+            if url:
+                follow[url] = follow.get(url, False) or "nofollow" not in _words(node, "rel")
+            if len(follow) >= self.limits.links:
+                break
+        return [Link(url, not followed) for url, followed in follow.items()]
 
     def _licence(self) -> str | None:
-        for node in self.tree.css('a[rel~="license"], link[rel~="license"], area[rel~="license"]'):
-            if url := self._absolute(node.attributes.get("href")):
-                return url
-        links = (
-            self._absolute(node.attributes.get("href")) for node in self.tree.css("a[href*='creativecommons.org']")
-        )
-        return next((url for url in links if url and _CC.match(url)), None)
+        told = self.tree.css_first("a[rel~='license' i][href], link[rel~='license' i][href]")
+        if told:
+            return absolute(self.base, told.attributes["href"])
+        licence = next((licence for _, licence in self._scripts if licence), None)
+        if licence:
+            return self.clean(licence)
+        commons = self.tree.css_first("a[href*='creativecommons.org/' i]")
+        url = absolute(self.base, commons.attributes["href"]) if commons else None
+        return url if url and _COMMONS.match(url) else None
 
-    def _links(self) -> list[str]:
-        found: dict[str, None] = {}
-        for node in self.tree.css("a[href], area[href]"):
-            if "nofollow" in (node.attributes.get("rel") or "").lower().split():
-                continue
-            url = self._absolute(node.attributes.get("href"))
+    @cached_property
+    def _scripts(self) -> list[tuple[list[Media], str | None]]:
+        """What each JSON-LD script describes."""
+        texts = (node.text() for node in self.tree.css("script[type='application/ld+json' i]"))
+        return [self._described(text) for text in texts if len(text) <= self.limits.json_ld_characters]
+
+    def _described(self, text: str) -> tuple[list[Media], str | None]:
+        objects, licence = described(text)
+        media = []
+        for one in objects:
+            url = absolute(self.base, one.url)
             if url:
-                found.setdefault(url)
-            if len(found) >= _MOST_LINKS:
-                break
-        return list(found)
+                transcript = clean(one.transcript or "", self.limits.transcript_characters) or None
+                told = {"json_ld": self.clean(one.text)}
+                media.append(Media(one.kind, url, told, [], transcript, None, self.clean(one.licence) or None))
+        return media, licence
 
-    def _found(self, kind: Kind, url: str, texts: dict[str, str]) -> Media:
-        """One medium a URL: what is said of it in several places comes together, the first word counts."""
-        media = self.media.setdefault((kind, url), Media(kind, url))
-        for name, text in texts.items():
-            if text:
-                media.texts.setdefault(name, text)
-        return media
+    def _add(self, more: Media) -> None:
+        """Add what is found; of what stands twice in a page the first text of each place counts."""
+        if len(self.found) >= self.limits.media and (more.kind, more.url) not in self.found:
+            return
+        known = self.found.setdefault((more.kind, more.url), Media(more.kind, more.url))
+        known.texts = {**{name: text for name, text in more.texts.items() if text}, **known.texts}
+        known.tracks = known.tracks or more.tracks
+        known.transcript = known.transcript or more.transcript
+        known.transcript_url = known.transcript_url or more.transcript_url
+        known.licence = known.licence or more.licence
 
-    def _absolute(self, text: Any) -> str | None:
-        return _joined(self.base, text) if isinstance(text, str) else None
+    def _add_image(self, node: Node, around: Around) -> None:
+        if _is_pixel(node):
+            return
+        for offer in best(_image_offers(node), self.limits.max_width_px):
+            url = absolute(self.base, offer.url)
+            if url:
+                alt = self.clean(node.attributes.get("alt"))
+                self._add(Media("image", url, {"alt": alt, **around.texts(node)}))
+                return
+
+    def _add_recording(self, node: Node, around: Around) -> None:
+        sources = (node, *children(node, "source"))
+        urls = (absolute(self.base, one.attributes.get(name)) for one in sources for name in (*_LAZY, "src"))
+        url = next(filter(None, urls), None)
+        if url:
+            text, linked = around.transcript(node)
+            self._add(Media(str(node.tag), url, around.texts(node), self._tracks(node), text, linked))
+
+    def _tracks(self, node: Node) -> list[Track]:
+        tracks = []
+        # The default one first; else in the page's order.
+        for track in sorted(children(node, "track"), key=lambda one: "default" not in one.attributes):
+            url = absolute(self.base, track.attributes.get("src"))
+            if url:
+                kind = (track.attributes.get("kind") or "subtitles").strip().lower()[:20]
+                tracks.append(Track(url, _lang(track.attributes.get("srclang")), kind))
+        return tracks
+
+    def _add_open_graph(self) -> None:
+        """Media of the head (https://ogp.me): properties of one follow it."""
+        pairs = [
+            ((node.attributes.get("property") or node.attributes.get("name") or "").strip().lower(), node)
+            for node in self.tree.css("meta[property^='og:' i][content], meta[name^='og:' i][content]")
+        ]
+        page = dict(reversed([(name, self.clean(node.attributes["content"])) for name, node in pairs]))
+        about = page.get("og:title") or page.get("og:description") or ""
+        found: list[tuple[Media, dict[str, str]]] = []
+        for name, node in pairs:
+            _, kind, *more = name.split(":")
+            content = node.attributes["content"] or ""
+            if kind in KINDS and more in ([], ["url"]):
+                url = absolute(self.base, content)
+                found += [(Media(kind, url), {})] if url else []
+            elif more and found and found[-1][0].kind == kind:
+                found[-1][1].setdefault(more[0], content)
+        for media, told in found:
+            # A video may be a page with a player.
+            if told.get("type", media.kind).startswith(media.kind):
+                media.texts["og"] = self.clean(told.get("alt")) or about
+                self._add(media)
+
+    def _add_json_ld(self) -> None:
+        for media, _ in self._scripts:
+            for one in media:
+                self._add(one)
 
 
-def _linked_texts(value: dict[str, Any]) -> dict[str, str]:
-    texts = (value.get(name) for name in ("caption", "description", "name"))
-    about = next((text for text in texts if isinstance(text, str) and text.strip()), "")
-    transcript = value.get("transcript")
-    return {"json_ld": _clean(about), "transcript": _clean(transcript) if isinstance(transcript, str) else ""}
+def _image_offers(node: Node) -> list[Offer]:
+    """All sizes of an `<img>`; what it shows once scripts have run comes before what it shows until then."""
+    found: list[Offer] = []
+    picture = node.parent
+    sources = children(picture, "source") if picture is not None and picture.tag == "picture" else []
+    for source in (*sources, node):
+        for name in _LAZY_SETS:
+            found += offers(source.attributes.get(name) or "", source.attributes.get("type"))
+    return found + [Offer(url) for name in (*_LAZY, "src") if (url := node.attributes.get(name))]
 
 
-def _joined(base: str, text: str | None) -> str | None:
-    """An absolute http(s) URL without its fragment; None for anything else."""
-    if not text or len(text) > _MOST_URL:
-        return None
-    try:
-        parts = urlsplit(urljoin(base, re.sub(r"[\t\r\n]", "", text.strip())))
-        if parts.scheme not in {"http", "https"} or not parts.hostname or len(base) > _MOST_URL:
-            return None
-        return parts._replace(fragment="", scheme=parts.scheme.lower()).geturl().replace(" ", "%20")
-    except ValueError:
-        return None
+def _is_pixel(node: Node) -> bool:
+    sides = [_PIXELS.fullmatch(node.attributes.get(name) or "") for name in ("width", "height")]
+    return any(side is not None and int(side[1]) <= _PIXEL_PX for side in sides)
 
 
-def _candidates(srcset: str) -> Iterator[tuple[float, str]]:
-    """Width or density, and URL, of each candidate of a `srcset`."""
-    for match in _CANDIDATE.finditer(srcset[: 16 * _MOST_URL]):
-        try:
-            yield float(match[2] or 1), match[1]
-        except ValueError:
-            continue
+def _words(node: Node, name: str) -> list[str]:
+    return (node.attributes.get(name) or "").lower().split()
 
 
-def _is_tiny(length: str | None) -> bool:
-    """Whether a side is so short that the picture only counts who looks at the page."""
-    match = re.fullmatch(r"\s*([0-9]{1,6})(?:px)?\s*", length or "")
-    return bool(match) and int(match[1]) <= _PIXEL_PX if match else False
-
-
-def _closest(node: Any, tag: str) -> Any:
-    for _ in range(_MOST_DEPTH):
-        node = node.parent
-        if node is None or node.tag == tag:
-            return node
-    return None
-
-
-def _clean(text: str | None) -> str:
-    """NFC, on one line, no blanks around it."""
-    return unicodedata.normalize("NFC", " ".join((text or "")[: 4 * _MOST_TEXT].split())[:_MOST_TEXT])
-
-
-def _decoded(html: bytes, charset: str | None) -> str:
-    """By byte order mark, HTTP header or `<meta>`, in this order, as browsers do; else UTF-8."""
-    for mark, encoding in _BOMS:
-        if html.startswith(mark):
-            return html[len(mark) :].decode(encoding, "replace")
-    match = _META_CHARSET.search(html[:_SNIFF_BYTES])
-    for name in (charset, match[1].decode() if match else None, "utf-8"):
-        try:
-            # Latin 1 means Windows' code page on the web (WHATWG Encoding standard).
-            found = codecs.lookup(name or "").name
-            text = html.decode({"iso8859-1": "cp1252", "ascii": "cp1252"}.get(found, found), "replace")
-        except (LookupError, ValueError):
-            continue
-        if isinstance(text, str):
-            return text
-    return html.decode("utf-8", "replace")
+def _lang(value: str | None) -> str | None:
+    tag = (value or "").strip()
+    return tag if _LANG.fullmatch(tag) else None

@@ -37,5 +37,5 @@ def test_a_film_becomes_samples_of_its_scenes(cli):
     for path in (cli.folder / "out" / "shards").glob("*.tar"):
         with tarfile.open(fileobj=io.BytesIO(path.read_bytes())) as tar:
             names |= {name.partition(".")[2] for name in tar.getnames()}
-    assert names == {"mp4", "flac", "frame_0.jpg", "frame_1.jpg", "txt", "json"}
+    assert names == {"mp4", "flac", "jpg", "frame_1.jpg", "txt", "json"}
     assert "nothing to do" in cli.build().stdout

@@ -1,0 +1,127 @@
+"""What stands around a picture, a video or a sound in a page, and tells of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from itertools import takewhile
+from typing import TYPE_CHECKING, Any, Final
+
+from mmdata.media.html_tree import MOST_URL_CHARACTERS, Limits, absolute, ancestors, clean, text_of
+
+if TYPE_CHECKING:
+    from selectolax.lexbor import LexborHTMLParser
+    from selectolax.lexbor import LexborNode as Node
+
+_SECTIONS: Final = frozenset({"article", "section", "aside", "main", "nav", "body"})
+# What is near: inside the same of so many elements around, less those that are around everything.
+_NEAR_LEVELS: Final = 4
+_AROUND_ALL: Final = frozenset({"main", "body", "html"})
+_MOST_LEVELS: Final = 256
+_TRANSCRIPTS: Final = ", ".join(
+    ["[class*='transcript' i]", "[id*='transcript' i]", *(f"a[href*='.{end}' i]" for end in ("vtt", "srt", "txt"))]
+)
+# What holds a transcript; a button or a heading only speaks of it.
+_HOLDERS: Final = frozenset(
+    {"div", "section", "article", "aside", "details", "p", "pre", "blockquote", "figcaption", "ol", "ul"}
+)
+_TRANSCRIPT_FILE: Final = re.compile(r"\.(?:vtt|srt|(txt))(?:[?#]|$)", re.IGNORECASE)
+
+
+class Around:
+    """What stands around a media: its figure, its heading, its transcript."""
+
+    def __init__(self, tree: LexborHTMLParser, base: str, limits: Limits) -> None:
+        """Of a page whose relative URLs are meant from `base`."""
+        self._tree = tree
+        self._base = base
+        self._limits = limits
+        self._headings: dict[int, Node] = {}
+        self._cache: dict[int, str] = {}
+
+    def pass_heading(self, node: Node) -> None:
+        """From here on it is the nearest of its section."""
+        self._headings[next(_sections(node), 0)] = node
+
+    def texts(self, node: Node) -> dict[str, str]:
+        """By where they stand."""
+        heading = next((self._headings[s] for s in (*_sections(node), 0) if s in self._headings), None)
+        figure = next((above for above in ancestors(node, _MOST_LEVELS) if above.mem_id in self._captions), None)
+        return {
+            "title": self._clean(node.attributes.get("title")),
+            "aria_label": self._aria(node),
+            "figcaption": self._text(self._captions[figure.mem_id]) if figure is not None else "",
+            "heading": self._text(heading) if heading is not None else "",
+        }
+
+    def transcript(self, node: Node) -> tuple[str | None, str | None]:
+        """The text of a transcript nearby, or the URL of its file."""
+        around = list(_near(node))
+        near = (self._transcripts[above.mem_id] for above in around if above.mem_id in self._transcripts)
+        found = next(near, None)
+        if found is None or found in around:
+            return None, None
+        if found.tag == "a":
+            return None, absolute(self._base, found.attributes.get("href"))
+        return text_of(found, self._limits.transcript_characters) or None, None
+
+    def _text(self, node: Node) -> str:
+        if node.mem_id not in self._cache:
+            self._cache[node.mem_id] = text_of(node, self._limits.text_characters)
+        return self._cache[node.mem_id]
+
+    def _clean(self, text: str | None) -> str:
+        return clean(text or "", self._limits.text_characters)
+
+    def _aria(self, node: Node) -> str:
+        ids = (node.attributes.get("aria-labelledby") or "").split()[:10]
+        labels = [self._text(self._by_id[one]) for one in ids if one in self._by_id]
+        return self._clean(" ".join(labels)) or self._clean(node.attributes.get("aria-label"))
+
+    @cached_property
+    def _by_id(self) -> dict[str, Node]:
+        return _first_ones((node.attributes["id"] or "", node) for node in self._tree.css("[id]"))
+
+    @cached_property
+    def _captions(self) -> dict[int, Node]:
+        """By the figure around them."""
+        captions = self._tree.css("figcaption")[: self._limits.media]
+        return _first_ones(
+            (figure.mem_id, caption)
+            for caption in captions
+            for figure in [next((above for above in ancestors(caption, 8) if above.tag == "figure"), None)]
+            if figure is not None
+        )
+
+    @cached_property
+    def _transcripts(self) -> dict[int, Node]:
+        """By each of the elements around them."""
+        nodes = [node for node in self._tree.css(_TRANSCRIPTS)[: self._limits.media] if _transcribes(node)]
+        return _first_ones((above.mem_id, node) for node in nodes for above in _near(node))
+
+
+def _first_ones(pairs: Iterable[tuple[Any, Node]]) -> dict[Any, Node]:
+    found: dict[Any, Node] = {}
+    for key, node in pairs:
+        found.setdefault(key, node)
+    return found
+
+
+def _near(node: Node) -> Iterator[Node]:
+    """The elements around a node within which others are near to it."""
+    return takewhile(lambda above: above.tag not in _AROUND_ALL, ancestors(node, _NEAR_LEVELS))
+
+
+def _sections(node: Node) -> Iterator[int]:
+    """The sections that a node stands in, the innermost first."""
+    return (above.mem_id for above in ancestors(node, _MOST_LEVELS) if above.tag in _SECTIONS)
+
+
+def _transcribes(node: Node) -> bool:
+    """Whether what is called a transcript is one, or the file of one, and no button that shows it."""
+    if node.tag != "a":
+        return node.tag in _HOLDERS
+    file = _TRANSCRIPT_FILE.search((node.attributes.get("href") or "")[:MOST_URL_CHARACTERS])
+    # Of texts there are many.
+    return file is not None and (not file[1] or "transcript" in (file.string + text_of(node, 100)).lower())
