@@ -156,13 +156,17 @@ def _at_home(found: Input, path: Path) -> Input:
 
 
 def _sorted(source: Source, inputs: Iterator[Input]) -> Iterator[Input]:
-    """In the order of their ids, or keys, by a database on disk; of equal ones the first."""
+    """In the order of their ids, or keys, by a database on disk; of equal ones that whose line comes first.
+
+    Which of several pages that show a picture is named must not depend on the order of a crawl.
+    """
     # Not `with`: that ends a transaction and leaves the file open.
     database = sqlite3.connect("")
     try:
         database.execute("CREATE TABLE inputs (place TEXT PRIMARY KEY, line BLOB) WITHOUT ROWID")
         rows = ((sample_id(source.label, i.key) if source.scattered else i.key, input_line(i)) for i in inputs)
-        database.executemany("INSERT OR IGNORE INTO inputs VALUES (?, ?)", rows)
+        first = "INSERT INTO inputs VALUES (?, ?) ON CONFLICT (place) DO UPDATE SET line = min(line, excluded.line)"
+        database.executemany(first, rows)
         for (line,) in database.execute("SELECT line FROM inputs ORDER BY place"):
             yield parse_line(line)
     finally:

@@ -42,6 +42,7 @@ _BATCHES_AHEAD: Final = 2
 # Chunks that are fetched while others are worked on: the slowest hosts of some chunks must not leave the rest idle.
 _CHUNKS_AHEAD: Final = 6
 _CATALOG_EVERY_S: Final = 10.0
+_WITHHELD: Final = frozenset({"opted_out", "robots_denied"})
 _CURATION_MEMORY: Final = "4GB"
 
 
@@ -360,6 +361,9 @@ class _Streak:
     def add(self, failures: list[tuple[str, str] | None]) -> None:
         """Raises FatalError where too many failed in a row."""
         for failure in failures:
+            # What owners withhold says nothing of what goes wrong here.
+            if failure and failure[0] in _WITHHELD:
+                continue
             self._length = self._length + 1 if failure else 0
             self._reasons = self._reasons | {failure[0]} if failure else set()
             if failure and self._length >= self._limit:

@@ -152,7 +152,7 @@ class Keep(Protocol):
 class Discovered(Source):
     """A source whose inputs stand inside of files: workers look into each, once.
 
-    An input that several places name is one: that of the first place by key.
+    An input that several places name is one.
     """
 
     @abstractmethod

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic import ByteSize, Field, model_validator
 
@@ -15,11 +15,13 @@ from mmdata.sample import Modality
 from mmdata.steps.base import Declared, Discovered, Input, Keep, Ref
 from mmdata.steps.sources.places import text_ref
 
+if TYPE_CHECKING:
+    from mmdata.crawl.records import Record
+
 Taken = Literal["image", "video", "audio"]
 TextKind = Literal["figcaption", "alt", "aria_label", "title", "json_ld", "og", "heading", "transcript"]
 _PREFERRED: Final[list[TextKind]] = ["figcaption", "alt", "aria_label", "title", "json_ld", "og"]
 _PAGES: Final = frozenset({"text/html", "application/xhtml+xml", "text/xml"})
-_OK: Final = 200
 _MEDIA: Final = ("image/", "video/", "audio/")
 _FOR_IMAGES_ALONE: Final = "noimageai"
 
@@ -61,29 +63,30 @@ class Pages(Discovered):
 
     def pairs(self, path: Path, keep: Keep, *, with_media: bool) -> Iterator[Input]:
         """All pairs of a WARC file; `with_media`: it may hold the media themselves."""
-        from mmdata.crawl.recording import Damaged, read_records
+        from mmdata.crawl.records import Damage, records
 
         inside = _Inside(path, keep, int(self.max_media_bytes)) if with_media else None
-        for record in read_records(path, int(self.max_page_bytes)):
-            if isinstance(record, Damaged):
-                yield Input(f"{path.name} {record.offset}", (), {}, ("bad_record", f"{path}: {record.detail}"))
-            elif record.status == _OK and len(record.data) <= self.max_page_bytes:
-                yield from self._of_page(record, inside)
+        with path.open("rb") as file:
+            for record in records(file):
+                name = f"{path.name} {record.offset}"
+                if isinstance(record, Damage):
+                    yield Input(name, (), {}, ("bad_record", f"{path} at byte {record.offset}: {record.message}"))
+                    continue
+                try:
+                    yield from self._of_page(record, inside)
+                except SampleError as error:
+                    yield Input(name, (), {}, (error.reason, f"{record.url} ({path}): {error}"))
 
-    def _of_page(self, record: Any, inside: _Inside | None) -> Iterator[Input]:
+    def _of_page(self, record: Record, inside: _Inside | None) -> Iterator[Input]:
+        """Raises SampleError where the record cannot be read."""
         from mmdata.media.html import extract
         from mmdata.media.html_tree import Limits
         from mmdata.net.rights import header_rights, meta_rights
-        from mmdata.net.sniff import sniff
 
-        declared, _, rest = record.header("Content-Type").partition(";")
-        if sniff(record.data, declared.strip().lower() or None) not in _PAGES:
+        if record.mime() not in _PAGES:
             return
-        try:
-            page = extract(record.data, record.url, _charset(rest), Limits(page_bytes=int(self.max_page_bytes)))
-        except SampleError as error:
-            yield Input(record.url, (), {}, (error.reason, f"{record.url}: {error}"))
-            return
+        most = int(self.max_page_bytes)
+        page = extract(record.body(most), record.url, record.charset, Limits(page_bytes=most))
         rights = header_rights(record.headers, "mmdata") | meta_rights(page.meta, "mmdata")
         if "noindex" in rights.robots:
             return
@@ -136,38 +139,37 @@ class _Inside:
     _kept: dict[str, tuple[str, tuple[int, int], str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        from mmdata.crawl.recording import Record, read_records
+        from mmdata.crawl.records import Record, records
 
-        self._offsets = {
-            record.url: record.offset
-            for record in read_records(self.path, 0)
-            if isinstance(record, Record) and record.status == _OK and _is_media(record)
-        }
+        with self.path.open("rb") as file:
+            self._offsets = {
+                one.url: one.offset
+                for one in records(file)
+                if isinstance(one, Record) and one.leads and one.is_whole and _is_media(one)
+            }
 
     def place(self, url: str) -> tuple[str, tuple[int, int], str] | None:
         """Where the payload of a URL is now, and its digest; None where the recording has none."""
-        from mmdata.crawl.recording import read_record
+        from mmdata.crawl.records import record_at
 
         if url in self._offsets and url not in self._kept:
-            data = read_record(self.path, self._offsets[url], self.max_bytes).data
-            if len(data) > self.max_bytes:
-                del self._offsets[url]
-                return None
-            self._kept[url] = (*self.keep(data), hashlib.sha256(data).hexdigest()[:16])
+            with self.path.open("rb") as file:
+                record = record_at(file, self._offsets.pop(url))
+                try:
+                    data = record.body(self.max_bytes) if record else b""
+                except SampleError:
+                    return None
+            if data:
+                self._kept[url] = (*self.keep(data), hashlib.sha256(data).hexdigest()[:16])
         return self._kept.get(url)
 
 
-def _is_media(record: Any) -> bool:
-    return str(record.header("Content-Type")).strip().lower().startswith(_MEDIA)
+def _is_media(record: Record) -> bool:
+    return record.header("content-type").strip().lower().startswith(_MEDIA)
 
 
 def _modality(kind: str) -> Modality:
     return {"image": "image", "video": "video", "audio": "audio"}[kind]  # type: ignore[return-value]
-
-
-def _charset(rest: str) -> str | None:
-    name, _, value = rest.strip().partition("=")
-    return value.strip("\"' ") if name.strip().lower() == "charset" else None
 
 
 def _of(url: str) -> str:

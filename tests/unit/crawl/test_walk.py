@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from website import Reply, Site, redirect
 
-from mmdata.crawl.recording import Damaged, Record, read_records
+from mmdata.crawl.records import Damage, Record, records
 from mmdata.crawl.scope import Scope
 from mmdata.crawl.sitemaps import read_sitemap
 from mmdata.crawl.walk import Start, walk
@@ -51,10 +51,24 @@ def crawl(site: Site, folder: Path, *seeds: str, sitemaps: list[str] | None = No
     return {row["url"].removeprefix(site.url("")): row for row in rows}
 
 
+def read(path: Path) -> list[Record | Damage]:
+    """All records, those whose body cannot be read as damage."""
+    found: list[Record | Damage] = []
+    with path.open("rb") as file:
+        for one in records(file):
+            try:
+                found.append(one)
+                if isinstance(one, Record):
+                    one.body(1 << 20)
+            except SampleError as error:
+                found[-1] = Damage(one.offset, str(error))
+    return found
+
+
 def recorded(folder: Path) -> list[str]:
     files = sorted(folder.glob("pages-*"))
     assert all(file.name.endswith(".warc.gz") for file in files)
-    found = [record for file in files for record in read_records(file, 1 << 20)]
+    found = [record for file in files for record in read(file)]
     assert all(isinstance(record, Record) for record in found)
     return sorted(record.url.rpartition("/p/")[2] for record in found if isinstance(record, Record))
 
@@ -175,17 +189,61 @@ def test_a_crawl_that_breaks_off_goes_on_and_records_no_page_twice(
 def test_a_damaged_record_costs_itself(site: Site, tmp_path: Path):
     crawl(site, tmp_path)
     (file,) = tmp_path.glob("pages-*")
-    records = [record for record in read_records(file, 1 << 20) if isinstance(record, Record)]
+    whole = [record for record in read(file) if isinstance(record, Record)]
     data = bytearray(file.read_bytes())
-    middle = (records[10].offset + records[11].offset) // 2
+    middle = (whole[10].offset + whole[11].offset) // 2
     data[middle : middle + 8] = bytes(8)
-    file.write_bytes(bytes(data[: (records[39].offset + len(data)) // 2]))
-    found = list(read_records(file, 1 << 20))
-    whole = [record.url for record in found if isinstance(record, Record)]
-    assert whole == [record.url for number, record in enumerate(records) if number not in {10, 39}]
-    assert 1 <= sum(isinstance(one, Damaged) for one in found) <= 2
+    file.write_bytes(bytes(data[: (whole[39].offset + len(data)) // 2]))
+    found = read(file)
+    assert [one.offset for one in found] == [one.offset for one in whole]
+    assert [n for n, one in enumerate(found) if isinstance(one, Damage)] == [10, 39]
     file.write_bytes(b"no archive at all" * 1000)
-    assert all(isinstance(one, Damaged) for one in read_records(file, 1 << 20))
+    assert all(isinstance(one, Damage) for one in read(file))
+
+
+def packed(*records_of: bytes) -> bytes:
+    return b"".join(gzip.compress(one) for one in records_of)
+
+
+def warc(url: str, body: bytes, **headers: str) -> bytes:
+    http = b"HTTP/1.1 200 OK\r\n" + "".join(f"{k.replace('_', '-')}: {v}\r\n" for k, v in headers.items()).encode()
+    block = http + b"\r\n" + body
+    kind = "Content-Type: application/http; msgtype=response"
+    head = (
+        f"WARC/1.0\r\nWARC-Type: response\r\nWARC-Target-URI: {url}\r\n{kind}\r\nContent-Length: {len(block)}\r\n\r\n"
+    )
+    return head.encode() + block + b"\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("data", "urls"),
+    [
+        (packed(warc("http://x/1", b"a"), warc("http://x/2", b"b")), ["http://x/1", "http://x/2"]),
+        (warc("http://x/1", b"a") + warc("http://x/2", b"b"), ["http://x/1", "http://x/2"]),
+        (packed(warc("http://x/1", b"a") + warc("http://x/2", b"b")), ["http://x/1", "http://x/2"]),
+        (packed(b"WARC/1.0\r\nX: " + b"a" * (8 << 20), warc("http://x/2", b"b")), [None, "http://x/2"]),
+        (b"\x1f\x8b\x08" * 1000 + packed(warc("http://x/2", b"b")), [None, "http://x/2"]),
+        (packed(warc("file:///etc/passwd", b"a"), warc("http://x/2", b"b")), ["http://x/2"]),
+    ],
+)
+def test_archives_of_all_kinds(tmp_path: Path, data: bytes, urls: list[str | None]):
+    (tmp_path / "x.warc.gz").write_bytes(data)
+    assert [getattr(one, "url", None) for one in read(tmp_path / "x.warc.gz")] == urls
+
+
+def test_a_body_is_decoded_within_bounds(tmp_path: Path):
+    bomb = gzip.compress(bytes(64 << 20), 9)
+    (tmp_path / "x.warc.gz").write_bytes(
+        packed(
+            warc("http://x/1", gzip.compress(b"hello"), Content_Encoding="gzip"),
+            warc("http://x/2", b"plain", Content_Encoding="gzip"),
+            warc("http://x/3", b"5\r\nhello\r\n0\r\n\r\n", Transfer_Encoding="chunked"),
+            warc("http://x/4", bomb, Content_Encoding="gzip"),
+        )
+    )
+    with (tmp_path / "x.warc.gz").open("rb") as file:
+        bodies = [one.body(1 << 20, cut=True) for one in records(file) if isinstance(one, Record)]
+    assert [len(body) if len(body) > 9 else body for body in bodies] == [b"hello", b"plain", b"hello", 1 << 20]
 
 
 def test_a_sitemap_is_bounded_and_may_be_broken():

@@ -242,7 +242,8 @@ def test_no_page_takes_long(name: str) -> None:
 
 TAGS = """<img |<a href=|<picture>|<source srcset='|<video>|<track src=x |<figure>|<figcaption>|<h2>|<base href=
 <meta property=og:image content=|<html lang=|<script type="application/ld+json">{"@type":|</script>|src=|alt=|'|"|>|/>
-//[|<base>|http://|&#xd800;|&amp|srcset=| 1e999x, 5w|class=transcript |aria-labelledby=|id=|<noscript>|\0|<meta charset=utf-7>"""
+//[|<base>|http://|&#xd800;|&amp|srcset=| 1e999x, 5w|class=transcript |aria-labelledby=|id=|<noscript>|\0
+<meta charset=utf-7>"""
 
 
 @given(
