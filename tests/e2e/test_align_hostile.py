@@ -99,7 +99,7 @@ def test_what_is_broken_silent_or_endless_is_scored_or_says_why_and_others_are_a
     for number in range(SAMPLES):
         for aligner in ("clip", "whisper", "regions"):
             before, after = (of[f"s{number:02d}", aligner]["score"] for of in (clean, found))
-            assert after == pytest.approx(before, abs=1e-4), (number, aligner)
+            assert after == pytest.approx(before, abs=2e-3), (number, aligner)
 
 
 def test_too_few_pairs_to_learn_from_are_said_not_fatal(spoken_stamps):
