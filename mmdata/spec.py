@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, ValidationError, field_validator
 
 from mmdata.errors import SpecError
 
@@ -92,6 +92,13 @@ class FetchSpec(Frozen):
     downloads: Literal["keep", "discard"] = Field(
         "keep", description="keep: another way to ingest fetches nothing; discard: once ingested, only the facts stay"
     )
+
+    @field_validator("contact")
+    @classmethod
+    def _fits_into_a_header(cls, value: str | None) -> str | None:
+        if value is not None and not (value.isascii() and value.isprintable()):
+            raise ValueError("a contact stands in a header: letters of ASCII, no line breaks")
+        return value
 
 
 class Spec(Frozen):

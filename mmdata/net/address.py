@@ -6,7 +6,7 @@ import ipaddress
 import re
 import socket
 from collections.abc import Collection
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urljoin
 
 from mmdata.net.errors import FetchError
@@ -14,12 +14,21 @@ from mmdata.net.errors import FetchError
 if TYPE_CHECKING:
     from yarl import URL
 
-_MOST_CHARACTERS = 8192
-_PORTS = {"http": 80, "https": 443}
-# RFC 6052 and RFC 8215: IPv4 addresses behind a translator, and prefixes of somebody's own.
-_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
-_LOCAL_NAT64 = ipaddress.IPv6Network("64:ff9b:1::/48")
-_CONTROLS = re.compile(r"[\x00-\x20\x7f]")
+_MOST_CHARACTERS: Final = 8192
+_PORTS: Final = {"http": 80, "https": 443}
+_CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f]")
+_BLANKS: Final = " \t\r\n\f"
+# Bytes of a header that are no UTF-8, as aiohttp hands them over (PEP 383).
+_RAW_BYTES: Final = re.compile(r"[\udc80-\udcff]")
+# What is left of a host once it is encoded by IDNA: a name, IPv4 or IPv6.
+_HOST: Final = re.compile(r"[a-z0-9_.-]+|[0-9a-f.]*:[0-9a-f:.]+")
+# RFC 6052: IPv4 addresses behind a translator.
+_NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
+# What `ipaddress` takes for global: NAT64 of one's own (RFC 8215), documentation (RFC 9637), the anycast of 6to4
+# (RFC 7526), and the address at which Azure's machines find their host.
+_LOCAL: Final = [
+    ipaddress.ip_network(text) for text in ("64:ff9b:1::/48", "3fff::/20", "192.88.99.0/24", "168.63.129.16/32")
+]
 
 
 class PrivateAddressError(OSError):
@@ -27,25 +36,47 @@ class PrivateAddressError(OSError):
 
 
 def checked_url(text: str, base: str | None = None) -> URL:
-    """A URL that may be asked for, without fragment and credentials.
+    """A URL that may be asked for, normalised, without fragment and credentials.
+
+    Args:
+        text: as a table, a page or a server has it; what is missing in it comes from `base`.
+        base: the URL that it stands in.
 
     Raises FetchError `bad_url`.
     """
     from yarl import URL
 
     try:
-        url = URL(urljoin(base, text) if base else text)
-        if len(text) > _MOST_CHARACTERS or _CONTROLS.search(text):
-            raise ValueError(f"longer than {_MOST_CHARACTERS} characters, or with blanks")
+        clean = _clean(text)
+        url = URL(urljoin(base, clean) if base else clean).with_fragment(None)
         if url.scheme not in _PORTS or not url.host:
             raise ValueError("no http or https URL")
-        if url.port is None:
+        if not url.port:
             raise ValueError("no such port")
-        # yarl encodes the host by IDNA when it is asked for.
-        _ = url.raw_host
-        return url.with_fragment(None).with_user(None)
+        _check_host(str(url.raw_host))
+        if len(str(url)) > _MOST_CHARACTERS:
+            raise ValueError(f"longer than {_MOST_CHARACTERS} characters")
+        return url.with_user(None)
     except (ValueError, TypeError) as error:
         raise FetchError("bad_url", f"'{text[:200]}': {error}") from None
+
+
+def _clean(text: str) -> str:
+    text = text.strip(_BLANKS)
+    if len(text) > _MOST_CHARACTERS:
+        raise ValueError(f"longer than {_MOST_CHARACTERS} characters")
+    if _CONTROLS.search(text):
+        raise ValueError("control characters")
+    text = _RAW_BYTES.sub(lambda byte: f"%{ord(byte[0]) - 0xDC00:02X}", text)
+    text.encode()  # half of a surrogate pair is no character
+    return text
+
+
+def _check_host(host: str) -> None:
+    if not _HOST.fullmatch(host):
+        raise ValueError("no such host can be")
+    # A name's labels have 1 to 63 characters (RFC 1035), which the name service's codec checks.
+    host.encode("idna")
 
 
 def host_of(url: URL) -> str:
@@ -56,14 +87,14 @@ def host_of(url: URL) -> str:
 def is_allowed(host: str, port: int | None, allowed: Collection[str]) -> bool:
     """Whether a host is named among those that may have private addresses."""
     name = host.strip("[]").rstrip(".").lower()
-    return name in allowed or f"{name}:{port}" in allowed
+    return not {name, f"[{name}]", f"{name}:{port}", f"[{name}]:{port}"}.isdisjoint(allowed)
 
 
 def check_literal(url: URL, allowed: Collection[str]) -> None:
     """Addresses written as such pass no name service. Raises FetchError `private_address`."""
-    host = str(url.raw_host)
+    host = str(url.raw_host).rstrip(".")
     try:
-        address = ipaddress.ip_address(_plain(host.strip("[]").partition("%")[0]))
+        address = ipaddress.ip_address(_plain(host))
     except ValueError:
         return
     if not is_public(address) and not is_allowed(host, url.port, allowed):
@@ -74,7 +105,7 @@ def _plain(host: str) -> str:
     """An IPv4 address as C's `inet_aton` reads it too: 127.1, 0x7f.1 and 2130706433 are 127.0.0.1."""
     try:
         return socket.inet_ntoa(socket.inet_aton(host))
-    except (OSError, ValueError):
+    except OSError:
         return host
 
 
@@ -85,13 +116,15 @@ def private_address(host: str) -> FetchError:
 
 
 def is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-    """Whether everybody reaches the same machine there; an address that holds another is judged by both."""
+    """Whether everybody reaches the same machine there; an address that holds another is that other one."""
     if isinstance(address, ipaddress.IPv6Address):
         inner = _embedded(address)
         if inner is not None:
             return is_public(inner)
-        if address in _LOCAL_NAT64 or address.is_site_local:
+        if address.is_site_local:
             return False
+    if any(address in network for network in _LOCAL):
+        return False
     return address.is_global and not address.is_multicast and not address.is_reserved
 
 
@@ -101,20 +134,3 @@ def _embedded(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
     if address.teredo:
         return address.teredo[1]
     return address.ipv4_mapped or address.sixtofour
-
-
-def public_resolver(allowed: Collection[str]) -> Any:
-    """A resolver for aiohttp that gives public addresses alone: what it gives is what is connected to."""
-    from aiohttp.resolver import ThreadedResolver
-
-    class Resolver(ThreadedResolver):
-        async def resolve(self, host: str, port: int = 0, family: Any = 0) -> Any:
-            found = await super().resolve(host, port, family)
-            if is_allowed(host, port, allowed):
-                return found
-            public = [one for one in found if is_public(ipaddress.ip_address(one["host"].partition("%")[0]))]
-            if not public:
-                raise PrivateAddressError(f"{host} has no public address")
-            return public
-
-    return Resolver()

@@ -30,14 +30,14 @@ async def read_body(response: Any, max_bytes: int, grow: Grow, *, cut: bool = Fa
         grow: called before bytes are kept.
         cut: whether a longer body is cut there; else it is an error.
 
-    Raises FetchError: `too_large`, `bad_answer` for a coding that was not asked for or is broken.
+    Raises FetchError: `too_large`, `truncated`, `bad_answer` for a coding that was not asked for or is broken.
     """
     kept = bytearray()
     async for block in _decoded(response):
         if len(kept) + len(block) > max_bytes:
             if cut:
                 return bytes(kept + block[: max_bytes - len(kept)])
-            raise FetchError("too_large", f"more than max_bytes: {max_bytes}")
+            raise FetchError("too_large", f"{response.url.raw_host} sends more than max_bytes: {max_bytes}")
         await grow(len(block))
         kept += block
     return bytes(kept)
@@ -49,17 +49,25 @@ async def _decoded(response: Any) -> AsyncIterator[bytes]:
     if coding in {"", "identity"}:
         async for block in blocks:
             yield block
-        return
-    if coding not in {"gzip", "x-gzip", "deflate"}:
+    elif coding in {"gzip", "x-gzip", "deflate"}:
+        async for block in _unpacked(blocks, coding):
+            yield block
+    else:
         raise FetchError("bad_answer", f"content coding '{coding[:40]}', which was not asked for")
+
+
+async def _unpacked(blocks: AsyncIterator[bytes], coding: str) -> AsyncIterator[bytes]:
     packed = zlib.decompressobj(_ANY_HEADER)
+    came = False
     try:
         async for block in blocks:
-            while block:
-                yield packed.decompress(block, _BLOCK_BYTES)
-                block = packed.unconsumed_tail  # noqa: PLW2901 - what is left of it
-        yield packed.flush()
+            came, rest = True, block
+            while rest:
+                yield packed.decompress(rest, _BLOCK_BYTES)
+                rest = packed.unconsumed_tail
+            if packed.eof:
+                return  # as browsers do, who ignore what follows: it could be endless
     except zlib.error as error:
         raise FetchError("bad_answer", f"the {coding} coding is broken: {error}", passing=True) from None
-    if not packed.eof:
+    if came:
         raise FetchError("truncated", f"the {coding} coding ends too soon", passing=True)

@@ -4,82 +4,127 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from typing import Final
 
-# Hosts without anybody waiting whose pace is remembered; a crawl may meet millions.
-_IDLE_HOSTS = 10_000
+from mmdata.net.errors import FetchError
+
+# Hosts nobody waits for whose pace is remembered; a crawl may meet millions.
+_IDLE_HOSTS: Final = 10_000
+# Hosts to which connections are kept open though nobody waits: each holds a file, and a server's memory.
+_KEPT_HOSTS: Final = 64
+KEPT_S: Final = 15.0
 
 
-class _Gate:
-    """One host: so many at once, not before a time, and a pause between two beginnings."""
+class Host:
+    """One host: so many at once, not before a time, and a pause between two beginnings.
 
-    def __init__(self, at_once: int) -> None:
+    Attributes:
+        users: who asks it or means to.
+        pause_s: between the beginnings of two requests.
+    """
+
+    def __init__(self, name: str, at_once: int) -> None:
+        """`name` is `host:port`."""
+        self.name = name
         self.slots = asyncio.Semaphore(at_once)
         self.users = 0
         self.pause_s = 0.0
-        self.not_before = 0.0
         self._next = 0.0
+        self._rests_until = 0.0
+        self._said: FetchError | None = None
 
-    async def wait(self) -> None:
-        """Until a request may begin: each takes a place of its own in time."""
-        begins = max(time.monotonic(), self._next)
-        self._next = begins + self.pause_s
-        while (left := max(begins, self.not_before) - time.monotonic()) > 0:
-            await asyncio.sleep(left)
+    def rest(self, said: FetchError) -> None:
+        """No request for as long as its answer, a 429 or 503, says."""
+        until = time.monotonic() + (said.retry_after_s or 0.0)
+        if until > self._rests_until:
+            self._rests_until, self._said = until, said
+
+    def check(self, most_s: float) -> None:
+        """Raises what the host said, if it wants to rest for longer than `most_s`."""
+        left_s = self._rests_until - time.monotonic()
+        if self._said is not None and left_s > most_s:
+            message = f"{self.name} was not asked: it wants to be left alone for another {left_s:.0f} s"
+            raise FetchError(self._said.reason, message, passing=True, status=self._said.status, retry_after_s=left_s)
 
     @property
-    def is_idle(self) -> bool:
-        return self.users == 0 and max(self._next, self.not_before) <= time.monotonic()
+    def wait_s(self) -> float:
+        """Until a request may begin."""
+        return max(self._next, self._rests_until) - time.monotonic()
+
+    def begin(self) -> None:
+        """A request begins now."""
+        self._next = time.monotonic() + self.pause_s
 
 
 class Hosts:
     """Turns at hosts."""
 
-    def __init__(self, at_once: int, at_once_per_host: int) -> None:
-        """So many requests in all, and to each host."""
+    def __init__(self, at_once: int, at_once_per_host: int, most_rest_s: float) -> None:
+        """So many requests in all, and to each host; a host that wants more rest is not asked at all."""
         self._all = asyncio.Semaphore(at_once)
         self._per_host = at_once_per_host
-        self._gates: dict[str, _Gate] = {}
-
-    @asynccontextmanager
-    async def turn(self, host: str) -> AsyncIterator[None]:
-        """Wait for a turn at a host, and have it until the block ends."""
-        with self._gate(host) as gate:
-            # Who waits for a slow host must not keep others from theirs: the place among all comes last.
-            async with gate.slots:
-                await gate.wait()
-                async with self._all:
-                    yield
-
-    def pause(self, host: str, seconds: float) -> None:
-        """No request to the host for so long."""
-        with self._gate(host) as gate:
-            gate.not_before = max(gate.not_before, time.monotonic() + seconds)
-
-    def pace(self, host: str, pause_s: float) -> None:
-        """So long between the beginnings of two requests to the host, from now on."""
-        with self._gate(host) as gate:
-            gate.pause_s = pause_s
+        self._most_rest_s = most_rest_s
+        self._hosts: OrderedDict[str, Host] = OrderedDict()
+        self._kept: OrderedDict[str, float] = OrderedDict()
 
     @contextmanager
-    def _gate(self, host: str) -> Iterator[_Gate]:
-        gate = self._gates.get(host)
-        if gate is None:
+    def host(self, name: str) -> Iterator[Host]:
+        """A host, known as long as somebody uses it or is to wait for it."""
+        host = self._hosts.get(name)
+        if host is None:
             self._forget_some()
-            gate = self._gates[host] = _Gate(self._per_host)
-        gate.users += 1
+            host = self._hosts[name] = Host(name, self._per_host)
+        host.users += 1
         try:
-            yield gate
+            yield host
         finally:
-            gate.users -= 1
-            if gate.is_idle and not gate.pause_s:
-                self._gates.pop(host, None)
+            host.users -= 1
+            if host.users == 0 and host.wait_s <= 0:
+                self._hosts.pop(name, None)
+
+    @asynccontextmanager
+    async def turn(self, host: Host) -> AsyncIterator[None]:
+        """Wait for a turn at a host, and have it until the block ends. Raises FetchError, see `Host.check`."""
+        # Who waits for a slow host must not keep others from theirs: the place among all comes last.
+        async with host.slots:
+            await self._begin(host)
+            try:
+                yield
+            finally:
+                self._all.release()
+
+    async def _begin(self, host: Host) -> None:
+        while True:
+            host.check(self._most_rest_s)
+            if host.wait_s > 0:
+                await asyncio.sleep(host.wait_s)
+                continue
+            await self._all.acquire()
+            # Meanwhile another may have begun, or the host have asked for rest.
+            if host.wait_s <= 0:
+                host.begin()
+                return
+            self._all.release()
+
+    def keeps(self, host: Host) -> bool:
+        """Whether a connection is worth keeping: others wait for the host, or it is one of few."""
+        now = time.monotonic()
+        while self._kept and next(iter(self._kept.values())) < now - KEPT_S:
+            self._kept.popitem(last=False)
+        self._kept.pop(host.name, None)
+        keep = host.users > 1 or len(self._kept) < _KEPT_HOSTS
+        if keep:
+            self._kept[host.name] = now
+        return keep
 
     def _forget_some(self) -> None:
-        if len(self._gates) > _IDLE_HOSTS:
-            for name in [name for name, gate in self._gates.items() if gate.is_idle]:
-                del self._gates[name]
+        if len(self._hosts) > _IDLE_HOSTS:
+            unused = [name for name, host in self._hosts.items() if host.users == 0]
+            for name in unused[: _IDLE_HOSTS // 2]:
+                del self._hosts[name]
 
 
 class Hold:
@@ -89,11 +134,10 @@ class Hold:
         self._budget = budget
         self.bytes = 0
 
-    async def grow(self, more: int) -> float:
-        """Take more; returns the seconds that this had to wait."""
-        waited_s = await self._budget.room(self, more)
+    async def grow(self, more: int) -> None:
+        """Take more, when there is room."""
+        await self._budget.room(self, more)
         self.bytes += more
-        return waited_s
 
 
 class ByteBudget:
@@ -102,30 +146,28 @@ class ByteBudget:
     def __init__(self, most: int) -> None:
         """So many bytes in all."""
         self._most = most
-        self._used = 0
+        self.used = 0
         self._holds: dict[Hold, None] = {}
         self._changed = asyncio.Event()
 
-    @asynccontextmanager
-    async def hold(self) -> AsyncIterator[Hold]:
+    @contextmanager
+    def hold(self) -> Iterator[Hold]:
         """Bytes that are given back when the block ends."""
         hold = Hold(self)
         try:
             yield hold
         finally:
             self._holds.pop(hold, None)
-            self._used -= hold.bytes
+            self.used -= hold.bytes
             self._wake()
 
-    async def room(self, hold: Hold, more: int) -> float:
+    async def room(self, hold: Hold, more: int) -> None:
         """Wait until `more` bytes fit, or `hold` is the oldest of those that have any."""
-        began = time.monotonic()
         # Not before its first byte: who still waits for a turn must not be the one that all others wait for.
         self._holds.setdefault(hold)
-        while self._used + more > self._most and next(iter(self._holds)) is not hold:
+        while self.used + more > self._most and next(iter(self._holds)) is not hold:
             await self._changed.wait()
-        self._used += more
-        return time.monotonic() - began
+        self.used += more
 
     def _wake(self) -> None:
         waiting, self._changed = self._changed, asyncio.Event()

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 _OPT_OUTS = frozenset({"noai", "noimageai", "noml"})
 _ROBOTS = frozenset({"noindex", "nofollow", "none"})
 _TDM = "tdm-reservation"
-# `unavailable_after: 25 Jun 2010 15:00:00 PST` is a directive with a colon; `otherbot: noindex` is for another.
-_AGENT = re.compile(r"^\s*([a-z0-9_.*-]+)\s*:\s*(.*)$", re.IGNORECASE | re.DOTALL)
+# `otherbot: noindex` is for another; `unavailable_after: 25 Jun 2010 15:00:00 PST` is a directive with colons.
+_AGENT = re.compile(r"\s*([a-z][a-z0-9_.-]*|\*)\s*:(.*)", re.IGNORECASE | re.DOTALL)
 _WITH_VALUE = frozenset({"unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"})
 
 
@@ -40,11 +40,7 @@ def header_rights(headers: Iterable[tuple[str, str]], agent: str) -> Rights:
     found: set[str] = set()
     for name, value in headers:
         if name.lower() == "x-robots-tag":
-            match = _AGENT.match(value)
-            if match and match[1].lower() not in _WITH_VALUE:
-                found |= _directives(match[2]) if match[1].lower() in {"*", agent.lower()} else set()
-            else:
-                found |= _directives(value)
+            found |= _header_directives(value, agent.lower())
         elif name.lower() == _TDM and value.strip() == "1":
             found.add(_TDM)
     return _rights(found)
@@ -54,15 +50,26 @@ def meta_rights(pairs: Iterable[tuple[str, str]], agent: str) -> Rights:
     """Of the `<meta>` elements of a page, by name and content."""
     found: set[str] = set()
     for name, content in pairs:
-        if name.lower() in {"robots", agent.lower()}:
-            found |= _directives(content)
-        elif name.lower() == _TDM and content.strip() == "1":
+        key = name.strip().lower()
+        if key in {"robots", agent.lower()}:
+            found |= {part.strip().lower() for part in re.split(r"[,;]", content)}
+        elif key == _TDM and content.strip() == "1":
             found.add(_TDM)
     return _rights(found)
 
 
-def _directives(text: str) -> set[str]:
-    return {part.strip().lower() for part in re.split(r"[,;]", text)}
+def _header_directives(value: str, agent: str) -> set[str]:
+    """An agent's name holds for all that follows it, up to the next: servers join several headers with commas."""
+    found: set[str] = set()
+    mine = True
+    for part in re.split(r"[,;]", value.lower()):
+        match = _AGENT.match(part)
+        directive = part
+        if match and match[1] not in _WITH_VALUE:
+            mine, directive = match[1] in {"*", agent}, match[2]
+        if mine:
+            found.add(directive.strip())
+    return found
 
 
 def _rights(found: set[str]) -> Rights:

@@ -1,6 +1,7 @@
 """What a body is, by its first bytes: what a server calls it is a claim.
 
-Patterns of the WHATWG MIME Sniffing standard (sections 6 and 7), and of what training data comes in besides.
+Patterns of the WHATWG MIME Sniffing standard (sections 6 and 7), and of what training data comes in besides. Strangers
+choose the bytes: each pattern takes time in proportion to them, or nearly.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-_LOOKED_AT_BYTES: Final = 1445  # the standard's resource header
+_LOOKED_AT_BYTES: Final = 4096  # the standard's 1445 (section 5.2) are less than the DOCTYPE of some SVG
 _MAGIC: Final[list[tuple[re.Pattern[bytes], str]]] = [
     (re.compile(pattern, re.DOTALL), mime)
     for pattern, mime in [
@@ -19,12 +20,9 @@ _MAGIC: Final[list[tuple[re.Pattern[bytes], str]]] = [
         (rb"BM.{12}[\x0c-\x80]\x00\x00\x00", "image/bmp"),
         (rb"II\*\x00|MM\x00\*", "image/tiff"),
         (rb"\x00\x00\x01\x00", "image/x-icon"),
+        (rb"\xff\x0a|\x00\x00\x00\x0cJXL \r\n\x87\n", "image/jxl"),
         (rb"....ftypavi[fs]", "image/avif"),
         (rb"....ftyp(?:hei[cx]|mif1)", "image/heic"),
-        (
-            rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml.{0,500}?)?(?:<!--.{0,500}?-->\s*|<!DOCTYPE svg.{0,500}?)*<svg[\s>]",
-            "image/svg+xml",
-        ),
         (rb"RIFF....WAVE", "audio/wav"),
         (rb"RIFF....AVI ", "video/x-msvideo"),
         (rb"fLaC", "audio/flac"),
@@ -42,17 +40,21 @@ _MAGIC: Final[list[tuple[re.Pattern[bytes], str]]] = [
         (rb"PK\x03\x04", "application/zip"),
         (rb"\x1f\x8b\x08", "application/gzip"),
         (rb"\x93NUMPY", "application/x-npy"),
-        (rb"(?:\xef\xbb\xbf)?WEBVTT[\s$]", "text/vtt"),
-        (
-            (
-                rb"(?i:(?:\xef\xbb\xbf)?\s*(?:<!--.{0,500}?-->\s*)?<(?:!doctype html|html|head|body|title|meta|script"
-                rb"|iframe|h1|div|font|table|a|style|b|br|p)[\s>])"
-            ),
-            "text/html",
-        ),
-        (rb"(?:\xef\xbb\xbf)?\s*<\?xml", "text/xml"),
+        (rb"(?:\xef\xbb\xbf)?WEBVTT(?:\s|$)", "text/vtt"),
     ]
 ]
+# What may stand before the first element of a document; HTML's own DOCTYPE tells what it is.
+_BEFORE: Final = re.compile(
+    rb"\s+|<\?.*?\?>|<!--.*?-->|(?i:<!DOCTYPE\s+(?!\s|html[\s>]))[^>\[]*(?:\[[^\]]*\]\s*)?>", re.DOTALL
+)
+_SVG: Final = re.compile(rb"<(?:\w{1,20}:)?svg[\s>/]")
+_HTML: Final = re.compile(
+    rb"<(?:!doctype\s+html|html|head|body|title|meta|script|iframe|h1|div|font|table|a|style|b|br|p)[\s>]",
+    re.IGNORECASE,
+)
+_XML: Final = re.compile(rb"<\?xml\s")
+_BYTE_ORDER: Final = b"\xef\xbb\xbf"
+_UTF16: Final = (b"\xfe\xff", b"\xff\xfe")
 # Section 7.2 of the standard: bytes that no text has.
 _BINARY: Final = re.compile(rb"[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f]")
 
@@ -63,6 +65,20 @@ def sniff(data: bytes, declared: str | None) -> str:
     for pattern, mime in _MAGIC:
         if pattern.match(head):
             return mime
-    if not head or _BINARY.search(head):
+    if not head.startswith(_UTF16) and (not head or _BINARY.search(head)):
         return "application/octet-stream"
-    return declared if declared and declared.startswith(("text/", "application/json")) else "text/plain"
+    text = declared if declared and declared.startswith(("text/", "application/json")) else "text/plain"
+    return _markup(head) or text
+
+
+def _markup(head: bytes) -> str | None:
+    """By the first element, whatever stands before it."""
+    head = head.removeprefix(_BYTE_ORDER)
+    at = 0
+    while before := _BEFORE.match(head, at):
+        at = before.end()
+    if _SVG.match(head, at):
+        return "image/svg+xml"
+    if _HTML.match(head, at):
+        return "text/html"
+    return "text/xml" if _XML.match(head.lstrip()) else None
