@@ -7,6 +7,7 @@ way at once, never more than keep the processes busy, so memory does not grow wi
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import os
 import shutil
@@ -84,9 +85,18 @@ def build(plan: Plan, reporter: Reporter) -> Outcome:
         with reporter, _logged(run):
             try:
                 asyncio.run(_stoppable(run.everything))
+            except OSError as error:
+                raise _told(error, plan.output) from error
             finally:
                 sweep_scratch(plan.output)  # of workers that were ended in the middle of a part
         return _outcome(run.plan, began, did_nothing=False)
+
+
+def _told(error: OSError, folder: Path) -> Exception:
+    """A full disk is no defect."""
+    if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+        return error
+    return FatalError(f"{folder}: no room is left on the disk; what is finished is kept: make room, and run it again")
 
 
 class _Run:
