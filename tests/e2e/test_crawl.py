@@ -35,7 +35,7 @@ def site() -> Iterator[Site]:
 def spec(cli, site: Site, source: dict[str, Any], **more: Any) -> None:
     cli.spec(
         sources=[source],
-        fetch={"allow_private": [site.host], "idle_s": 0.5, "timeout_s": 2, "attempts": 1},
+        fetch={"allow_private": [site.host], "idle_s": 10, "timeout_s": 20, "attempts": 1},
         engine={"workers": 2, "part_samples": 16},
         **more,
     )
@@ -99,6 +99,7 @@ def test_a_crawl_gives_pairs_and_every_page_its_outcome(cli, site: Site):
     assert site.seen.total() == seen
 
 
+@pytest.mark.slow
 def test_a_recording_by_others_gives_the_same_pairs(cli, site: Site):
     spec(cli, site, web(site))
     cli.build()
@@ -112,6 +113,7 @@ def test_a_recording_by_others_gives_the_same_pairs(cli, site: Site):
     assert site.seen["/i/1.jpg"] == before["/i/1.jpg"] + 1
 
 
+@pytest.mark.slow
 def test_a_crawl_that_was_killed_goes_on(cli, site: Site):
     site.hold_s = 0.02
     spec(cli, site, web(site))

@@ -45,7 +45,7 @@ def write_table(cli, site: Site, urls: list[str]) -> None:
 
 
 def spec(cli, site: Site, *, part_samples: int = 16, **fetch: Any) -> None:
-    kind = {"allow_private": [site.host], "idle_s": 0.5, "timeout_s": 1, "attempts": 1, "connections_per_host": 4}
+    kind = {"allow_private": [site.host], "idle_s": 10, "timeout_s": 20, "attempts": 1, "connections_per_host": 4}
     cli.spec(
         sources=[{"table": {"file": "urls.csv", "members": {"image": {"url": "url"}, "caption": {"text": "caption"}}}}],
         ingest=[{"image": {"max_bytes": "1MB"}}],
@@ -67,7 +67,7 @@ def test_each_url_has_the_outcome_it_should(cli, site: Site):
     good = [f"/i/{n}.jpg" for n in range(60)] + ["/hop/3"]
     urls = [*good, *HOSTILE, *BROKEN, "/i/secret.jpg"]
     write_table(cli, site, [*urls, "ftp://x/y", "/etc/passwd"][:-1])
-    spec(cli, site)
+    spec(cli, site, idle_s=0.5, timeout_s=1)
     out = cli.build().stdout
     total = len(urls) + 1
     assert f"{total} inputs = {len(good)} kept + {total - len(good)} failed" in out
@@ -87,6 +87,7 @@ def test_each_url_has_the_outcome_it_should(cli, site: Site):
     assert site.seen.total() == seen
 
 
+@pytest.mark.slow
 def test_a_longer_list_or_other_parts_ask_for_nothing_twice(cli, site: Site):
     urls = [f"/i/{n}.jpg" for n in range(80)] + ["/status/404", "/status/500"]
     write_table(cli, site, urls)
@@ -101,6 +102,7 @@ def test_a_longer_list_or_other_parts_ask_for_nothing_twice(cli, site: Site):
     assert shards(cli) == shards(cli, "fresh")
 
 
+@pytest.mark.slow
 def test_a_later_date_asks_whether_answers_still_hold(cli, site: Site):
     write_table(cli, site, [f"/i/{n}.jpg" for n in range(20)])
     spec(cli, site)
@@ -116,6 +118,7 @@ def test_a_later_date_asks_whether_answers_still_hold(cli, site: Site):
     assert shards(cli) != before
 
 
+@pytest.mark.slow
 def test_another_way_to_ingest_fetches_nothing_unless_downloads_were_discarded(cli, site: Site):
     write_table(cli, site, [f"/i/{n}.jpg" for n in range(20)])
     spec(cli, site)
@@ -129,6 +132,7 @@ def test_another_way_to_ingest_fetches_nothing_unless_downloads_were_discarded(c
     assert {site.seen[f"/i/{n}.jpg"] for n in range(20)} == {2}
 
 
+@pytest.mark.slow
 def test_retry_failed_asks_for_those_alone_and_leaves_the_others_as_they_are(cli, site: Site):
     urls = [f"/i/{n}.jpg" for n in range(30)]
     write_table(cli, site, [*urls, "/busy/1/a", "/busy/2/b", "/status/404"])
@@ -147,6 +151,7 @@ def test_retry_failed_asks_for_those_alone_and_leaves_the_others_as_they_are(cli
     assert site.seen["/busy/2/b"] == 3
 
 
+@pytest.mark.slow
 def test_a_build_that_was_killed_goes_on_and_loses_nothing(cli, site: Site, tmp_path: Path):
     site.hold_s = 0.01
     urls = [f"/i/{n}.jpg" for n in range(300)]

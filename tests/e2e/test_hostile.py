@@ -249,7 +249,10 @@ def test_payloads_are_kept_byte_for_byte(cli):
         stored = {
             keys[m.name.split(".")[0]]: tar.extractfile(m).read() for m in tar if m.name[-3:] not in ("son", "txt")
         }
-    assert stored == {name: data for name, (_, data, _) in good_images().items()}
+    given = {name: data for name, (_, data, _) in good_images().items()}
+    turned, lies = (Image.open(io.BytesIO(one.pop("sideways"))) for one in (stored, given))
+    assert stored == given
+    assert (turned.size, lies.size) == (lies.size[::-1], lies.size), "stored upright"
 
 
 def test_captions_and_sidecars(cli):

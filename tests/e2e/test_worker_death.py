@@ -114,8 +114,12 @@ POISONED = "p17"
 
 def png(number: int, *, poison: bool = False) -> bytes:
     buffer = io.BytesIO()
-    Image.new("RGB", (8, 8), (number, 5 * number, 0)).save(buffer, "PNG")
-    return buffer.getvalue() + (b"POISON" if poison else b"")
+    if poison:
+        # In pixels that are stored as they are: what is no pixel is cut out.
+        Image.frombytes("L", (8, 8), b"POISON%02d" % number * 8).save(buffer, "BMP")
+    else:
+        Image.new("RGB", (8, 8), (number, 5 * number, 0)).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 @pytest.fixture

@@ -151,8 +151,8 @@ def test_exported_names() -> None:
 
 def test_the_steps_that_pipelines_name() -> None:
     assert {block: sorted(names) for block, names in registry.OWN.items()} == {
-        "sources": ["files", "table"],
-        "ingest": ["audio", "image", "text"],
+        "sources": ["files", "huggingface", "table", "video", "warc", "web", "webdataset"],
+        "ingest": ["audio", "image", "text", "video"],
         "align": ["clap", "clip", "crossfit", "ocr", "reconcile", "regions", "tags", "timing", "whisper"],
         "augment": ["flip", "segments"],
         "curate": ["duplicates", "rules", "splits"],

@@ -13,6 +13,8 @@ from mmdata.errors import PlanError
 from mmdata.steps.base import Input
 from mmdata.steps.sources.huggingface import HuggingFace
 
+# datasets leaves files open, until some later test's garbage is collected.
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 MEMBERS = {"image": "image", "caption": "text"}
 Kept = dict[tuple[str, tuple[int, int]], bytes]
 
@@ -77,8 +79,6 @@ def test_a_column_may_name_the_row_and_a_label_is_a_text(parquet: Path):
     assert found[1].refs[1].text == "dog"
 
 
-# datasets leaves the table of texts open.
-@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_folder_of_images_with_their_texts(tmp_path: Path):
     (tmp_path / "train").mkdir()
     for n in range(3):
