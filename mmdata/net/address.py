@@ -24,10 +24,11 @@ _RAW_BYTES: Final = re.compile(r"[\udc80-\udcff]")
 _HOST: Final = re.compile(r"[a-z0-9_.-]+|[0-9a-f.]*:[0-9a-f:.]+")
 # RFC 6052: IPv4 addresses behind a translator.
 _NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
-# What `ipaddress` takes for global: NAT64 of one's own (RFC 8215), documentation (RFC 9637), the anycast of 6to4
-# (RFC 7526), and the address at which Azure's machines find their host.
+# What `ipaddress` takes for global, in part or in some releases: protocol assignments (RFC 6890), NAT64 of one's own
+# (RFC 8215), documentation (RFC 9637), the anycast of 6to4 (RFC 7526), and where Azure's machines find their host.
 _LOCAL: Final = [
-    ipaddress.ip_network(text) for text in ("64:ff9b:1::/48", "3fff::/20", "192.88.99.0/24", "168.63.129.16/32")
+    ipaddress.ip_network(text)
+    for text in ("192.0.0.0/24", "64:ff9b:1::/48", "3fff::/20", "192.88.99.0/24", "168.63.129.16/32")
 ]
 
 

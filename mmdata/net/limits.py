@@ -13,7 +13,9 @@ from mmdata.net.errors import FetchError
 
 # Hosts nobody waits for whose pace is remembered; a crawl may meet millions.
 _IDLE_HOSTS: Final = 10_000
-# Hosts to which connections are kept open though nobody waits: each holds a file, and a server's memory.
+# Hosts to which connections are kept open between requests, where somebody waits for the host and where nobody does:
+# each holds a file, and a server's memory. Many systems give a process 1,024 files.
+_KEPT_WANTED: Final = 256
 _KEPT_HOSTS: Final = 64
 KEPT_S: Final = 15.0
 
@@ -110,12 +112,12 @@ class Hosts:
             self._all.release()
 
     def keeps(self, host: Host) -> bool:
-        """Whether a connection is worth keeping: others wait for the host, or it is one of few."""
+        """Whether a connection is worth keeping: it is one of few, or of not too many that others wait for."""
         now = time.monotonic()
         while self._kept and next(iter(self._kept.values())) < now - KEPT_S:
             self._kept.popitem(last=False)
         self._kept.pop(host.name, None)
-        keep = host.users > 1 or len(self._kept) < _KEPT_HOSTS
+        keep = len(self._kept) < (_KEPT_WANTED if host.users > 1 else _KEPT_HOSTS)
         if keep:
             self._kept[host.name] = now
         return keep
