@@ -4,8 +4,9 @@ Both make WebDataset shards of JPEG files (256 px, keep_ratio, quality 95), capt
 tree of its own, run with two lists of URLs: the difference is the cost of more images, what is left is the start-up.
 CPU-seconds are those of all processes of the tree; memory is the largest sum of their proportional set sizes, sampled.
 
-Usage: python benchmarks/ingest.py [--quick] [--img2dataset PATH] [--rounds N]; PATH is the `img2dataset` of an environment
-that has it (`pip install img2dataset==1.47.0`). nginx must be on PATH (Debian: nginx-light). The last line is JSON.
+Usage: python benchmarks/ingest.py [--quick] [--img2dataset PATH] [--rounds N]; PATH is the `img2dataset` of an
+environment that has it (`pip install img2dataset==1.47.0`). nginx must be on PATH (Debian: nginx-light). The last line is
+JSON.
 """
 
 from __future__ import annotations

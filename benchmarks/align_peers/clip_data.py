@@ -66,7 +66,7 @@ def write_weights(folder: Path) -> dict[str, str]:
 
 
 def write_pairs(folder: Path, pairs: int, sides_px: tuple[int, int]) -> Path:
-    """Stamps with their English captions as JPEG files with a longer side in `sides_px`, and `pairs.jsonl` (`image`, `text`).
+    """Stamps as JPEG files with a longer side in `sides_px`, and `pairs.jsonl` (`image`, `text`: the English caption).
 
     They are scaled up, laid on white, and given the grain of a photograph: a drawing would decode sooner.
     """

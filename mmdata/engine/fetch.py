@@ -23,6 +23,8 @@ from mmdata.store.fetches import Earlier, FetchPartWriter, body_of, read_rows
 
 # Of one chunk; the fetcher's own limits are below it, and what waits there costs memory.
 _AT_ONCE = 256
+# What is written between two looks at the network; more would hold up all other answers.
+_WRITTEN_AT_ONCE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,10 @@ async def fetch_part(fetcher: Fetcher, want: Want, out: Path) -> Done:
 
         async def store(row: dict[str, Any], data: bytes | None) -> None:
             async with lock:
-                await asyncio.to_thread(writer.add, row, data)
+                if data is not None and len(data) > _WRITTEN_AT_ONCE_BYTES:
+                    await asyncio.to_thread(writer.add, row, data)
+                else:
+                    writer.add(row, data)
             done.samples += 1
             done.failures.append((row["reason"], row["detail"]) if row.get("reason") else None)
 
