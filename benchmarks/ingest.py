@@ -5,8 +5,8 @@ tree of its own, run with two lists of URLs: the difference is the cost of more 
 CPU-seconds are those of all processes of the tree; memory is the largest sum of their proportional set sizes, sampled.
 
 Usage: python benchmarks/ingest.py [--quick] [--img2dataset PATH] [--rounds N]; PATH is the `img2dataset` of an
-environment that has it (`pip install img2dataset==1.47.0`). nginx must be on PATH (Debian: nginx-light). The last line is
-JSON.
+environment that has it (`pip install img2dataset==1.47.0`). nginx must be on PATH (Debian: nginx-light). The last line
+is JSON.
 """
 
 from __future__ import annotations

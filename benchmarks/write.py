@@ -95,10 +95,11 @@ def shard_writer(output: Path, target: Path) -> Callable[[], None]:
     """The same samples by webdataset, from memory."""
     import webdataset
 
-    samples: list[dict[str, Any]] = []
-    for path in sorted((output / "shards").glob("*.tar")):
-        for sample in webdataset.WebDataset(str(path), shardshuffle=False):
-            samples.append({name: value for name, value in sample.items() if name in {"__key__", "png", "txt", "json"}})
+    tars = [str(path) for path in sorted((output / "shards").glob("*.tar"))]
+    samples: list[dict[str, Any]] = [
+        {name: value for name, value in sample.items() if name in {"__key__", "png", "txt", "json"}}
+        for sample in webdataset.WebDataset(tars, shardshuffle=False)
+    ]
 
     def write() -> None:
         shutil.rmtree(target, ignore_errors=True)
