@@ -1,8 +1,8 @@
 """A day's crawl in small: very many URLs of tiny files from this machine, and the memory of the whole process tree.
 
-A server of its own process answers every path with a picture of 8 px that only this path has; one in a hundred is 404. The
-build fetches, takes in and writes all. Memory (proportional set sizes, summed) is sampled all the time; what counts is
-whether it grows between the first and the last quarter.
+A server of its own process answers every path with a picture of 8 px that only this path has; one in a hundred is 404.
+The build fetches, takes in and writes all. Memory (proportional set sizes, summed) is sampled all the time; what counts
+is whether it grows between the second and the last quarter.
 
 Usage: python benchmarks/crawl_shape.py [--urls N]. The last line printed is one JSON object.
 """
