@@ -64,7 +64,7 @@ def test_other_media_and_texts(data: bytes, mime: str):
         (b"\xef\xbb\xbf \n<?xml version='1.0'?>\n<!-- by hand -->" + SVG, "image/svg+xml"),
         (b"<?xml version='1.0'?>" + ENTITIES + b"<!-- x -->" + SVG, "image/svg+xml"),
         (b"<s:svg xmlns:s='x'>", "image/svg+xml"),
-        (b"<!-- a page --><!DOCTYPE  html><p>x", "text/html"),
+        (b"<!-- a page --><!DOCTYPE  html>x", "text/html"),
         (b"<?xml version='1.0'?><!DOCTYPE html PUBLIC 'x'><html>", "text/html"),
         (b"<!doctype html>", "text/html"),
         (b"  <HTML lang=en>", "text/html"),
