@@ -20,6 +20,8 @@ Error = engine.Error
 def connect(database: str = ":memory:", **config: Any) -> duckdb.DuckDBPyConnection:
     """A connection; `config` as DuckDB's own settings."""
     connection: duckdb.DuckDBPyConnection = engine.connect(database, config=config)
+    # Else a query of some seconds draws on standard output, which is ours.
+    connection.execute("SET enable_progress_bar = false")
     return connection
 
 

@@ -185,3 +185,12 @@ def test_sql_that_does_not_run_is_an_error_in_words(build: Any, tmp_path: Path, 
     with pytest.raises(MmdataError, match=r"nme|SELEC|read-only|syntax"):
         run_query(tmp_path / "out", query, shape, tmp_path / "answer")
     assert not (tmp_path / "answer").exists()
+
+
+def test_a_long_query_draws_nothing_on_standard_output(capfd: pytest.CaptureFixture[str]) -> None:
+    from mmdata.store import sql
+
+    # DuckDB draws after two seconds; its own switch says whether it would.
+    connection = sql.connect()
+    assert connection.execute("SELECT current_setting('enable_progress_bar')").fetchone() == (False,)
+    assert capfd.readouterr().out == ""
