@@ -14,7 +14,7 @@ from mmdata.errors import PlanError, WeightsError
 from mmdata.sample import Modality
 from mmdata.spec import Document, Keys, Spec, nearest
 from mmdata.steps import registry
-from mmdata.steps.base import Align, Augment, Curate, Declared, Ingest, Source, Step, Write
+from mmdata.steps.base import Align, Augment, Crawled, Curate, Declared, Ingest, Source, Step, Write
 from mmdata.store import sql
 from mmdata.store.curation import Columns, Curation, explained
 
@@ -100,6 +100,7 @@ class _Resolver:
             written[0],
             members,
         )
+        self._check_contact(sources)
         self._check_weights(steps["align"])
         self._give_up_if_wrong()
         self._check_sql(pipeline.columns, steps["curate"])
@@ -182,6 +183,12 @@ class _Resolver:
             for label in step.findings() if isinstance(step, Augment) else ():
                 if label not in labels:
                     self._problem(keys, f"no aligner is called '{label}'{nearest(label, labels)}")
+
+    def _check_contact(self, sources: tuple[Source, ...]) -> None:
+        """Who walks through other people's sites says whom they can write to."""
+        if self.spec.fetch.contact is None and any(isinstance(source, Crawled) for source in sources):
+            fix = "fetch: {contact: mailto:you@example.org}"
+            self._problem(("fetch",), f"a crawl says in each request who asks; add a mail address or a page: {fix}")
 
     def _check_weights(self, steps: list[tuple[Keys, Step]]) -> None:
         for keys, step in steps:

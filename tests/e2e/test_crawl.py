@@ -13,6 +13,7 @@ from warcio.warcwriter import WARCWriter
 from website import Reply, Site, jpeg, page
 
 HTML = {"Content-Type": "text/html"}
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -35,7 +36,13 @@ def site() -> Iterator[Site]:
 def spec(cli, site: Site, source: dict[str, Any], **more: Any) -> None:
     cli.spec(
         sources=[source],
-        fetch={"allow_private": [site.host], "idle_s": 10, "timeout_s": 20, "attempts": 1},
+        fetch={
+            "contact": "mailto:test@example.org",
+            "allow_private": [site.host],
+            "idle_s": 10,
+            "timeout_s": 20,
+            "attempts": 1,
+        },
         engine={"workers": 2, "part_samples": 16},
         **more,
     )
@@ -124,3 +131,24 @@ def test_a_crawl_that_was_killed_goes_on(cli, site: Site):
         process.kill()
         process.communicate()
     assert "64 inputs = 60 kept + 4 failed" in cli.build().stdout
+
+
+def test_a_crawl_says_who_asks(cli, site: Site):
+    cli.spec(sources=[web(site)])
+    error = cli.run("plan", "pipeline.yaml", code=2).stderr
+    assert "a crawl says in each request who asks; add a mail address or a page" in error
+    assert site.seen.total() == 0
+
+
+def test_the_pipeline_of_web_sites_builds(cli):
+    with Site(pages=4) as site:
+        site.extra["/i/"] = lambda _, path, __: Reply(body=jpeg(path, 400), headers={"Content-Type": "image/jpeg"})
+        cli.env.update(SITE=site.url("/p/0"), CONTACT="mailto:test@example.org")
+        allowed = f"fetch.allow_private=['{site.host}']"
+        out = cli.run("build", ROOT / "pipelines" / "web.yaml", "--output", "out", "--set", allowed).stdout
+    assert "8 inputs = 8 kept" in out
+    assert {
+        (row["width"], row["height"], row["mime"]) for row in cli.query("SELECT * FROM members WHERE name = 'image'")
+    } == {(400, 200, "image/jpeg")}
+    asked = [headers["user-agent"] for requests in site.asked.values() for headers in requests]
+    assert all(agent.endswith("(+mailto:test@example.org)") for agent in asked)
