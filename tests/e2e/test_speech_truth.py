@@ -108,7 +108,9 @@ def aucs(prompts: list[Prompt], whisper_tiny_dir: Path) -> dict[str, dict[str, f
     audio = [prompt.audio for prompt in prompts]
     texts = [[prompt.text, *prompt.wrong.values()] for prompt in prompts]
     scores = model.score_each(audio, texts, ["en"] * len(prompts))
-    heard = [normalised(text) for text in decoded(model, audio)]
+    # openai-whisper decodes in float32 alone.
+    exact = Whisper.load(str(whisper_tiny_dir), "cpu", precision="float32")
+    heard = [normalised(text) for text in decoded(exact, audio)]
     agreements = [[-wer(normalised(t), text) for t in own] for own, text in zip(texts, heard, strict=True)]
     found: dict[str, dict[str, float]] = {}
     for place, kind in enumerate(prompts[0].wrong, start=1):
