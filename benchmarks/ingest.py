@@ -2,7 +2,8 @@
 
 Both make WebDataset shards of JPEG files (256 px, keep_ratio, quality 95), captions and JSON. Each job is a process
 tree of its own, run with two lists of URLs: the difference is the cost of more images, what is left is the start-up.
-CPU-seconds are those of all processes of the tree; memory is the largest sum of their proportional set sizes, sampled.
+CPU-seconds are those of all processes of the tree, orphans
+included; memory is the largest sum of their proportional set sizes, sampled.
 
 Usage: python benchmarks/ingest.py [--quick] [--img2dataset PATH] [--rounds N]; PATH is the `img2dataset` of an
 environment that has it (`pip install img2dataset==1.47.0`). nginx must be on PATH (Debian: nginx-light). The last line
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import ctypes
 import json
 import os
 import shutil
@@ -21,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ import yaml
 from align_peers.clip_data import write_pairs
 
 _PORT = 18080
+_PR_SET_CHILD_SUBREAPER = 36
 _GOALS = {"cpu_s_per_1000": 4.5, "start_cpu_s": 2.0, "peak_mb": 600}
 _NGINX = """daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/error.log crit;
 events {{ worker_connections 1024; }}
@@ -42,6 +45,7 @@ scgi_temp_path {folder}/s; server {{ listen 127.0.0.1:{port}; root {folder}/site
 def main() -> None:
     """Run and print."""
     arguments = _arguments()
+    adopt_orphans()
     sizes = (100, 300) if arguments.quick else (1000, 4000)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -156,13 +160,16 @@ def run(job: Any, folder: Path, count: int) -> dict[str, float]:
     place = folder / "job"
     place.mkdir()
     write_urls(place / "urls.csv", count)
+    before_it = [child.pid for child in psutil.Process().children()]
     before, began = os.times(), time.time()
     process = subprocess.Popen(job(place, place / "urls.csv"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     peak = 0
     while process.poll() is None:
         peak = max(peak, _pss(process.pid))
         time.sleep(0.2)
-    after, wall_s = os.times(), time.time() - began
+    wall_s = time.time() - began
+    wait_for_orphans(not_this=set(before_it))
+    after = os.times()
     kept = _kept(place / "out")
     shutil.rmtree(place)
     if process.returncode or kept != count:
@@ -170,6 +177,19 @@ def run(job: Any, folder: Path, count: int) -> dict[str, float]:
         raise SystemExit(f"{kept} of {count} images, exit code {process.returncode}\n{error}")
     cpu_s = after.children_user + after.children_system - before.children_user - before.children_system
     return {"cpu_s": cpu_s, "wall_s": wall_s, "peak_mb": peak / 1e6}
+
+
+def adopt_orphans() -> None:
+    """Become the parent of processes whose own parent ends, so that what they took is counted (prctl(2), Linux)."""
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def wait_for_orphans(not_this: set[int]) -> None:
+    """Until all children have ended, but for those."""
+    while left := [child.pid for child in psutil.Process().children() if child.pid not in not_this]:
+        for pid in left:
+            with suppress(ChildProcessError):
+                os.waitpid(pid, 0)
 
 
 def _pss(pid: int) -> int:

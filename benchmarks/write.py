@@ -1,7 +1,9 @@
 """How fast shards are written, beside webdataset's ShardWriter: samples of a 20 KB picture, a caption and JSON.
 
 A build takes in pictures of noise once. Then its shards are written again and again by the function that a worker runs
-(payloads read from the parts, tar, index, fsync), and by ShardWriter from bytes in memory, into the same file system.
+(payloads read from the parts, each held against its digest, tar, digest of the shard, index, fsync): by one process, and
+by as many as there are cores, as a build does. ShardWriter writes from bytes in memory into the same file system. `copy`
+is the bound of the disk: the same bytes out of memory, flushed, nothing else.
 
 Usage: python benchmarks/write.py [--samples N] [--rounds N]. The last line printed is one JSON object.
 """
@@ -18,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +42,13 @@ def main() -> None:
         size = sum(path.stat().st_size for path in (output / "shards").glob("*.tar"))
         seconds = {
             "ours": best(lambda: ours(output), arguments.rounds),
+            "ours_all_cores": ours_all_cores(output, arguments.rounds),
+            "copy": best(copy(output, folder / "copy"), arguments.rounds),
             "shard_writer": best(shard_writer(output, folder / "peer"), arguments.rounds),
         }
     rates = {name: round(size / 1e6 / one, 1) for name, one in seconds.items()}
-    found = {"mb": round(size / 1e6, 1), "mb_per_s": rates, "ratio": round(rates["ours"] / rates["shard_writer"], 2)}
+    ratios = {name: round(rates[name] / rates["shard_writer"], 2) for name in rates}
+    found = {"mb": round(size / 1e6, 1), "mb_per_s": rates, "times_shard_writer": ratios}
     print(json.dumps({"goal_mb_per_s": _GOAL_MB_PER_S, "load": os.getloadavg(), **found}))
 
 
@@ -69,7 +75,7 @@ def build(folder: Path, samples: int) -> Path:
     return folder / "out"
 
 
-def best(job: Callable[[], None], rounds: int) -> float:
+def best(job: Callable[[], object], rounds: int) -> float:
     """Seconds of the fastest of some runs."""
     found = []
     for _ in range(rounds):
@@ -81,14 +87,44 @@ def best(job: Callable[[], None], rounds: int) -> float:
 
 def ours(output: Path) -> None:
     """All shards of the build, one after the other, in this process."""
-    from mmdata.store.selection import read_shard_plans
     from mmdata.store.shards import write_shard
+
+    for job in shard_jobs(output):
+        write_shard(*job)
+
+
+def ours_all_cores(output: Path, rounds: int) -> float:
+    """Seconds of all shards by a process a core; the processes are there before the clock starts."""
+    from mmdata.store.shards import write_shard
+
+    with ProcessPoolExecutor() as pool:
+        return best(
+            lambda: [one.result() for one in [pool.submit(write_shard, *job) for job in shard_jobs(output)]], rounds
+        )
+
+
+def shard_jobs(output: Path) -> list[tuple[Any, ...]]:
+    """Arguments of `write_shard` for each shard; none is there any more."""
+    from mmdata.store.selection import read_shard_plans
 
     shutil.rmtree(output / "shards")
     (output / "shards").mkdir()
     (decided,) = (output / "decided").iterdir()
-    for plan in read_shard_plans(decided):
-        write_shard(output, decided, plan)
+    return [(output, decided, plan) for plan in read_shard_plans(decided)]
+
+
+def copy(output: Path, target: Path) -> Callable[[], None]:
+    """Write the shards' bytes and flush them."""
+    shards = {path.name: path.read_bytes() for path in (output / "shards").glob("*.tar")}
+
+    def write() -> None:
+        target.mkdir(exist_ok=True)
+        for name, data in shards.items():
+            with (target / name).open("wb") as file:
+                file.write(data)
+                os.fsync(file.fileno())
+
+    return write
 
 
 def shard_writer(output: Path, target: Path) -> Callable[[], None]:

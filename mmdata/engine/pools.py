@@ -2,6 +2,9 @@
 
 A worker that dies (a decoder that crashes, the out-of-memory killer) breaks the pool. Whatever was running is then run
 again, alone, in a process of its own; what kills that process too is `WorkerDiedError`: its caller finds the sample.
+
+Where there is a fork server, it imports what all of them need, once: a worker starts in milliseconds and shares that
+memory with the others. It never runs a step, so it has no threads that a fork would lose.
 """
 
 from __future__ import annotations
@@ -10,8 +13,8 @@ import asyncio
 import multiprocessing
 import os
 import signal
+import sys
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -20,8 +23,9 @@ from typing import Any, Final, Self
 from mmdata.errors import MmdataError
 from mmdata.models.device import threads_each
 
-_WATCH_S: Final = 1.0
-_CONTEXT: Final = multiprocessing.get_context("spawn")
+# Elsewhere than on Linux a process that has loaded system libraries must not be forked.
+_CONTEXT: Final = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
+_CONTEXT.set_forkserver_preload(["mmdata.engine.preload"])
 
 
 class WorkerDiedError(MmdataError):
@@ -85,14 +89,14 @@ class Pools:
 
     @staticmethod
     def _new(workers: int) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(workers, mp_context=_CONTEXT, initializer=_settle, initargs=(os.getpid(),))
+        return ProcessPoolExecutor(workers, mp_context=_CONTEXT, initializer=_settle, initargs=(dict(os.environ),))
 
     def _new_model(self) -> ProcessPoolExecutor:
         devices = _CONTEXT.SimpleQueue()
         for device in self.accelerators:
             devices.put(device)
         threads = threads_each(len(self.accelerators))
-        arguments = (os.getpid(), devices, threads)
+        arguments = ({**os.environ, "OMP_NUM_THREADS": str(threads)}, devices)
         return ProcessPoolExecutor(len(self.accelerators), mp_context=_CONTEXT, initializer=_claim, initargs=arguments)
 
 
@@ -100,28 +104,32 @@ device: str = "cpu"
 """In a process that holds models: where they are."""
 
 
-def _claim(parent: int, devices: Any, threads: int) -> None:
+def _claim(environment: dict[str, str], devices: Any) -> None:
     """Take an accelerator for this process; torch is not imported yet, so the threads hold for all its libraries."""
     global device  # noqa: PLW0603 - one process, one accelerator
     device = devices.get()
-    os.environ["OMP_NUM_THREADS"] = str(threads)
-    _settle(parent)
+    _settle(environment)
 
 
 def _call(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
     return function(*arguments)
 
 
-def _settle(parent: int) -> None:
-    """Leave Ctrl-C to the parent, and do not outlive it, even where it was killed."""
+def _settle(environment: dict[str, str]) -> None:
+    """Take over the build's environment, leave Ctrl-C to it, and do not outlive it, even where it was killed."""
+    # The fork server has the environment that there was when it started.
+    os.environ.clear()
+    os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+    threading.Thread(target=_watch, daemon=True).start()
 
 
-def _watch(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(_WATCH_S)
+def _watch() -> None:
+    """By a pipe whose other end closes with the build, however that ends."""
+    build = multiprocessing.parent_process()
+    assert build is not None
+    build.join()
     os._exit(1)
 
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -230,11 +231,12 @@ def iter_samples(parquet: Path, rows: Iterable[dict[str, Any]], names: frozenset
                 )
 
 
-def open_payloads(parquet: Path) -> BinaryIO:
+def open_payloads(parquet: Path) -> FileIO:
     """The tar of a base part. Raises FatalError where it is not there."""
     tar = parquet.with_suffix(".tar")
     try:
-        return tar.open("rb")
+        # Each payload is read once, somewhere: a buffer would only be copied.
+        return tar.open("rb", buffering=0)
     except FileNotFoundError:
         raise FatalError(f"{tar} is not there; delete the .parquet beside it too, and the part is made again") from None
 

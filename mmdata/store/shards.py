@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from io import FileIO
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -56,8 +57,9 @@ def write_shard(output: Path, decided: Path, plan: ShardPlan) -> int:
     shard = output / "shards" / plan.path
     index: list[dict[str, Any]] = []
     with appearing(shard) as scratch, scratch.open("wb") as file, ExitStack() as stack:
-        tar = TarWriter(file)
-        parts: dict[str, BinaryIO] = {}
+        digested = _Digested(file)
+        tar = TarWriter(digested)
+        parts: dict[str, FileIO] = {}
         for row in rows:
             if row["part"] not in parts:
                 parts[row["part"]] = stack.enter_context(open_payloads(output / row["part"]))
@@ -66,7 +68,7 @@ def write_shard(output: Path, decided: Path, plan: ShardPlan) -> int:
         file.flush()
     about = {
         "fingerprint": plan.fingerprint,
-        "sha256": tar.sha256.hexdigest(),
+        "sha256": digested.sha256.hexdigest(),
         "bytes": tar.offset,
         "samples": len(rows),
     }
@@ -76,7 +78,19 @@ def write_shard(output: Path, decided: Path, plan: ShardPlan) -> int:
     return len(rows)
 
 
-def _add_sample(tar: TarWriter, row: Mapping[str, Any], part: BinaryIO) -> list[dict[str, Any]]:
+class _Digested:
+    """A file and the digest of what is written to it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.sha256 = hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self.sha256.update(data)
+        return self._file.write(data)
+
+
+def _add_sample(tar: TarWriter, row: Mapping[str, Any], part: FileIO) -> list[dict[str, Any]]:
     record = row["json"].encode()
     entries = [("", "json", record, hashlib.sha256(record).hexdigest())]
     for file in row["files"]:

@@ -7,8 +7,8 @@ takes longer for a header than for the 20 KB behind it. A test holds each header
 
 from __future__ import annotations
 
-import hashlib
-from typing import BinaryIO, Final
+from io import FileIO
+from typing import BinaryIO, Final, Protocol
 
 from mmdata.errors import FatalError
 
@@ -25,34 +25,52 @@ _FIXED_SUM: Final = sum(_BEFORE_SIZE) + sum(_AFTER_SIZE) + sum(b" " * 8) + sum(_
 _END: Final = b"\0" * (2 * BLOCK_BYTES)
 
 
+# Written at once: a system call for each member costs as much as its copy.
+_BUFFER_BYTES: Final = 1 << 20
+
+
+class Writable(Protocol):
+    """What a `TarWriter` needs of a file."""
+
+    def write(self, data: bytes, /) -> int:
+        """Write all of it."""
+
+
 class TarWriter:
     """Appends members to an open file and says where each payload begins.
 
     Attributes:
-        offset: bytes written so far.
-        sha256: running digest of all bytes written.
+        offset: bytes added so far; the last of them reach the file in `finish`.
     """
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: Writable) -> None:
         """Write to `file`, from its beginning."""
         self._file = file
+        self._pending: list[bytes] = []
+        self._written = 0
         self.offset = 0
-        self.sha256 = hashlib.sha256()
 
     def add(self, name: str, data: bytes) -> int:
         """Append one member; returns the offset of its payload's first byte."""
         begins = self.offset + BLOCK_BYTES
-        self._write(b"".join((_header(name, len(data)), data, bytes(-len(data) % BLOCK_BYTES))))
+        self._append(_header(name, len(data)), data, bytes(-len(data) % BLOCK_BYTES))
+        if self.offset - self._written >= _BUFFER_BYTES:
+            self._write()
         return begins
 
     def finish(self) -> None:
-        """Write the end of the archive."""
-        self._write(_END)
+        """Write what is left, and the end of the archive."""
+        self._append(_END)
+        self._write()
 
-    def _write(self, data: bytes) -> None:
-        self._file.write(data)
-        self.sha256.update(data)
-        self.offset += len(data)
+    def _append(self, *pieces: bytes) -> None:
+        self._pending += pieces
+        self.offset += sum(map(len, pieces))
+
+    def _write(self) -> None:
+        self._file.write(b"".join(self._pending))
+        self._pending.clear()
+        self._written = self.offset
 
 
 def _header(name: str, size: int) -> bytes:
@@ -65,7 +83,7 @@ def _header(name: str, size: int) -> bytes:
     return b"".join((raw.ljust(_NAME_BYTES, b"\0"), _BEFORE_SIZE, digits, _AFTER_SIZE, checksum, _TAIL))
 
 
-def read_range(file: BinaryIO, offset: int, size: int) -> bytes:
+def read_range(file: BinaryIO | FileIO, offset: int, size: int) -> bytes:
     """`size` bytes at `offset`. Raises FatalError where the file is shorter: it was changed after it was written."""
     file.seek(offset)
     data = file.read(size)

@@ -17,19 +17,18 @@ MEMBERS = {"a.json": b'{"a":1}', "a.png": bytes(range(256)) * 4, "a.txt": b"", "
 GOLDEN = "cf5b39263476b9817c5ecd84f9771efb8bea7c19ef7db48da1c229b63eb6206a"
 
 
-def written(members: dict[str, bytes]) -> tuple[bytes, dict[str, int], TarWriter]:
+def written(members: dict[str, bytes]) -> tuple[bytes, dict[str, int], int]:
     file = io.BytesIO()
     tar = TarWriter(file)
     offsets = {name: tar.add(name, data) for name, data in members.items()}
     tar.finish()
-    return file.getvalue(), offsets, tar
+    return file.getvalue(), offsets, tar.offset
 
 
 def test_the_bytes_are_those_of_every_earlier_version() -> None:
-    content, _, tar = written(MEMBERS)
+    content, _, size = written(MEMBERS)
     assert hashlib.sha256(content).hexdigest() == GOLDEN
-    assert tar.sha256.hexdigest() == GOLDEN
-    assert tar.offset == len(content)
+    assert size == len(content)
 
 
 def test_tarfile_reads_it_and_says_nothing_of_who_made_it() -> None:
