@@ -1,9 +1,9 @@
 """How fast shards are written, beside webdataset's ShardWriter: samples of a 20 KB picture, a caption and JSON.
 
 A build takes in pictures of noise once. Then its shards are written again and again by the function that a worker runs
-(payloads read from the parts, each held against its digest, tar, digest of the shard, index, fsync): by one process, and
-by as many as there are cores, as a build does. ShardWriter writes from bytes in memory into the same file system. `copy`
-is the bound of the disk: the same bytes out of memory, flushed, nothing else.
+(payloads read from the parts and held against their digests, tar, digest of the shard, index, fsync): by one process,
+and by as many as there are cores, as a build does. ShardWriter writes from bytes in memory into the same file system.
+`copy` is the bound of the disk: the same bytes out of memory, flushed, nothing else.
 
 Usage: python benchmarks/write.py [--samples N] [--rounds N]. The last line printed is one JSON object.
 """
