@@ -202,9 +202,17 @@ def _told(found: Plan, outcome: Outcome) -> str:
     lines = [first, inputs]
     if outcome.children:
         lines.append(f"{sum(outcome.children.values())} children = " + _sum(outcome.children))
+    lines += [_operator(row) for row in outcome.operators]
     lines += [_noise(row) for row in outcome.calibrations]
     lines.append("shards: " + ", ".join(f"{name} {count} samples" for name, count in outcome.splits.items()))
     return "\n".join(lines)
+
+
+def _operator(row: dict[str, Any]) -> str:
+    change = row["mean_match_change"]
+    judged = "" if change is None else f", mean change of match {change:+.3f}"
+    counts = f"made {row['made']}, vetoed {row['vetoed']}, dropped {row['dropped']}"
+    return f"{row['policy']}: {row['operator']}: {counts}{judged}"
 
 
 def _noise(row: dict[str, Any]) -> str:

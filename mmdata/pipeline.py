@@ -35,6 +35,7 @@ class Pipeline:
         ingest: for each modality how it is read.
         align: the aligners, in order.
         augment: what makes children.
+        policies: what travels with the shards, so that children can be made, or made again, elsewhere.
         curate: what decides, in order.
         write: what is written.
         members: every member a sample can have, those that aligners make included.
@@ -45,6 +46,7 @@ class Pipeline:
     ingest: dict[Modality, Ingest]
     align: tuple[Align, ...]
     augment: tuple[Augment, ...]
+    policies: tuple[Mapping[str, Any], ...]
     curate: tuple[Curate, ...]
     write: Write
     members: dict[str, Declared]
@@ -63,7 +65,7 @@ class Pipeline:
     @property
     def mapped(self) -> list[str]:
         """Labels of the steps that map parts to parts, in the order in which a sample meets them."""
-        return ["ingest", *(step.label for step in self.align), *(step.step for step in self.augment)]
+        return ["ingest", *(step.label for step in self.align), *(step.label for step in self.augment)]
 
 
 def resolve(document: Document, spec: Spec) -> Pipeline:
@@ -95,7 +97,8 @@ class _Resolver:
             sources,
             ingest,
             tuple(step for _, step in steps["align"] if isinstance(step, Align)),
-            tuple(step for _, step in steps["augment"] if isinstance(step, Augment)),
+            tuple(step for _, step in steps["augment"] if isinstance(step, Augment) and step.makes_children),
+            tuple(policy for _, step in steps["augment"] if isinstance(step, Augment) and (policy := step.policy_of_shards())),
             tuple(step for _, step in steps["curate"] if isinstance(step, Curate)),
             written[0],
             members,
@@ -161,7 +164,7 @@ class _Resolver:
             for keys, step in steps[block]:
                 label = str(getattr(step, "label", step.step))
                 if label in seen:
-                    fix = "remove one" if block == "augment" else "give one a `name:` of its own"
+                    fix = "give one a `name:` of its own" if "name" in type(step).model_fields else "remove one"
                     self._problem(keys, f"a step above is called '{label}' too; {fix}")
                 if block == "align" and (label in members or label in _RESERVED or not label.isidentifier()):
                     self._problem(keys, f"an aligner cannot be called '{label}': rules could not tell it from a column")

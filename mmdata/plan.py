@@ -85,7 +85,7 @@ class Plan:
         """(label, fingerprint) of all base parts: what was taken in, then the children."""
         taken_in = [("ingest", chunk.fingerprint) for chunk in self.chunks]
         children = [
-            (step.step, self.child(step, chunk.fingerprint)) for step in self.pipeline.augment for chunk in self.chunks
+            (step.label, self.child(step, chunk.fingerprint)) for step in self.pipeline.augment for chunk in self.chunks
         ]
         return taken_in + children
 
@@ -125,15 +125,17 @@ class Plan:
         """The score part of an aligner for a base part."""
         return self.part(label, self.scored(self._aligner(label), base))
 
-    def makers(self, step: Align) -> list[str]:
+    def makers(self, step: Align | Augment) -> list[str]:
         """Labels of the aligners before `step` that may make a text it reads."""
-        before = self.pipeline.align[: self.pipeline.align.index(step)]
-        read = {name for edge in step.edges() for name in (edge.left, edge.right)} | set(step.reads())
-        return [other.label for other in before if read & set(other.new_members())]
+        align, read = self.pipeline.align, set(step.reads())
+        if isinstance(step, Align):
+            align = align[: align.index(step)]
+            read |= {name for edge in step.edges() for name in (edge.left, edge.right)}
+        return [other.label for other in align if read & set(other.new_members())]
 
     def child(self, step: Augment, base: str) -> str:
         """Fingerprint of the children of a base part, and of what they need to know of their parents."""
-        found = [self.scored(self._aligner(label), base) for label in step.findings()]
+        found = [self.scored(self._aligner(label), base) for label in (*step.findings(), *self.makers(step))]
         return fingerprint(self._identities[_key(step)], base, self.pipeline.spec.seed, *([found] if found else []))
 
     def _aligner(self, label: str) -> Align:
@@ -144,7 +146,9 @@ class Plan:
         """Fingerprint of the decisions: of all parts and all that decides."""
         steps = [self._identities[_key(step)] for step in (*self.pipeline.curate, self.pipeline.write)]
         references = [Path(step.reference).read_bytes().hex() for step in self.pipeline.align if step.reference]
-        return fingerprint(self.base_parts(), self.score_parts(), steps, references, self.pipeline.spec.seed)
+        losses = [(step.label, step.most_match_loss()) for step in self.pipeline.augment]
+        made = [self.base_parts(), self.score_parts(), list(self.pipeline.policies), losses]
+        return fingerprint(made, steps, references, self.pipeline.spec.seed)
 
     @property
     def decided(self) -> Path:

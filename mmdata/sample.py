@@ -73,6 +73,7 @@ class Sample:
         variant: for a child, which operator made it.
         attributes: columns that the source carried along.
         found: what aligners measured, by label, edge and measure, where it was asked for.
+        augmentation: for a child of a policy, what it went through: see `mmdata.augment.policy`.
     """
 
     sample_id: str
@@ -83,6 +84,7 @@ class Sample:
     variant: str | None = None
     attributes: dict[str, str] = field(default_factory=dict)
     found: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
+    augmentation: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

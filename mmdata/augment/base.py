@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,7 +44,13 @@ EFFECTS: Final = frozenset(
 
 
 class VetoError(SampleError):
-    """An operator that cannot be applied to a sample and keep it true: the reason, and the sentence."""
+    """An operator that cannot be applied to a sample and keep it true: the reason, and the sentence.
+
+    Attributes:
+        record: where a whole child is vetoed, what was tried: see `Sample.augmentation`.
+    """
+
+    record: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -113,6 +119,7 @@ class View:
         boxes: of pictures, by member name; a picture whose things were looked for has an entry, an empty one too.
         words: of sounds, by member name.
         spoken: for each sound the texts that it says: they change together or not at all.
+        gone: members that were taken away.
     """
 
     pictures: Mapping[str, Picture] = field(default_factory=dict)
@@ -123,6 +130,7 @@ class View:
     boxes: Mapping[str, tuple[Box, ...]] = field(default_factory=dict)
     words: Mapping[str, tuple[WordTime, ...]] = field(default_factory=dict)
     spoken: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    gone: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -134,12 +142,14 @@ class Change:
         effects: of `EFFECTS`.
         drawn: what was chosen at random, for people: numbers and words that JSON has. Empty: nothing changed.
         gone: phrases that left the picture, by text member: they may no longer be claimed.
+        spoken_anew: texts that changed together with the sound that says them.
     """
 
     view: View
     effects: frozenset[str] = frozenset()
     drawn: Mapping[str, Any] = field(default_factory=dict)
     gone: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    spoken_anew: frozenset[str] = frozenset()
 
 
 class Operator(Protocol):
@@ -154,3 +164,18 @@ class Operator(Protocol):
 
     def __call__(self, view: View, rng: np.random.Generator) -> Change:
         """Apply. Raises VetoError where the result would not be true, SampleError where a member cannot be changed."""
+
+
+@runtime_checkable
+class Mixer(Protocol):
+    """Makes one sample of two; both texts hold of the result."""
+
+    name: str
+    """As the pipeline file has it."""
+    changes: frozenset[str]
+    """Modalities whose members it changes itself."""
+    needs_boxes: bool
+    """As of an `Operator`."""
+
+    def mix(self, view: View, other: View, rng: np.random.Generator) -> Change:
+        """Mix `other` into `view`. Raises as an `Operator` does."""

@@ -58,13 +58,14 @@ class StoppedError(FatalError):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a build came to: `fates` counts the `inputs`, children apart; `calibrations` as the catalog has them."""
+    """What a build came to: `fates` counts the `inputs`, children apart; the lists of rows as the catalog has them."""
 
     inputs: int
     fates: dict[str, int]
     children: dict[str, int]
     splits: dict[str, int]
     calibrations: list[dict[str, Any]]
+    operators: list[dict[str, Any]]
     wall_s: float
     did_nothing: bool
 
@@ -214,10 +215,9 @@ class _Run:
         await self._align_all(chunk.fingerprint, base)
         for step in self.plan.pipeline.augment:
             fingerprint = self.plan.child(step, chunk.fingerprint)
-            children = self.plan.part(step.step, fingerprint)
+            children = self.plan.part(step.label, fingerprint)
             if not children.exists():
-                found = {label: self.plan.scores_of(label, chunk.fingerprint) for label in step.findings()}
-                await self._augment(step, base, found, children)
+                await self._augment(step, work.Known.of(self.plan, step, chunk.fingerprint), children)
             await self._align_all(fingerprint, children, of=chunk.fingerprint)
         self._refresh_catalog()
 
@@ -231,12 +231,12 @@ class _Run:
         self.streak.add(done.failures)
         self._moved("ingest", done)
 
-    async def _augment(self, step: Augment, base: Path, found: dict[str, Path], out: Path) -> None:
+    async def _augment(self, step: Augment, known: work.Known, out: Path) -> None:
         def arguments(poison: dict[str, str], to: Path = out) -> tuple[Any, ...]:
-            return (work.augment_part, step, self.plan.pipeline.spec.seed, base, found, to, poison)
+            return (work.augment_part, step, self.plan.pipeline.spec.seed, known, to, poison)
 
-        done: work.Done = await self._despite_death(arguments, lambda: work.rows_of(base)[1])
-        self._moved(step.step, done)
+        done: work.Done = await self._despite_death(arguments, lambda: work.rows_of(known.base)[1])
+        self._moved(step.label, done)
 
     async def _despite_death(self, arguments: Callable[..., tuple[Any, ...]], names: Callable[[], list[str]]) -> Any:
         """Run a piece of work; where a sample kills the process, find it among `names` and go on without it."""
@@ -343,7 +343,10 @@ class _Run:
         await in_order((self._write_one(plan) for plan in todo), self.workers)
         members = {name: (declared.modality, declared.lang) for name, declared in self.plan.pipeline.members.items()}
         name = self.plan.pipeline.spec.name
-        await self.pools.work(shards.write_manifest, self.plan.output, name, self.plan.selection, plans, members)
+        policies = self.plan.pipeline.policies
+        augment = {"seed": self.plan.pipeline.spec.seed, "policies": policies} if policies else {}
+        arguments = (self.plan.output, name, self.plan.selection, plans, members, augment)
+        await self.pools.work(shards.write_manifest, *arguments)
         _keep_only(self.plan.decided)
 
     async def _write_one(self, plan: ShardPlan) -> None:
@@ -458,4 +461,5 @@ def _outcome(plan: Plan, began: float, *, did_nothing: bool) -> Outcome:
     counts = catalog.counts(plan.output)
     noise = catalog.calibrations(plan.output)
     wall_s = time.time() - began
-    return Outcome(plan.inputs, counts["fates"], counts["children"], counts["splits"], noise, wall_s, did_nothing)
+    made = catalog.operators(plan.output)
+    return Outcome(plan.inputs, counts["fates"], counts["children"], counts["splits"], noise, made, wall_s, did_nothing)

@@ -20,6 +20,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mmdata.augment.policy import Others, chosen
 from mmdata.engine import pools
 from mmdata.engine.calibrate import calibrate_build
 from mmdata.engine.payloads import NotFetchedError, Payloads
@@ -41,7 +42,7 @@ from mmdata.store.parts import (
     write_table,
     write_vectors,
 )
-from mmdata.store.selection import ShardPlan, decide_fates, write_decisions
+from mmdata.store.selection import ShardPlan, decide_fates, drop_losses, write_decisions
 from mmdata.store.shards import write_shard
 
 # A member that is not there is a fact of the source, not a fault of the file.
@@ -392,47 +393,93 @@ def commit_scores(step: Align, scored: Sequence[Scored], base: Path, parents: Pa
 # --- augment --------------------------------------------------------------------------------------------------------
 
 
-def augment_part(
-    step: Augment, seed: int, base: Path, found: Mapping[str, Path], out: Path, poison: Mapping[str, str]
-) -> Done:
+@dataclass(frozen=True)
+class Known:
+    """Parents, and what aligners know of them.
+
+    Attributes:
+        base: the parents' part.
+        found: score parts of the aligners whose findings the operator needs, by label.
+        made: score parts of aligners that made texts it reads.
+    """
+
+    base: Path
+    found: Mapping[str, Path]
+    made: tuple[Path, ...]
+
+    @classmethod
+    def of(cls, plan: Plan, step: Augment, base: str) -> Known:
+        """Of a part that was taken in."""
+        found = {label: plan.scores_of(label, base) for label in step.findings()}
+        return cls(plan.part("ingest", base), found, tuple(plan.scores_of(label, base) for label in plan.makers(step)))
+
+
+def augment_part(step: Augment, seed: int, known: Known, out: Path, poison: Mapping[str, str]) -> Done:
     """Make the children of a base part. A veto is a row with its reason: the child was never made.
 
     Args:
         step: the operator.
         seed: of the pipeline.
-        base: the parents.
-        found: score parts of the aligners whose findings the operator needs, by label.
+        known: the parents.
         out: the part to write.
         poison: samples that are known to kill a worker, and how.
     """
     done = Done(0)
-    rows = read_base_rows(base)
-    findings = _findings(found)
-    names = frozenset(member["name"] for row in rows for member in row["members"])
+    parents = _Parents(step, known)
     with BasePartWriter(out) as writer:
-        for sample in iter_samples(base, rows, names):
-            for child in _children(step, replace(sample, found=findings.get(sample.sample_id, {})), seed, poison):
+        for sample in parents:
+            for child in _children(step, sample, seed, parents.other, poison):
                 done.samples += 1
                 done.failures.append(None)
                 if isinstance(child, Sample):
                     writer.add(replace(child, found={}))
                     continue
                 own = child_id(sample.sample_id, child.variant)
+                unmade = replace(sample, sample_id=own, members={}, parent_id=sample.sample_id, variant=child.variant)
                 writer.add_failure(
-                    Sample(own, sample.source, sample.key, {}, sample.sample_id, child.variant),
-                    Failure(own, step.step, child.reason, child.detail),
+                    replace(unmade, augmentation=child.augmentation), Failure(own, step.label, child.reason, child.detail)
                 )
     return done
 
 
-def _children(step: Augment, sample: Sample, seed: int, poison: Mapping[str, str]) -> Iterator[Sample | Veto]:
+class _Parents:
+    """Samples of a base part with what aligners found and made; `other` gives any of them again, to be mixed in."""
+
+    def __init__(self, step: Augment, known: Known) -> None:
+        self._base = known.base
+        self._rows = read_base_rows(known.base)
+        self._good = {row["sample_id"]: row for row in self._rows if row["failed_step"] is None}
+        self._ids = sorted(self._good)
+        self._names = frozenset(member["name"] for row in self._rows for member in row["members"])
+        self._findings = _findings(known.found)
+        read = step.reads()
+        made = read_new_texts(known.made)
+        self._made = {key: {m.name: m for m in texts if m.name in read} for key, texts in made.items()}
+
+    def __iter__(self) -> Iterator[Sample]:
+        return map(self._known, iter_samples(self._base, self._rows, self._names))
+
+    def _known(self, sample: Sample) -> Sample:
+        members = self._made.get(sample.sample_id, {}) | sample.members
+        return replace(sample, members=members, found=self._findings.get(sample.sample_id, {}))
+
+    def other(self, but: str, draw: int) -> Sample | None:
+        key = chosen(self._ids, but, draw)
+        if key is None:
+            return None
+        return self._known(next(iter_samples(self._base, [self._good[key]], self._names)))
+
+
+def _children(
+    step: Augment, sample: Sample, seed: int, others: Others, poison: Mapping[str, str]
+) -> Iterator[Sample | Veto]:
     if sample.sample_id in poison:
-        yield Veto(step.step, "worker_died", poison[sample.sample_id])
+        yield Veto(step.label, "worker_died", poison[sample.sample_id])
         return
     try:
-        yield from step.make(sample, seed)
+        yield from step.make(sample, seed, others)
     except SampleError as error:
-        yield Veto(step.step, error.reason, str(error))
+        yield Veto(step.label, error.reason, str(error))
 
 
 def _findings(parts: Mapping[str, Path]) -> dict[str, dict[str, dict[str, dict[str, Any]]]]:
@@ -469,9 +516,11 @@ def decide(plan: Plan, scratch: Path, memory: str) -> Done:
         for step in pipeline.align
     }
     curation.judge(calibrate_build(curation, pipeline.align, of, scratch / "decided"))
+    for augment in pipeline.augment:
+        drop_losses(curation, augment.label, augment.most_match_loss())
     for step in pipeline.curate:
         step.apply(curation)
-    decide_fates(curation, plan.inputs, [step.step for step in pipeline.augment if step.replaces])
+    decide_fates(curation, plan.inputs, [step.label for step in pipeline.augment if step.replaces])
     write = pipeline.write
     members = write.members or list(pipeline.members)
     limits = (write.samples_per_shard, int(write.bytes_per_shard))

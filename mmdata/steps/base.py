@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from mmdata.augment.policy import Others
     from mmdata.net.fetcher import Fetcher
     from mmdata.store.curation import Curation
 
@@ -387,11 +388,12 @@ class Fitted(Align):
 
 @dataclass(frozen=True)
 class Veto:
-    """A child that was not made, and why."""
+    """A child that was not made, and why; `augmentation` as of a sample, where a policy tried."""
 
     variant: str
     reason: str
     detail: str
+    augmentation: Mapping[str, Any] | None = None
 
 
 class Augment(Step):
@@ -399,6 +401,16 @@ class Augment(Step):
 
     replaces: ClassVar[bool] = False
     """Whether children stand for their parent, which then is no sample of its own: the segments of a recording."""
+
+    @property
+    def label(self) -> str:
+        """Its name in variants (`{label}_{number}`), parts and the catalog."""
+        return self.step
+
+    @property
+    def makes_children(self) -> bool:
+        """Whether it makes any in a build; else only its policy travels with the shards."""
+        return True
 
     def new_members(self) -> dict[str, Declared]:
         """Members that only children have."""
@@ -408,9 +420,17 @@ class Augment(Step):
         """Labels of the aligners whose measures it needs; they stand in `sample.found`."""
         return ()
 
+    def most_match_loss(self) -> float | None:
+        """A child whose `match` is by more than this below its parent's is dropped; None: none is."""
+        return None
+
+    def policy_of_shards(self) -> dict[str, Any] | None:
+        """What whoever reads the shards needs to make the same children, as JSON; None: nothing."""
+        return None
+
     @abstractmethod
-    def make(self, sample: Sample, seed: int) -> Iterator[Sample | Veto]:
-        """The children, each of which depends only on the sample and the seed.
+    def make(self, sample: Sample, seed: int, others: Others) -> Iterator[Sample | Veto]:
+        """The children, each of which depends only on the sample and the seed, and on `others` where it mixes samples.
 
         A child that would not stay true is a veto with the reason. Raises SampleError where none can be made.
         """

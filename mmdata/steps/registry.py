@@ -51,7 +51,7 @@ OWN: Final[dict[str, dict[str, str]]] = {
         "clap": "align.clap:Clap",
         "tags": "align.tags:Tags",
     },
-    "augment": {"flip": "augment.flip:Flip", "segments": "augment.segments:Segments"},
+    "augment": {"joint": "augment.joint:Joint", "segments": "augment.segments:Segments"},
     "curate": {
         "duplicates": "curate.duplicates:Duplicates",
         "rules": "curate.rules:Rules",

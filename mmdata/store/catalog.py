@@ -28,7 +28,7 @@ _TEXT: Final = "VARCHAR"
 # What each source of the views looks like before a build has written any of it.
 _COLUMNS: Final[dict[str, dict[str, str]]] = {
     "base": {
-        **dict.fromkeys(["sample_id", "source", "key", "parent_id", "variant", "attributes"], _TEXT),
+        **dict.fromkeys(["sample_id", "source", "key", "parent_id", "variant", "attributes", "augmentation"], _TEXT),
         **dict.fromkeys(["failed_step", "reason", "detail"], _TEXT),
         "members": _MEMBER,
         "filename": _TEXT,
@@ -70,7 +70,7 @@ _COLUMNS: Final[dict[str, dict[str, str]]] = {
 _VIEWS: Final = {
     "samples": """
 SELECT b.sample_id, b.source, b.key, p.group_id, b.parent_id, b.variant, p.split, f.fate, s.shard, c.match,
-    CAST(json(b.attributes) AS MAP(VARCHAR, VARCHAR)) AS attributes
+    CAST(json(b.attributes) AS MAP(VARCHAR, VARCHAR)) AS attributes, b.augmentation
 FROM base b LEFT JOIN places p USING (sample_id) LEFT JOIN fates f USING (sample_id)
 LEFT JOIN selection s USING (sample_id)
 LEFT JOIN (SELECT sample_id, match FROM calibrated WHERE aligner = '') c USING (sample_id)
@@ -84,6 +84,25 @@ SELECT sample_id, 'text' AS modality, new_name AS name, 'text/plain' AS mime,
     octet_length(encode(new_text)) AS bytes, sha256(new_text) AS sha256, new_lang AS lang, new_text AS text,
     length(new_text) AS chars, aligner AS made_by
 FROM scored WHERE new_text IS NOT NULL
+""",
+    # An operator counts where it was drawn: applied to a child, or left out of it with its reason.
+    "operators": """
+WITH children AS (
+    SELECT b.augmentation, f.fate, c.match - p.match AS change
+    FROM base b LEFT JOIN fates f USING (sample_id)
+    LEFT JOIN calibrated c ON c.sample_id = b.sample_id AND c.aligner = ''
+    LEFT JOIN calibrated p ON p.sample_id = b.parent_id AND p.aligner = ''
+    WHERE b.augmentation IS NOT NULL),
+drawn AS (
+    SELECT augmentation ->> '$.policy' AS policy, unnest(augmentation ->> '$.applied[*].op') AS operator,
+        NULL AS reason, fate, change FROM children
+    UNION ALL
+    SELECT augmentation ->> '$.policy', unnest(augmentation ->> '$.skipped[*].op'),
+        unnest(augmentation ->> '$.skipped[*].reason'), NULL, NULL FROM children)
+SELECT policy, operator, count(*) FILTER (WHERE reason IS NULL) AS made, count(reason) AS vetoed,
+    count(*) FILTER (WHERE fate = 'kept') AS kept, count(*) FILTER (WHERE fate = 'dropped') AS dropped,
+    avg(change) AS mean_match_change, histogram(reason) AS vetoes
+FROM drawn GROUP BY policy, operator
 """,
     "scores": """
 SELECT s.sample_id, s.aligner, s.edge, s.score, c.percentile, c.match, s.measures
@@ -213,6 +232,13 @@ def calibrations(output: Path) -> list[dict[str, Any]]:
     """What is known of each edge: aligner, edge, pairs, noise with its interval, and the problem if there is one."""
     columns = ("aligner", "edge", "pairs", "noise", "noise_low", "noise_high", "problem")
     rows = open_catalog(output).execute(f"SELECT {', '.join(columns)} FROM calibrations ORDER BY 1, 2").fetchall()
+    return [dict(zip(columns, row, strict=True)) for row in rows]
+
+
+def operators(output: Path) -> list[dict[str, Any]]:
+    """What became of each operator of the policies: the view `operators`, without its reasons."""
+    columns = ("policy", "operator", "made", "vetoed", "kept", "dropped", "mean_match_change")
+    rows = open_catalog(output).execute(f"SELECT {', '.join(columns)} FROM operators ORDER BY 1, 2").fetchall()
     return [dict(zip(columns, row, strict=True)) for row in rows]
 
 

@@ -54,6 +54,7 @@ BASE_SCHEMA = pa.schema(
         ("parent_id", pa.string()),
         ("variant", pa.string()),
         ("attributes", pa.string()),
+        ("augmentation", pa.string()),
         ("failed_step", pa.string()),
         ("reason", pa.string()),
         ("detail", pa.string()),
@@ -147,6 +148,7 @@ def _identity(sample: Sample) -> dict[str, Any]:
         "parent_id": sample.parent_id,
         "variant": sample.variant,
         "attributes": json.dumps(sample.attributes, sort_keys=True, ensure_ascii=False),
+        "augmentation": sample.augmentation and json.dumps(sample.augmentation, sort_keys=True, ensure_ascii=False),
     }
 
 
@@ -228,6 +230,7 @@ def iter_samples(parquet: Path, rows: Iterable[dict[str, Any]], names: frozenset
                     parent_id=row["parent_id"],
                     variant=row["variant"],
                     attributes=json.loads(row["attributes"]),
+                    augmentation=row["augmentation"] and json.loads(row["augmentation"]),
                 )
 
 

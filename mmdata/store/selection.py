@@ -77,7 +77,7 @@ def decide_fates(curation: Curation, inputs: int, replacing: Sequence[str] = ())
         """INSERT INTO places SELECT sample_id, md5(coalesce(parent_id, sample_id)), 'train' FROM candidates
         WHERE sample_id NOT IN (SELECT sample_id FROM places)"""
     )
-    stands = " OR ".join(f"starts_with(u.variant, {quoted(step)})" for step in replacing) or "false"
+    stands = " OR ".join(_made_by("u", step) for step in replacing) or "false"
     run(
         f"""INSERT INTO fates SELECT u.sample_id, 'dropped', 'augment', 'parent_not_kept', NULL, NULL, f.fate
         FROM undecided u JOIN fates f ON f.sample_id = u.parent_id WHERE NOT (f.fate = 'dropped' AND ({stands}))"""
@@ -87,8 +87,35 @@ def decide_fates(curation: Curation, inputs: int, replacing: Sequence[str] = ())
         count(*) || ' children' FROM undecided u JOIN undecided p ON p.sample_id = u.parent_id WHERE {stands}
         GROUP BY u.parent_id"""
     )
+    # What is mixed of two samples belongs to both: where one may not go, the mixture may not.
+    run(
+        """INSERT INTO fates
+        SELECT u.sample_id, 'dropped', 'augment', CASE WHEN f.fate IS NULL THEN 'mixes_splits' ELSE 'partner_not_kept' END,
+            NULL, NULL, coalesce(f.fate, own.split || ' and ' || other.split)
+        FROM undecided u JOIN base b USING (sample_id) JOIN places own USING (sample_id)
+        LEFT JOIN places other ON other.sample_id = b.augmentation ->> '$.partner_id'
+        LEFT JOIN fates f ON f.sample_id = b.augmentation ->> '$.partner_id'
+        WHERE b.augmentation ->> '$.partner_id' IS NOT NULL AND (f.fate IS NOT NULL OR other.split IS DISTINCT FROM own.split)"""
+    )
     run("INSERT INTO fates SELECT sample_id, 'kept', NULL, NULL, NULL, NULL, NULL FROM undecided")
     _check_ledger(curation, inputs)
+
+
+def drop_losses(curation: Curation, label: str, most: float | None) -> None:
+    """Drop children of an operator that are less consistent than their parent allows; None: none is."""
+    if most is None:
+        return
+    curation.connection.execute(
+        f"""INSERT INTO fates
+        SELECT c.sample_id, 'dropped', {quoted(label)}, 'max_match_loss', p.match - c.match, {float(most)!r}, NULL
+        FROM undecided c JOIN candidates p ON p.sample_id = c.parent_id
+        WHERE {_made_by("c", label)} AND p.match - c.match > {float(most)!r}"""
+    )
+
+
+def _made_by(row: str, label: str) -> str:
+    """SQL: whether a child is of an operator; variants are its label and a number."""
+    return f"regexp_replace({row}.variant, '_[0-9]+$', '') = {quoted(label)}"
 
 
 def _check_ledger(curation: Curation, inputs: int) -> None:
@@ -212,6 +239,7 @@ described AS (
     SELECT *, CAST(json_merge_patch('{{}}', to_json(struct_pack(
         sample_id := sample_id, "key" := "key", source := source, parent_id := parent_id, variant := variant,
         attributes := CASE WHEN attributes = '{{}}' THEN NULL ELSE json(attributes) END,
+        augmentation := json(augmentation),
         members := map_from_entries(
             list_transform(files, lambda f: struct_pack(k := f.name, v := struct_pack({described})))),
         scores := scores))) AS VARCHAR) AS "json",

@@ -16,6 +16,8 @@ from mmdata.steps.base import Augment, Declared, Veto
 if TYPE_CHECKING:
     import numpy as np
 
+    from mmdata.augment.policy import Others
+
 _RATE_HZ: Final = 16_000
 _DETAILS: Final = {
     "no_words": "nothing in it that should be heard",
@@ -54,7 +56,12 @@ class Segments(Augment):
         """The segments are a measure of the aligner's."""
         return [self.timing]
 
-    def make(self, sample: Sample, seed: int) -> Iterator[Sample | Veto]:  # noqa: ARG002 - nothing here is random
+    def make(
+        self,
+        sample: Sample,
+        seed: int,  # noqa: ARG002 - nothing here is random
+        others: Others,  # noqa: ARG002 - nor mixed
+    ) -> Iterator[Sample | Veto]:
         """A child or a veto for each cue, in their order; variants are numbered by cue.
 
         Raises SampleError `not_timed` where the recording has no segments, or with the aligner's own `problem`.

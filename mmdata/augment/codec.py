@@ -1,0 +1,113 @@
+"""From a member's payload to numbers and back; what is not changed is never encoded anew."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmdata.augment.base import Picture, Sound, Text
+from mmdata.errors import SampleError
+from mmdata.sample import Member
+
+# A recording is decoded whole: as float32 an hour of stereo at 48 kHz would take 1.4 GB.
+_MOST_SECONDS: Final = 600.0
+_TENSOR_BYTES: Final = 256 << 20
+# What soundfile writes without loss; everything else becomes FLAC.
+_LOSSLESS: Final = {"wav": "WAV", "flac": "FLAC"}
+
+
+def decode_picture(member: Member) -> Picture:
+    """Upright, RGB; alpha where something is transparent. Raises SampleError `bad_image`."""
+    from mmdata.media.image import ANY_SIZE, open_image, to_rgb
+
+    image = open_image(member.data, ANY_SIZE)
+    if not image.has_transparency_data:
+        return Picture(np.asarray(to_rgb(image)))
+    rgba_HWC = np.asarray(image.convert("RGBA"))
+    return Picture(np.ascontiguousarray(rgba_HWC[..., :3]), np.ascontiguousarray(rgba_HWC[..., 3]))
+
+
+def encode_picture(member: Member, picture: Picture) -> Member:
+    """In the member's own format: JPEG at quality 95, else lossless."""
+    from PIL import Image
+
+    from mmdata.media.image import encode_like
+
+    image = Image.fromarray(picture.rgb_HWC)
+    if picture.alpha_HW is not None:
+        image.putalpha(Image.fromarray(picture.alpha_HW))
+    measures = {**member.measures, "width": image.width, "height": image.height}
+    return replace(member, data=encode_like(image, member.extension), measures=measures)
+
+
+def decode_sound(member: Member) -> Sound:
+    """All channels at their own rate. Raises SampleError as `mmdata.media.audio` does, `too_long` among others."""
+    import av
+
+    from mmdata.media.audio import frames_of, open_audio
+
+    if member.measures.get("duration_s", 0.0) > _MOST_SECONDS:
+        raise SampleError("too_long", f"longer than {_MOST_SECONDS:.0f} s, which augmentation would hold in memory")
+    blocks: list[NDArray[np.float32]] = []
+    with open_audio(member.data) as container:
+        rate_hz = container.streams.audio[0].rate
+        resampler = av.AudioResampler(format="fltp", rate=rate_hz)
+        for frame in (*frames_of(container), None):
+            blocks += [block.to_ndarray() for block in resampler.resample(frame)]
+    if not blocks:
+        raise SampleError("bad_audio", "nothing in it sounds")
+    return Sound(np.concatenate(blocks, axis=1), rate_hz)
+
+
+def encode_sound(member: Member, sound: Sound) -> Member:
+    """16 bits: WAV stays WAV, everything else becomes FLAC."""
+    import soundfile
+
+    kind = _LOSSLESS.get(member.extension, "FLAC")
+    pcm_TC = np.clip(np.rint(sound.audio_CT.T * 32767.0), -32768, 32767).astype(np.int16)
+    buffer = io.BytesIO()
+    soundfile.write(buffer, pcm_TC, sound.rate_hz, format=kind, subtype="PCM_16")
+    measures = {
+        **member.measures,
+        "duration_s": len(pcm_TC) / sound.rate_hz,
+        "sample_rate": sound.rate_hz,
+        "channels": pcm_TC.shape[1],
+    }
+    extension = kind.lower()
+    return replace(member, data=buffer.getvalue(), mime=f"audio/{extension}", extension=extension, measures=measures)
+
+
+def decode_tensor(member: Member) -> NDArray[Any]:
+    """A `.npy` file. Raises SampleError `bad_tensor`."""
+    try:
+        header = np.lib.format.read_magic(io.BytesIO(member.data))
+        if len(member.data) > _TENSOR_BYTES:
+            raise ValueError(f"larger than {_TENSOR_BYTES} bytes (version {header})")
+        value: NDArray[Any] = np.load(io.BytesIO(member.data), allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise SampleError("bad_tensor", f"no .npy file that can be read: {error}") from None
+    return value
+
+
+def encode_tensor(member: Member, value: NDArray[Any]) -> Member:
+    """As `.npy`."""
+    buffer = io.BytesIO()
+    np.save(buffer, value, allow_pickle=False)
+    return replace(member, data=buffer.getvalue())
+
+
+def encode_text(member: Member, text: Text) -> Member:
+    """UTF-8, measured anew."""
+    from mmdata.media.text import count_words
+
+    measures = {**member.measures, "text": text.text, "chars": len(text.text), "words": count_words(text.text)}
+    return replace(member, data=text.text.encode(), lang=text.lang, measures=measures)
+
+
+DECODERS: Final[Mapping[str, Any]] = {"image": decode_picture, "audio": decode_sound, "tensor": decode_tensor}
+ENCODERS: Final[Mapping[str, Any]] = {"image": encode_picture, "audio": encode_sound, "tensor": encode_tensor}

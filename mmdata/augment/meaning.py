@@ -1,0 +1,184 @@
+"""What a text says that an operator may make untrue: rewritten where that is sure, else a veto.
+
+In the languages that have a file in `words/`; in others nothing is guessed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
+
+from mmdata.augment.base import EFFECTS, VetoError
+from mmdata.augment.lexicon import LANGUAGES, Language, Swap, language
+
+__all__ = ["LANGUAGES", "MINDS", "protected", "rewrite", "unclaim"]
+
+# Which classes of words mind an effect, and the reason of the veto. What has turned into grey keeps its black and white.
+MINDS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
+    "mirror": ("mirrored_writing", ("writing",)),
+    "upside_down": ("upside_down", ("posture", "writing")),
+    "turn": ("turned", ("side", "height", "posture", "writing")),
+    "move": ("moved", ("side", "height", "place", "whole", "count")),
+    "colour": ("colour_named", ("colour", "neutral")),
+    "grey": ("colour_named", ("colour",)),
+    "light": ("light_named", ("light",)),
+    "detail": ("detail_named", ("sharp", "writing")),
+    "hide": ("may_be_hidden", ("whole", "count", "writing")),
+    "weather": ("weather_named", ("weather", "light")),
+    "shape": ("shape_named", ("shape",)),
+    "style": ("style_named", ("style",)),
+    "tempo": ("tempo_named", ("tempo",)),
+    "pitch": ("voice_named", ("voice",)),
+    "loudness": ("loudness_named", ("loudness",)),
+    "noise": ("quiet_named", ("quiet",)),
+    "echo": ("space_named", ("space",)),
+    "reverse": ("order_named", ("order",)),
+    "cut": ("may_be_cut", ("whole", "order")),
+}
+_AMBIGUOUS: Final = {"mirror": "ambiguous_side", "upside_down": "ambiguous_height"}
+_MARKS: Final = ".!?。！？…"  # noqa: RUF001 - full-width marks on purpose
+_ADDRESS: Final = re.compile(r"\S+@\S+\.\w+|\w+://\S+|www\.\S+")
+_WORD: Final = re.compile(r"[^\W\d_]+(?:['\u2019-][^\W\d_]+)*")
+_SENTENCE_START: Final = re.compile(r"(?:^|[.!?…]\s+)[\"'«“(\[]*$")
+# Nouns begin with a capital there, names or not.
+_CAPITAL_NOUNS: Final = frozenset({"de"})
+
+
+def rewrite(text: str, lang: str | None, effects: frozenset[str]) -> str:
+    """The text after the effects, which are of `EFFECTS`.
+
+    Raises VetoError where it would not be true and cannot be rewritten: `unknown_language`, or a reason of `MINDS`, or
+    `ambiguous_side`, `ambiguous_height`.
+    """
+    assert effects <= EFFECTS
+    if not effects or not any(map(str.isalpha, text)):
+        return text
+    words = language(lang)
+    if words is None:
+        raise VetoError("unknown_language", f"nothing is known of what words of '{lang}' say: '{text[:80]}'")
+    for effect in sorted(effects):
+        _check(text, words, effect)
+    for effect in sorted(effects & words.swaps.keys()):
+        text = _swapped(text, words.swaps[effect], _AMBIGUOUS[effect])
+    return text
+
+
+def _check(text: str, words: Language, effect: str) -> None:
+    reason, classes = MINDS[effect]
+    for name in classes:
+        if found := words.words[name].search(text):
+            raise VetoError(reason, f"'{found[0]}' may not be true any more: '{text[:80]}'")
+
+
+def _swapped(text: str, swap: Swap, reason: str) -> str:
+    sure = {match.span("word") for phrase in swap.definite for match in phrase.finditer(text)}
+    for match in swap.suspect.finditer(text):
+        # Equal but for case is more than `lower` undoes: a long s is found as s.
+        if match.span() not in sure or match[0].lower() not in swap.pairs:
+            raise VetoError(reason, f"'{match[0]}' in '{text[:80]}' may mean something else")
+    return swap.suspect.sub(lambda match: _cased_like(match[0], swap.pairs[match[0].lower()]), text)
+
+
+def _cased_like(original: str, word: str) -> str:
+    if original.isupper() and len(original) > 1:
+        return word.upper()
+    return word.capitalize() if original[0].isupper() else word
+
+
+# --- claims ----------------------------------------------------------------------------------------------------------
+
+
+def unclaim(text: str, lang: str | None, phrase: str) -> str:
+    """The text without a phrase that is no longer in the picture, where it is an item of a list.
+
+    Raises VetoError `claim_cannot_go` where it is not, or the only one.
+    """
+    words = language(lang)
+    body, mark = _without_mark(text)
+    items = _items(body, words) if words else []
+    lists = [n for n, item in enumerate(items) if item.casefold() == phrase.strip().casefold()]
+    if words is None or len(items) < 2 or len(lists) != 1:  # noqa: PLR2004 - one must stay
+        raise VetoError("claim_cannot_go", f"'{phrase}' is not seen any more, and cannot be taken out of '{text[:80]}'")
+    left = [item for n, item in enumerate(items) if n != lists[0]]
+    return _cased_first(_as_list(left, body, words), body) + mark
+
+
+def _without_mark(text: str) -> tuple[str, str]:
+    body = text.rstrip()
+    stripped = body.rstrip(_MARKS)
+    return stripped, text[len(stripped) :]
+
+
+def _items(body: str, words: Language) -> list[str]:
+    """Items between list marks and the last join; none where something else than a list of names may be meant."""
+    if any(mark in body for mark in _MARKS + ":;()"):
+        return []
+    parts = words.list_mark.split(body)
+    # "a dog, and a cat" as much as "a dog and a cat".
+    last = words.join.split(" " + parts[-1] if not words.spaceless else parts[-1])
+    parts[-1:] = [part for part in last if part.strip()]
+    return [part.strip() for part in parts]
+
+
+def _as_list(items: Sequence[str], body: str, words: Language) -> str:
+    if len(items) == 1:
+        return items[0]
+    join, mark = words.join.search(body), words.list_mark.search(body)
+    before = (mark[0] if mark else ", ").join(items[:-1])
+    between = join[0] if join else (mark[0] if mark else ", ")
+    return f"{before}{between}{items[-1]}"
+
+
+def _cased_first(text: str, like: str) -> str:
+    return text[:1].upper() + text[1:] if like[:1].isupper() else text
+
+
+# --- what a text operator must not touch -------------------------------------------------------------------------------
+
+
+def protected(text: str, lang: str | None, phrases: Sequence[str] = ()) -> list[tuple[int, int]]:
+    """Spans that no text operator may touch, sorted and apart.
+
+    Numbers, negations, names, addresses, all words that any effect minds, and the phrases given. All of a text in a
+    language without a file.
+    """
+    words = language(lang)
+    if words is None:
+        return [(0, len(text))] if text else []
+    patterns = [*words.words.values(), words.negations, _ADDRESS, *(swap.suspect for swap in words.swaps.values())]
+    spans = [match.span() for pattern in patterns for match in pattern.finditer(text)]
+    spans += [match.span() for phrase in phrases if phrase for match in re.finditer(re.escape(phrase), text, re.I)]
+    spans += _names(text, (lang or "").lower()[:2])
+    return _merged(_whole_words(text, spans) if not words.spaceless else spans)
+
+
+def _names(text: str, primary: str) -> Iterator[tuple[int, int]]:
+    for match in _WORD.finditer(text):
+        capital = match[0][0].isupper()
+        inside = not _SENTENCE_START.search(text[: match.start()])
+        # All capitals are a name wherever they stand (NASA), one letter is none (A, I).
+        shouted = match[0].isupper() and len(match[0]) > 1
+        if capital and (inside or shouted or primary in _CAPITAL_NOUNS):
+            yield match.span()
+
+
+def _whole_words(text: str, spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """A part of a word protects all of it: "left" in "left-handed"."""
+    words = [match.span() for match in re.finditer(r"\S+", text)]
+    return [
+        (min(start, word[0]), max(end, word[1]))
+        for start, end in spans
+        for word in words
+        if word[0] < end and start < word[1]
+    ]
+
+
+def _merged(spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    merged: list[tuple[int, int]] = []
+    for start, end in sorted(spans):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+        else:
+            merged.append((start, end))
+    return merged

@@ -1,0 +1,250 @@
+"""Operators that make one sample of two, and those that take members away."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Final
+
+import numpy as np
+from pydantic import Field, field_validator
+
+from mmdata.augment.base import Box, Change, Picture, Sound, Text, VetoError, View
+from mmdata.sample import Modality
+from mmdata.spec import Frozen
+
+# Between the texts of a pair: a sentence ends where one did not.
+_ENDS: Final = ".!?…。！？"  # noqa: RUF001 - full-width marks on purpose
+_SPACELESS: Final = frozenset({"zh", "ja", "th"})
+
+
+class Mixgen(Frozen):
+    """MixGen (Hao et al. 2023): images blended, texts joined.
+
+    The first image has `share` of the light; the other is scaled to its size. Boxes of both hold.
+    """
+
+    share: float = Field(0.5, gt=0, lt=1, description="of the sample's own image in the blend")
+
+    name: str = Field("mixgen", exclude=True)
+    changes: frozenset[str] = Field(frozenset({"image"}), exclude=True)
+    needs_boxes: bool = Field(False, exclude=True)
+
+    def mix(self, view: View, other: View, rng: np.random.Generator) -> Change:  # noqa: ARG002 - nothing is drawn
+        """Blend every image that both have. Raises VetoError `nothing_in_common`, `languages_differ`."""
+        both = _both(view.pictures, other.pictures, "image")
+        pictures = dict(view.pictures)
+        for name in both:
+            pictures[name] = _blend(view.pictures[name], other.pictures[name], self.share)
+        boxes = {name: (*view.boxes[name], *other.boxes.get(name, ())) for name in view.boxes}
+        texts = _joined(view, other)
+        mixed = replace(view, pictures=pictures, boxes=boxes, texts=texts, gone=view.gone | _silent(view))
+        return Change(mixed, drawn={"share": self.share, "members": both})
+
+
+class Cutmix(Frozen):
+    """CutMix (Yun et al. 2019) with boxes: a part of the image is the other image's.
+
+    What is covered is claimed no longer; of the other image only what stands in its whole text may be pasted, so the
+    whole of it is, made smaller. Both texts are joined.
+    """
+
+    share: tuple[float, float] = Field((0.1, 0.3), description="least and most of the area that is covered")
+
+    name: str = Field("cutmix", exclude=True)
+    changes: frozenset[str] = Field(frozenset({"image"}), exclude=True)
+    needs_boxes: bool = Field(True, exclude=True)
+
+    @field_validator("share")
+    @classmethod
+    def _in_order(cls, share: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < share[0] <= share[1] < 1:
+            raise ValueError(f"share: {list(share)} is no range between 0 and 1")
+        return share
+
+    def mix(self, view: View, other: View, rng: np.random.Generator) -> Change:
+        """Paste. Raises VetoError `no_boxes`, `nothing_in_common`, `languages_differ`."""
+        (name, *_) = _both(view.pictures, other.pictures, "image")
+        if name not in view.boxes:
+            raise VetoError("no_boxes", f"where the things of '{name}' are is not known: name its boxes under `boxes:`")
+        below = view.pictures[name]
+        height, width = below.rgb_HWC.shape[:2]
+        scale = float(np.sqrt(rng.uniform(*self.share)))
+        across, down = max(1, round(width * scale)), max(1, round(height * scale))
+        left, top = int(rng.integers(width - across + 1)), int(rng.integers(height - down + 1))
+        patch = (left / width, top / height, (left + across) / width, (top + down) / height)
+        kept = tuple(box for box in view.boxes[name] if _overlap(box.box, patch) <= _MOST_HIDDEN)
+        gone: dict[str, list[str]] = {}
+        for box in view.boxes[name]:
+            if box not in kept and box.text and box.phrase:
+                gone.setdefault(box.text, []).append(box.phrase)
+        if gone:
+            # The joined text says it still: claims are judged by themselves first.
+            raise VetoError("would_hide", f"the patch would cover {', '.join(sum(gone.values(), []))}")
+        pictures = {**view.pictures, name: _pasted(below, other.pictures[name], (left, top, across, down))}
+        moved = tuple(replace(box, box=_inside(box.box, patch)) for box in other.boxes.get(name, ()))
+        boxes = {**view.boxes, name: (*kept, *moved)}
+        mixed = replace(view, pictures=pictures, boxes=boxes, texts=_joined(view, other), gone=view.gone | _silent(view))
+        return Change(mixed, frozenset({"hide"}), {"patch": [round(value, 4) for value in patch]})
+
+
+class MixSounds(Frozen):
+    """Sounds added, texts joined: both are heard.
+
+    The other sound lies `ratio_db` below the sample's own (negative: above), by their mean squares, and is resampled,
+    cut or repeated to its length.
+    """
+
+    ratio_db: tuple[float, float] = Field((-3.0, 3.0), description="least and most of own over other, decibels")
+
+    name: str = Field("mix_sounds", exclude=True)
+    changes: frozenset[str] = Field(frozenset({"audio"}), exclude=True)
+    needs_boxes: bool = Field(False, exclude=True)
+
+    def mix(self, view: View, other: View, rng: np.random.Generator) -> Change:
+        """Add. Raises VetoError `nothing_in_common`, `languages_differ`, `spoken`, `silent`."""
+        both = _both(view.sounds, other.sounds, "sound")
+        for name in both:
+            if view.spoken.get(name) and view.words.get(name):
+                raise VetoError("spoken", f"two speakers at once leave no times of words true in '{name}'")
+        ratio_db = float(rng.uniform(*self.ratio_db))
+        sounds = {**view.sounds, **{n: _added(view.sounds[n], other.sounds[n], ratio_db) for n in both}}
+        texts = _joined(view, other)
+        anew = frozenset(name for name in texts if texts[name] != view.texts[name])
+        mixed = replace(view, sounds=sounds, texts=texts)
+        return Change(mixed, frozenset({"noise"}), {"ratio_db": round(ratio_db, 3)}, spoken_anew=anew)
+
+
+class DropModality(Frozen):
+    """Take away all members of one modality, drawn among those that the sample has: robustness to what is missing.
+
+    At least two modalities stay, or one, if `leave` says so.
+    """
+
+    of: list[Modality] = Field(default=["image", "text", "audio"], min_length=1, description="modalities that may go")
+    leave: int = Field(1, ge=1, description="modalities that stay at least")
+
+    name: str = Field("drop_modality", exclude=True)
+    needs_boxes: bool = Field(False, exclude=True)
+
+    @property
+    def changes(self) -> frozenset[str]:
+        """Those that may go."""
+        return frozenset(self.of)
+
+    def __call__(self, view: View, rng: np.random.Generator) -> Change:
+        """Raises VetoError `too_few_modalities`."""
+        held: dict[str, Mapping[str, Any]] = {
+            "image": view.pictures, "text": view.texts, "audio": view.sounds, "tensor": view.tensors
+        }  # fmt: skip
+        there = [kind for kind, members in held.items() if set(members) - view.gone]
+        may_go = [kind for kind in there if kind in self.of]
+        if not may_go or len(there) <= self.leave:
+            raise VetoError("too_few_modalities", f"only {', '.join(there)}: nothing can go")
+        kind = may_go[int(rng.integers(len(may_go)))]
+        gone = frozenset(held[kind])
+        texts = {} if kind == "text" else view.texts
+        return Change(replace(view, texts=texts, gone=view.gone | gone), drawn={"dropped": kind})
+
+
+OWN: Final = {"mixgen": Mixgen, "cutmix": Cutmix, "mix_sounds": MixSounds, "drop_modality": DropModality}
+# A thing of which more is covered is not in the picture any more, as after a crop.
+_MOST_HIDDEN: Final = 0.5
+
+
+def _both(mine: Mapping[str, Any], theirs: Mapping[str, Any], what: str) -> list[str]:
+    both = [name for name in mine if name in theirs]
+    if not both:
+        raise VetoError("nothing_in_common", f"the other sample has no {what} of the same name")
+    return both
+
+
+def _joined(view: View, other: View) -> dict[str, Text]:
+    """Each text with the other's of its name. Raises VetoError where one is missing or in another language."""
+    return {name: _join(name, text, other.texts.get(name)) for name, text in view.texts.items()}
+
+
+def _join(name: str, mine: Text, theirs: Text | None) -> Text:
+    if theirs is None:
+        raise VetoError("nothing_in_common", f"the other sample has no text '{name}'")
+    if mine.lang != theirs.lang:
+        raise VetoError("languages_differ", f"'{name}' is {mine.lang} here and {theirs.lang} there")
+    first = mine.text.rstrip()
+    spaceless = (mine.lang or "").split("-")[0] in _SPACELESS
+    if first[-1:] in _ENDS:
+        return Text(first + ("" if spaceless else " ") + theirs.text, mine.lang)
+    return Text(first + ("。" if spaceless else ". ") + theirs.text, mine.lang)
+
+
+def _silent(view: View) -> frozenset[str]:
+    """Sounds that say texts: these are longer now."""
+    return frozenset(sound for sound, texts in view.spoken.items() if texts)
+
+
+def _blend(mine: Picture, theirs: Picture, share: float) -> Picture:
+    import cv2
+
+    height, width = mine.rgb_HWC.shape[:2]
+    other_HWC = _scaled(_on_white(theirs), width, height)
+    return Picture(np.asarray(cv2.addWeighted(_on_white(mine), share, other_HWC, 1 - share, 0), np.uint8))
+
+
+def _on_white(picture: Picture) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    if picture.alpha_HW is None:
+        return picture.rgb_HWC
+    alpha_HW1 = picture.alpha_HW[..., None].astype(np.uint16)
+    return ((picture.rgb_HWC * alpha_HW1 + 255 * (255 - alpha_HW1) + 127) // 255).astype(np.uint8)
+
+
+def _scaled(rgb_HWC: np.ndarray[Any, Any], width: int, height: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    import cv2
+
+    shrinks = width * height < rgb_HWC.shape[0] * rgb_HWC.shape[1]
+    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(rgb_HWC, (width, height), interpolation=how), np.uint8)
+
+
+def _pasted(below: Picture, above: Picture, where: tuple[int, int, int, int]) -> Picture:
+    left, top, across, down = where
+    rgb_HWC = below.rgb_HWC.copy()
+    rgb_HWC[top : top + down, left : left + across] = _scaled(_on_white(above), across, down)
+    if below.alpha_HW is None:
+        return Picture(rgb_HWC)
+    alpha_HW = below.alpha_HW.copy()
+    alpha_HW[top : top + down, left : left + across] = 255
+    return Picture(rgb_HWC, alpha_HW)
+
+
+def _overlap(box: tuple[float, ...], patch: tuple[float, ...]) -> float:
+    """The share of a box that a patch covers."""
+    across = max(0.0, min(box[2], patch[2]) - max(box[0], patch[0]))
+    down = max(0.0, min(box[3], patch[3]) - max(box[1], patch[1]))
+    return across * down / ((box[2] - box[0]) * (box[3] - box[1]))
+
+
+def _inside(box: tuple[float, ...], patch: tuple[float, ...]) -> tuple[float, float, float, float]:
+    """Where a box of the pasted image is."""
+    across, down = patch[2] - patch[0], patch[3] - patch[1]
+    x0, y0, x1, y1 = box
+    return patch[0] + x0 * across, patch[1] + y0 * down, patch[0] + x1 * across, patch[1] + y1 * down
+
+
+def _added(mine: Sound, theirs: Sound, ratio_db: float) -> Sound:
+    other_T = _like(theirs, mine.rate_hz, mine.audio_CT.shape[1])
+    powers = [float(np.mean(np.square(audio, dtype=np.float64))) for audio in (mine.audio_CT, other_T)]
+    if min(powers) <= 0:
+        raise VetoError("silent", "one of the two sounds is silence")
+    gain = np.sqrt(powers[0] / powers[1] / 10 ** (ratio_db / 10))
+    mixed_CT = mine.audio_CT + np.float32(gain) * other_T[None]
+    # Both quieter alike, rather than cut at the top.
+    return Sound((mixed_CT / max(1.0, float(np.abs(mixed_CT).max()))).astype(np.float32), mine.rate_hz)
+
+
+def _like(sound: Sound, rate_hz: int, samples: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Mono, at a rate, cut or repeated to a length."""
+    from scipy.signal import resample_poly
+
+    mono_T = sound.audio_CT.mean(axis=0)
+    if sound.rate_hz != rate_hz:
+        mono_T = resample_poly(mono_T, rate_hz, sound.rate_hz)
+    return np.resize(mono_T, samples).astype(np.float32)

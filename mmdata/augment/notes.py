@@ -1,0 +1,105 @@
+"""What a sample's own members say of where things are and when words are said.
+
+Boxes stand in a text member as JSON, in pixels: `[{"box": [x0, y0, x1, y1], "phrase": "a dog"}]`, the phrase as a text
+of the sample has it, or none. Times of words stand in one as JSON, in seconds: `[{"word": "a", "start_s": 0.1,
+"end_s": 0.2}]`, or as subtitles (SRT, WebVTT, ASS), whose cues then move like words.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from mmdata.augment.base import Box, Text, View, WordTime
+from mmdata.errors import SampleError
+from mmdata.sample import Member
+
+_MOST: Final = 10_000
+_MARKS: Final = {"WEBVTT": "vtt", "[Script": "ass"}
+
+
+def read_boxes(member: Member, width: int, height: int, texts: Mapping[str, Text]) -> tuple[Box, ...]:
+    """Relative boxes; a phrase belongs to the first text that has it. Raises SampleError `bad_boxes`."""
+    found = []
+    for row in _rows(member, "bad_boxes"):
+        try:
+            x0, y0, x1, y1 = (float(value) for value in row["box"])
+        except (KeyError, TypeError, ValueError):
+            raise SampleError("bad_boxes", f"'{member.name}': no box of four numbers in {str(row)[:80]}") from None
+        box = (_unit(x0 / width), _unit(y0 / height), _unit(x1 / width), _unit(y1 / height))
+        if box[0] < box[2] and box[1] < box[3]:
+            phrase = row.get("phrase")
+            found.append(Box(box, _text_of(phrase, texts), phrase if isinstance(phrase, str) else None))
+    return tuple(found)
+
+
+def write_boxes(boxes: Iterable[Box], width: int, height: int) -> str:
+    """The same form, in pixels of the new picture."""
+    rows = []
+    for box in boxes:
+        sides = (width, height, width, height)
+        row: dict[str, Any] = {"box": [round(v * side, 2) for v, side in zip(box.box, sides, strict=True)]}
+        rows.append(row | ({"phrase": box.phrase} if box.phrase else {}))
+    return json.dumps(rows, ensure_ascii=False)
+
+
+def read_words(member: Member) -> tuple[WordTime, ...]:
+    """Words or cues. Raises SampleError `bad_times`."""
+    if not member.text.lstrip().startswith("["):
+        return _cues(member)
+    try:
+        return tuple(
+            WordTime(str(row["word"]), float(row["start_s"]), float(row["end_s"])) for row in _rows(member, "bad_times")
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise SampleError("bad_times", f"'{member.name}': a word without its times: {error}") from None
+
+
+def write_words(member: Member, words: Iterable[WordTime]) -> str:
+    """In the form that the member has."""
+    if member.text.lstrip().startswith("["):
+        rows = [{"word": w.word, "start_s": round(w.start_s, 4), "end_s": round(w.end_s, 4)} for w in words]
+        return json.dumps(rows, ensure_ascii=False)
+    import pysubs2
+
+    events = [pysubs2.SSAEvent(round(w.start_s * 1000), round(w.end_s * 1000), w.word) for w in words]
+    file = pysubs2.SSAFile()
+    file.events = events
+    return str(file.to_string(_form(member.text)))
+
+
+def claims(view: View, text: str) -> list[str]:
+    """Phrases of a text that stand for boxes."""
+    return [b.phrase for boxes in view.boxes.values() for b in boxes if b.text == text and b.phrase]
+
+
+def _rows(member: Member, reason: str) -> list[dict[str, Any]]:
+    try:
+        rows = json.loads(member.text)
+    except ValueError as error:
+        raise SampleError(reason, f"'{member.name}' is no JSON: {error}") from None
+    if not isinstance(rows, list) or len(rows) > _MOST or not all(isinstance(row, dict) for row in rows):
+        raise SampleError(reason, f"'{member.name}' is no list of up to {_MOST} objects")
+    return rows
+
+
+def _cues(member: Member) -> tuple[WordTime, ...]:
+    from mmdata.models.subtitles import parse_subtitles
+
+    return tuple(WordTime(cue.text, cue.start_s, cue.end_s) for cue in parse_subtitles(member.text))
+
+
+def _form(text: str) -> str:
+    head = text.lstrip("\ufeff \r\n")
+    return next((form for mark, form in _MARKS.items() if head.startswith(mark)), "srt")
+
+
+def _text_of(phrase: Any, texts: Mapping[str, Text]) -> str | None:
+    if not isinstance(phrase, str) or not phrase:
+        return None
+    return next((name for name, text in texts.items() if phrase.casefold() in text.text.casefold()), None)
+
+
+def _unit(value: float) -> float:
+    return min(1.0, max(0.0, value))

@@ -1,0 +1,75 @@
+"""Find operators by name: our own, those of the libraries, and those that other packages offer.
+
+An entry point of the group `mmdata.operators` names a callable that takes the parameters as keywords and gives an
+`Operator` or a `Mixer`; it raises ValueError for parameters it does not know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from mmdata.augment import mix
+from mmdata.augment.audio import audio_operator, audio_operators
+from mmdata.augment.base import Mixer, Operator
+from mmdata.augment.image import image_operator, image_operators
+from mmdata.augment.text import text_operator, text_operators
+from mmdata.spec import nearest
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
+_Maker = Callable[[str, Mapping[str, Any]], Operator | Mixer]
+
+
+def operators() -> list[str]:
+    """Every name; one that two libraries have stands with its modality before it (`audio.Normalize`)."""
+    return [*_makers(), *(point.name for point in _offered())]
+
+
+def operator(name: str, params: Mapping[str, Any]) -> Operator | Mixer:
+    """Raises ValueError with the nearest right name, of the operator or of its parameter."""
+    makers = _makers()
+    if name in makers:
+        maker, own = makers[name]
+        return maker(own, params)
+    point = next((point for point in _offered() if point.name == name), None)
+    if point is None:
+        twice = [other for other in makers if other.endswith(f".{name}")]
+        hint = f"; say which: {' or '.join(twice)}" if twice else nearest(name, operators())
+        raise ValueError(f"unknown operator '{name}'{hint}")
+    found: Operator | Mixer = point.load()(**params)
+    return found
+
+
+def _makers() -> dict[str, tuple[_Maker, str]]:
+    libraries: dict[str, tuple[_Maker, list[str]]] = {
+        "image": (image_operator, image_operators()),
+        "audio": (audio_operator, audio_operators()),
+        "text": (text_operator, text_operators()),
+    }
+    every = [name for _, names in libraries.values() for name in names]
+    found: dict[str, tuple[_Maker, str]] = {name: (_own, name) for name in mix.OWN}
+    for modality, (maker, names) in libraries.items():
+        for name in names:
+            found[name if every.count(name) == 1 else f"{modality}.{name}"] = (maker, name)
+    return found
+
+
+def _own(name: str, params: Mapping[str, Any]) -> Operator | Mixer:
+    try:
+        return mix.OWN[name].model_validate(dict(params))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        known = [field for field, info in mix.OWN[name].model_fields.items() if not info.exclude]
+        hint = nearest(key, known) if first["type"] == "extra_forbidden" else f": {first['msg']}"
+        raise ValueError(f"{name}: {key}{hint}") from None
+
+
+def _offered() -> tuple[EntryPoint, ...]:
+    from importlib.metadata import entry_points
+
+    return tuple(entry_points(group="mmdata.operators"))

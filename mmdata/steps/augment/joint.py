@@ -1,0 +1,137 @@
+"""`joint`: children whose image, texts, boxes, sound and word times still describe the same thing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from mmdata.sample import Modality, Sample
+from mmdata.spec import Frozen
+from mmdata.steps.base import Augment, Veto
+
+if TYPE_CHECKING:
+    from mmdata.augment.policy import Others, Policy
+
+
+_LIBRARIES = ("albumentations", "audiomentations", "nlpaug")
+
+
+class Applied(Frozen):
+    """An operator of a policy: its name, its own parameters, and how likely a child goes through it."""
+
+    op: str
+    params: dict[str, Any] = {}
+    p: float = Field(1.0, gt=0, le=1)
+
+
+def _spelled(value: Any) -> Any:
+    """`HorizontalFlip`, or `HorizontalFlip: {p: 0.5}`, as the other lists of the file have their steps."""
+    if isinstance(value, str):
+        return {"op": value}
+    if isinstance(value, Mapping) and len(value) == 1 and "op" not in value:
+        ((name, given),) = value.items()
+        params = dict(given or {})
+        chance = {"p": params.pop("p")} if "p" in params else {}
+        return {"op": name, "params": params, **chance}
+    return value
+
+
+class Joint(Augment):
+    """Children by operators that know what they do to every modality.
+
+    Operators are albumentations' (`HorizontalFlip`), audiomentations' (`PitchShift`), nlpaug's (`KeyboardAug`) and our
+    own (`synonyms`, `speed`, `time_crop`, `add_noise`, `mixgen`, `cutmix`, `mix_sounds`, `drop_modality`). Each keeps,
+    rewrites or vetoes what texts say, in six languages; an operator that cannot stay true is left out of a child, with
+    its reason in the child's record. A child without any is a veto.
+    """
+
+    step: ClassVar[str] = "joint"
+    name: str | None = Field(None, description="names the children and the catalog's rows; default: joint")
+    apply: list[Annotated[Applied, BeforeValidator(_spelled)]] = Field(
+        min_length=1, description="operators in their order, each with its parameters and `p`, how likely it is (1)"
+    )
+    children: int = Field(1, ge=1, le=100, description="of each sample")
+    mode: Literal["materialize", "online"] = Field(
+        "materialize",
+        description="children in the shards, or the policy beside them: the trainer's loader applies it, anew each epoch",
+    )
+    boxes: dict[str, str] = Field(
+        default={}, description='image member: text member with its boxes in pixels, [{"box": [...], "phrase": "..."}]'
+    )
+    times: dict[str, str] = Field(
+        default={}, description="audio member: text member with the times of its words (JSON) or cues (subtitles)"
+    )
+    spoken: dict[str, list[str]] | None = Field(
+        None, description="audio member: the texts it says; default: every text may be what any sound says"
+    )
+    max_match_loss: float | None = Field(
+        None, ge=0, le=1, description="drop a child whose match is by more than this below its parent's"
+    )
+
+    @property
+    def label(self) -> str:
+        """Its name in variants, parts and the catalog."""
+        return self.name or self.step
+
+    @model_validator(mode="after")
+    def _operators_are_known(self) -> Joint:
+        needing = [entry.operator.name for entry in self.policy.entries if entry.operator.needs_boxes]
+        if needing and not self.boxes:
+            fix = "boxes: {image: image_regions}, which `align: - regions: {boxes_member: true}` makes"
+            raise ValueError(f"{needing[0]} takes things out of the picture and must know where they are; add {fix}")
+        return self
+
+    @cached_property
+    def policy(self) -> Policy:
+        """The operators. Raises ValueError."""
+        from mmdata.augment.load import load_policy
+
+        return load_policy(self.policy_of_shards())
+
+    @property
+    def makes_children(self) -> bool:
+        """Unless the trainer's loader makes them."""
+        return self.mode == "materialize"
+
+    def identity(self) -> dict[str, Any]:
+        """The libraries' versions too: another one may draw otherwise."""
+        from importlib.metadata import version
+
+        versions = {name: version(name) for name in _LIBRARIES}
+        return {**super().identity(), "libraries": versions}
+
+    def most_match_loss(self) -> float | None:
+        """As given."""
+        return self.max_match_loss
+
+    def policy_of_shards(self) -> dict[str, Any]:
+        """Label, mode, operators and notes."""
+        return {
+            "label": self.label,
+            "mode": self.mode,
+            "children": self.children,
+            "apply": [entry.model_dump(mode="json") for entry in self.apply],
+            **{name: getattr(self, name) for name in ("boxes", "times", "spoken")},
+        }
+
+    def reads(self) -> dict[str, Modality | None]:
+        """Members with notes, and those they are of."""
+        found: dict[str, Modality | None] = {}
+        for kind, notes in (("image", self.boxes), ("audio", self.times)):
+            found |= dict.fromkeys(notes, kind) | dict.fromkeys(notes.values(), "text")  # type: ignore[arg-type]
+        for sound, texts in (self.spoken or {}).items():
+            found |= {sound: "audio", **dict.fromkeys(texts, "text")}
+        return found
+
+    def make(self, sample: Sample, seed: int, others: Others) -> Iterator[Sample | Veto]:
+        """The children; a veto for each that could not be made. Raises SampleError where a member cannot be decoded."""
+        from mmdata.augment.base import VetoError
+
+        for number in range(self.children if self.mode == "materialize" else 0):
+            try:
+                yield self.policy.child(sample, number, seed, others)
+            except VetoError as error:
+                yield Veto(f"{self.label}_{number}", error.reason, str(error), error.record)
