@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -98,7 +99,7 @@ class _Resolver:
             ingest,
             tuple(step for _, step in steps["align"] if isinstance(step, Align)),
             tuple(step for _, step in steps["augment"] if isinstance(step, Augment) and step.makes_children),
-            tuple(policy for _, step in steps["augment"] if isinstance(step, Augment) and (policy := step.policy_of_shards())),
+            _policies(step for _, step in steps["augment"]),
             tuple(step for _, step in steps["curate"] if isinstance(step, Curate)),
             written[0],
             members,
@@ -212,6 +213,11 @@ class _Resolver:
                     step.check(curation)
                 except (ValueError, sql.Error) as error:
                     self._problem(keys, explained(error, columns) if isinstance(error, sql.Error) else str(error))
+
+
+def _policies(steps: Iterable[Step]) -> tuple[Mapping[str, Any], ...]:
+    found = (step.policy_of_shards() for step in steps if isinstance(step, Augment))
+    return tuple(policy for policy in found if policy is not None)
 
 
 def _offered(step: Step) -> dict[str, Declared]:

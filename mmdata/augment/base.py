@@ -155,12 +155,17 @@ class Change:
 class Operator(Protocol):
     """Changes some modality. What it draws follows from the generator alone, so the same seed gives the same bytes."""
 
-    name: str
-    """As the pipeline file has it."""
-    changes: frozenset[str]
-    """Modalities whose members it changes itself: it does nothing to a sample that has none of them."""
-    needs_boxes: bool
-    """Whether it moves things out of the picture: then it must know where they are."""
+    @property
+    def name(self) -> str:
+        """As the pipeline file has it."""
+
+    @property
+    def changes(self) -> frozenset[str]:
+        """Modalities whose members it changes itself: it does nothing to a sample that has none of them."""
+
+    @property
+    def needs_boxes(self) -> bool:
+        """Whether it moves things out of the picture: then it must know where they are."""
 
     def __call__(self, view: View, rng: np.random.Generator) -> Change:
         """Apply. Raises VetoError where the result would not be true, SampleError where a member cannot be changed."""
@@ -170,12 +175,17 @@ class Operator(Protocol):
 class Mixer(Protocol):
     """Makes one sample of two; both texts hold of the result."""
 
-    name: str
-    """As the pipeline file has it."""
-    changes: frozenset[str]
-    """Modalities whose members it changes itself."""
-    needs_boxes: bool
-    """As of an `Operator`."""
+    @property
+    def name(self) -> str:
+        """As the pipeline file has it."""
+
+    @property
+    def changes(self) -> frozenset[str]:
+        """Modalities whose members it changes itself."""
+
+    @property
+    def needs_boxes(self) -> bool:
+        """As of an `Operator`."""
 
     def mix(self, view: View, other: View, rng: np.random.Generator) -> Change:
         """Mix `other` into `view`. Raises as an `Operator` does."""

@@ -53,7 +53,7 @@ def decode_sound(member: Member) -> Sound:
 
     if member.measures.get("duration_s", 0.0) > _MOST_SECONDS:
         raise SampleError("too_long", f"longer than {_MOST_SECONDS:.0f} s, which augmentation would hold in memory")
-    blocks: list[NDArray[np.float32]] = []
+    blocks: list[NDArray[Any]] = []
     with open_audio(member.data) as container:
         rate_hz = container.streams.audio[0].rate
         resampler = av.AudioResampler(format="fltp", rate=rate_hz)
@@ -61,7 +61,7 @@ def decode_sound(member: Member) -> Sound:
             blocks += [block.to_ndarray() for block in resampler.resample(frame)]
     if not blocks:
         raise SampleError("bad_audio", "nothing in it sounds")
-    return Sound(np.concatenate(blocks, axis=1), rate_hz)
+    return Sound(np.concatenate(blocks, axis=1).astype(np.float32, copy=False), rate_hz)
 
 
 def encode_sound(member: Member, sound: Sound) -> Member:

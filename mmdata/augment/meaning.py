@@ -14,7 +14,7 @@ from mmdata.augment.lexicon import LANGUAGES, Language, Swap, language
 
 __all__ = ["LANGUAGES", "MINDS", "protected", "rewrite", "unclaim"]
 
-# Which classes of words mind an effect, and the reason of the veto. What has turned into grey keeps its black and white.
+# Which classes of words mind an effect, and the reason of the veto. What has become grey keeps its black and white.
 MINDS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "mirror": ("mirrored_writing", ("writing",)),
     "upside_down": ("upside_down", ("posture", "writing")),
@@ -134,7 +134,7 @@ def _cased_first(text: str, like: str) -> str:
     return text[:1].upper() + text[1:] if like[:1].isupper() else text
 
 
-# --- what a text operator must not touch -------------------------------------------------------------------------------
+# --- what a text operator must not touch -----------------------------------------------------------------------------
 
 
 def protected(text: str, lang: str | None, phrases: Sequence[str] = ()) -> list[tuple[int, int]]:
@@ -148,7 +148,9 @@ def protected(text: str, lang: str | None, phrases: Sequence[str] = ()) -> list[
         return [(0, len(text))] if text else []
     patterns = [*words.words.values(), words.negations, _ADDRESS, *(swap.suspect for swap in words.swaps.values())]
     spans = [match.span() for pattern in patterns for match in pattern.finditer(text)]
-    spans += [match.span() for phrase in phrases if phrase for match in re.finditer(re.escape(phrase), text, re.I)]
+    spans += [
+        match.span() for phrase in phrases if phrase for match in re.finditer(re.escape(phrase), text, re.IGNORECASE)
+    ]
     spans += _names(text, (lang or "").lower()[:2])
     return _merged(_whole_words(text, spans) if not words.spaceless else spans)
 
@@ -156,11 +158,18 @@ def protected(text: str, lang: str | None, phrases: Sequence[str] = ()) -> list[
 def _names(text: str, primary: str) -> Iterator[tuple[int, int]]:
     for match in _WORD.finditer(text):
         capital = match[0][0].isupper()
-        inside = not _SENTENCE_START.search(text[: match.start()])
+        inside = not _SENTENCE_START.search(text[: match.start()]) or (primary == "en" and _is_name(match[0]))
         # All capitals are a name wherever they stand (NASA), one letter is none (A, I).
         shouted = match[0].isupper() and len(match[0]) > 1
         if capital and (inside or shouted or primary in _CAPITAL_NOUNS):
             yield match.span()
+
+
+def _is_name(word: str) -> bool:
+    """By the tagger: "Anna" is one, "Children" is none."""
+    from textblob.en import tag
+
+    return str(tag(word, tokenize=False)[0][1]).startswith("NNP")
 
 
 def _whole_words(text: str, spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:

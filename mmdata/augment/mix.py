@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 from pydantic import Field, field_validator
 
-from mmdata.augment.base import Box, Change, Picture, Sound, Text, VetoError, View
+from mmdata.augment.base import Change, Picture, Sound, Text, VetoError, View
 from mmdata.sample import Modality
 from mmdata.spec import Frozen
 
@@ -59,7 +59,7 @@ class Cutmix(Frozen):
     @classmethod
     def _in_order(cls, share: tuple[float, float]) -> tuple[float, float]:
         if not 0 < share[0] <= share[1] < 1:
-            raise ValueError(f"share: {list(share)} is no range between 0 and 1")
+            raise ValueError(f"{list(share)} is no range between 0 and 1")
         return share
 
     def mix(self, view: View, other: View, rng: np.random.Generator) -> Change:
@@ -74,17 +74,16 @@ class Cutmix(Frozen):
         left, top = int(rng.integers(width - across + 1)), int(rng.integers(height - down + 1))
         patch = (left / width, top / height, (left + across) / width, (top + down) / height)
         kept = tuple(box for box in view.boxes[name] if _overlap(box.box, patch) <= _MOST_HIDDEN)
-        gone: dict[str, list[str]] = {}
-        for box in view.boxes[name]:
-            if box not in kept and box.text and box.phrase:
-                gone.setdefault(box.text, []).append(box.phrase)
+        gone = [box.phrase for box in view.boxes[name] if box not in kept and box.text and box.phrase]
         if gone:
-            # The joined text says it still: claims are judged by themselves first.
-            raise VetoError("would_hide", f"the patch would cover {', '.join(sum(gone.values(), []))}")
+            # A text of two is no list of things any more, out of which one could be taken.
+            raise VetoError("would_hide", f"the patch would cover {', '.join(gone)}")
         pictures = {**view.pictures, name: _pasted(below, other.pictures[name], (left, top, across, down))}
         moved = tuple(replace(box, box=_inside(box.box, patch)) for box in other.boxes.get(name, ()))
         boxes = {**view.boxes, name: (*kept, *moved)}
-        mixed = replace(view, pictures=pictures, boxes=boxes, texts=_joined(view, other), gone=view.gone | _silent(view))
+        mixed = replace(
+            view, pictures=pictures, boxes=boxes, texts=_joined(view, other), gone=view.gone | _silent(view)
+        )
         return Change(mixed, frozenset({"hide"}), {"patch": [round(value, 4) for value in patch]})
 
 
@@ -147,7 +146,12 @@ class DropModality(Frozen):
         return Change(replace(view, texts=texts, gone=view.gone | gone), drawn={"dropped": kind})
 
 
-OWN: Final = {"mixgen": Mixgen, "cutmix": Cutmix, "mix_sounds": MixSounds, "drop_modality": DropModality}
+OWN: Final[dict[str, type[Frozen]]] = {
+    "mixgen": Mixgen,
+    "cutmix": Cutmix,
+    "mix_sounds": MixSounds,
+    "drop_modality": DropModality,
+}
 # A thing of which more is covered is not in the picture any more, as after a crop.
 _MOST_HIDDEN: Final = 0.5
 

@@ -19,9 +19,13 @@ _MOST: Final = 10_000
 _MARKS: Final = {"WEBVTT": "vtt", "[Script": "ass"}
 
 
-def read_boxes(member: Member, width: int, height: int, texts: Mapping[str, Text]) -> tuple[Box, ...]:
-    """Relative boxes; a phrase belongs to the first text that has it. Raises SampleError `bad_boxes`."""
+def read_boxes(member: Member, shape: tuple[int, ...], texts: Mapping[str, Text]) -> tuple[Box, ...]:
+    """Relative boxes in a picture of (height, width, ...); a phrase belongs to the first text that has it.
+
+    Raises SampleError `bad_boxes`.
+    """
     found = []
+    height, width = shape[:2]
     for row in _rows(member, "bad_boxes"):
         try:
             x0, y0, x1, y1 = (float(value) for value in row["box"])

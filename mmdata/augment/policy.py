@@ -22,8 +22,6 @@ from mmdata.sample import Member, Sample, child_id
 _SOUND_EFFECTS: Final = frozenset({"tempo", "pitch", "loudness", "noise", "echo", "reverse", "cut"})
 # Where a view holds members of each modality.
 _FIELDS: Final = {"image": "pictures", "audio": "sounds", "tensor": "tensors"}
-# Modalities that an operator changes whose members need no decoding.
-_PLAIN: Final = frozenset({"text"})
 
 Others = Callable[[str, int], Sample | None]
 """Another sample than the one with this id, chosen by a number of 128 bits; None where there is none."""
@@ -112,7 +110,7 @@ class Policy:
         """
         seeds = [int(one["seed"]) for one in record["applied"]]
         steps = [_Step(entry, own) for entry, own in zip(self.entries, seeds, strict=True)]
-        return self._made(sample, variant, steps, others, replayed=True)
+        return replace(self._made(sample, variant, steps, others, replayed=True), augmentation=record)
 
     def _drawn(self, sample_id: str, variant: str, seed: int) -> list[_Step]:
         digest = hashlib.blake2b(f"{seed}\0{sample_id}\0{variant}".encode(), digest_size=8).digest()
@@ -205,7 +203,9 @@ class _Work:
             return self._note(member)
         if member.modality == "text":
             text = self.view.texts.get(name)
-            return text and (member if text == self.before.texts[name] else codec.encode_text(member, text))
+            if text is None:
+                return None
+            return member if text == self.before.texts[name] else codec.encode_text(member, text)
         if member.modality not in self.changes:
             # What was never decoded can only have been taken away.
             return None if name in self.view.gone else member
@@ -253,7 +253,7 @@ def decoded(sample: Sample, known: Notes, changes: frozenset[str]) -> View:
     pictures: dict[str, Picture] = parts.get("pictures", {})
     sounds: dict[str, Sound] = parts.get("sounds", {})
     boxes = {
-        image: notes.read_boxes(sample.members[name], *pictures[image].rgb_HWC.shape[1::-1], texts)
+        image: notes.read_boxes(sample.members[name], pictures[image].rgb_HWC.shape, texts)
         for image, name in known.boxes.items()
         if name in sample.members and image in pictures
     }

@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
 from mmdata.augment import mix
 from mmdata.augment.audio import audio_operator, audio_operators
+from mmdata.augment.audio_own import validated
 from mmdata.augment.base import Mixer, Operator
 from mmdata.augment.image import image_operator, image_operators
 from mmdata.augment.text import text_operator, text_operators
@@ -45,7 +44,7 @@ def operator(name: str, params: Mapping[str, Any]) -> Operator | Mixer:
 
 
 def _makers() -> dict[str, tuple[_Maker, str]]:
-    libraries: dict[str, tuple[_Maker, list[str]]] = {
+    libraries: Mapping[str, tuple[_Maker, list[str]]] = {
         "image": (image_operator, image_operators()),
         "audio": (audio_operator, audio_operators()),
         "text": (text_operator, text_operators()),
@@ -59,14 +58,8 @@ def _makers() -> dict[str, tuple[_Maker, str]]:
 
 
 def _own(name: str, params: Mapping[str, Any]) -> Operator | Mixer:
-    try:
-        return mix.OWN[name].model_validate(dict(params))
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        known = [field for field, info in mix.OWN[name].model_fields.items() if not info.exclude]
-        hint = nearest(key, known) if first["type"] == "extra_forbidden" else f": {first['msg']}"
-        raise ValueError(f"{name}: {key}{hint}") from None
+    found: Operator | Mixer = validated(name, mix.OWN[name], params)
+    return found
 
 
 def _offered() -> tuple[EntryPoint, ...]:

@@ -437,7 +437,8 @@ def augment_part(step: Augment, seed: int, known: Known, out: Path, poison: Mapp
                 own = child_id(sample.sample_id, child.variant)
                 unmade = replace(sample, sample_id=own, members={}, parent_id=sample.sample_id, variant=child.variant)
                 writer.add_failure(
-                    replace(unmade, augmentation=child.augmentation), Failure(own, step.label, child.reason, child.detail)
+                    replace(unmade, augmentation=child.augmentation),
+                    Failure(own, step.label, child.reason, child.detail),
                 )
     return done
 

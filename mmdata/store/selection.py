@@ -90,12 +90,14 @@ def decide_fates(curation: Curation, inputs: int, replacing: Sequence[str] = ())
     # What is mixed of two samples belongs to both: where one may not go, the mixture may not.
     run(
         """INSERT INTO fates
-        SELECT u.sample_id, 'dropped', 'augment', CASE WHEN f.fate IS NULL THEN 'mixes_splits' ELSE 'partner_not_kept' END,
-            NULL, NULL, coalesce(f.fate, own.split || ' and ' || other.split)
-        FROM undecided u JOIN base b USING (sample_id) JOIN places own USING (sample_id)
-        LEFT JOIN places other ON other.sample_id = b.augmentation ->> '$.partner_id'
-        LEFT JOIN fates f ON f.sample_id = b.augmentation ->> '$.partner_id'
-        WHERE b.augmentation ->> '$.partner_id' IS NOT NULL AND (f.fate IS NOT NULL OR other.split IS DISTINCT FROM own.split)"""
+        WITH mixed AS (SELECT sample_id, augmentation ->> '$.partner_id' AS partner_id FROM base
+            WHERE augmentation ->> '$.partner_id' IS NOT NULL)
+        SELECT u.sample_id, 'dropped', 'augment', if(f.fate IS NULL, 'mixes_splits', 'partner_not_kept'), NULL, NULL,
+            coalesce(f.fate, own.split || ' and ' || other.split)
+        FROM undecided u JOIN mixed m USING (sample_id) JOIN places own USING (sample_id)
+        LEFT JOIN places other ON other.sample_id = m.partner_id
+        LEFT JOIN fates f ON f.sample_id = m.partner_id
+        WHERE f.fate IS NOT NULL OR other.split IS DISTINCT FROM own.split"""
     )
     run("INSERT INTO fates SELECT sample_id, 'kept', NULL, NULL, NULL, NULL, NULL FROM undecided")
     _check_ledger(curation, inputs)

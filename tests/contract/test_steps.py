@@ -22,6 +22,7 @@ import pytest
 from film import write_film
 from PIL import Image as Pictures
 
+from mmdata.augment.policy import nobody
 from mmdata.engine import work
 from mmdata.errors import SampleError
 from mmdata.models.clap import ClapRecipe
@@ -65,7 +66,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "align.ocr": {},
     "align.clap": {"model": "model", "sound": ["speech"], "text": ["caption"]},
     "align.tags": {"tagger": {"model": "model"}, "sound": ["speech"], "text": ["caption"]},
-    "augment.flip": {"image": ["image", "depth"]},
+    "augment.joint": {"apply": ["HorizontalFlip"]},
     "augment.segments": {"subtitles": "subtitles"},
     "curate.duplicates": {"of": ["image"]},
     "curate.rules": {"keep": {"words": "caption.words >= 3"}},
@@ -383,8 +384,8 @@ class Touched(dict[str, Member]):
 def test_an_operator_makes_the_same_child_twice_of_declared_kinds(name: str) -> None:
     step: Augment = made(name)
     parent = sample()
-    children = [child for child in step.make(parent, 7) if isinstance(child, Sample)]
-    assert children == [child for child in step.make(sample(), 7) if isinstance(child, Sample)]
+    children = [child for child in step.make(parent, 7, nobody) if isinstance(child, Sample)]
+    assert children == [child for child in step.make(sample(), 7, nobody) if isinstance(child, Sample)]
     assert children
     assert parent == sample()
     declared = {n: d.modality for n, d in step.new_members().items()}
@@ -402,11 +403,13 @@ def test_an_operator_refuses_a_broken_sample_in_words(name: str, tmp_path: Path)
     step: Augment = made(name)
     for bad in (broken(BREAKS.get(name, "image")), replace(sample(), members={})):
         with pytest.raises(SampleError) as caught:
-            list(step.make(bad, 0))
+            list(step.make(bad, 0, nobody))
         assert caught.value.reason.isidentifier()
     if step.findings():
         return  # a part alone has none of them
-    done = work.augment_part(step, 0, part(tmp_path, sample(), broken("image")), {}, tmp_path / "out.parquet", {})
+    done = work.augment_part(
+        step, 0, work.Known(part(tmp_path, sample(), broken("image")), {}, ()), tmp_path / "out.parquet", {}
+    )
     assert (done.samples, done.failed) == (2, 0)
     rows = read_base_rows(tmp_path / "out.parquet")
     assert [row["reason"] is None for row in rows] == [True, False]
@@ -415,7 +418,7 @@ def test_an_operator_refuses_a_broken_sample_in_words(name: str, tmp_path: Path)
 
 @pytest.mark.parametrize("name", of(Augment))
 def test_an_operator_over_an_empty_part(name: str, tmp_path: Path) -> None:
-    work.augment_part(made(name), 0, part(tmp_path), {}, tmp_path / "out.parquet", {})
+    work.augment_part(made(name), 0, work.Known(part(tmp_path), {}, ()), tmp_path / "out.parquet", {})
     assert read_base_rows(tmp_path / "out.parquet") == []
 
 

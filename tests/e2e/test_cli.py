@@ -18,6 +18,7 @@ from mmdata.demo.scenes import write_scenes
 
 SCENES = 12
 ROWS = "SELECT key, fate, length(key) AS n, NULL AS nothing FROM samples ORDER BY key"
+FLIP = [{"joint": {"name": "flip", "apply": ["HorizontalFlip"]}}]
 ODD_KEY = 'a "quoted", [red]key'
 
 
@@ -105,7 +106,7 @@ def test_a_removed_or_moved_catalog_is_made_anew(scenes):
 @pytest.mark.slow
 def test_queries_while_a_build_runs(cli):
     write_scenes(cli.folder / "media", 150, seed=2, side_px=200, audio=False)
-    cli.spec(engine={"workers": 1, "part_samples": 8}, augment=["flip"])
+    cli.spec(engine={"workers": 1, "part_samples": 8}, augment=FLIP)
     process = cli.start("build", "pipeline.yaml", "--output", "out")
     while not (cli.folder / "out" / "catalog.duckdb").exists():
         assert process.poll() is None, process.communicate()
@@ -124,7 +125,7 @@ def test_queries_while_a_build_runs(cli):
 def test_build_as_json_is_lines_of_json_that_end_with_the_fates(scenes):
     (scenes.folder / "media" / "bad.png").write_bytes(b"")
     (scenes.folder / "media" / "bad.txt").write_text("Bad.")
-    scenes.spec(augment=["flip"])
+    scenes.spec(augment=FLIP)
     said = scenes.build("--json")
     assert said.stderr == ""
     events = [json.loads(line) for line in said.stdout.splitlines()]
@@ -175,7 +176,7 @@ def test_on_a_terminal_it_draws_and_keeps_standard_output_clean(scenes):
 
 
 def test_plan_shows_what_is_done_and_writes_nothing(scenes):
-    scenes.spec(augment=["flip"])
+    scenes.spec(augment=FLIP)
     before = json.loads(scenes.run("plan", "pipeline.yaml", "--output", "out", "--json").stdout)
     assert before["inputs"] == SCENES
     assert {step["step"]: step["done"] for step in before["steps"]} == dict.fromkeys(
@@ -191,7 +192,11 @@ WRONG = {
     "key": ("sources:", "sorces:", ":2:1 sorces: unknown key 'sorces'; did you mean 'sources'?"),
     "step": ("- splits", "- split", "pipeline.yaml:14:5 curate[0].split: unknown step 'split'; did you mean 'splits'?"),
     "value": ("workers: 2", "workers: many", "engine.workers"),
-    "member": ("augment: [flip]", "augment: [flip: {image: picture}]", "no source declares the member 'picture'"),
+    "member": (
+        "apply: [HorizontalFlip]",
+        "apply: [HorizontalFlip], spoken: {picture: [caption]}",
+        "no source declares the member 'picture'",
+    ),
     "rule": ("- splits", "- rules: {keep: {wide: image.widht > 1}}", "did you mean 'width'?"),
     "yaml": ("name: e2e", "name: [e2e", "not YAML"),
     "root": ("root: media", "root: nowhere", "the folder nowhere is not there"),
@@ -207,7 +212,7 @@ sources:
         caption:
           path: "{stem}.txt"
           lang: en
-augment: [flip]
+augment: [joint: {name: flip, apply: [HorizontalFlip]}]
 engine:
   workers: 2
 curate:

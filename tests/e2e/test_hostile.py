@@ -222,7 +222,7 @@ def test_pictures_that_cannot_be_used_fail_with_their_reason_and_the_others_are_
         write(root, name, extension, data)
     for name, (extension, data, _) in good_images().items():
         write(root, name, extension, data)
-    spec(cli, augment=["flip"])
+    spec(cli, augment=[{"joint": {"name": "flip", "apply": ["HorizontalFlip"]}}])
     cli.build()
 
     found = ledger(cli)

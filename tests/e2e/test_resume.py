@@ -45,7 +45,7 @@ def blocks(**more):
     }
     return {
         "sources": [{"files": {"name": "scenes", "root": "media", "members": members}}],
-        "augment": ["flip"],
+        "augment": [{"joint": {"name": "flip", "apply": ["HorizontalFlip"]}}],
         "curate": CURATE,
         "write": [{"webdataset": {"samples_per_shard": 25}}],
         "engine": {"workers": 2, "part_samples": 8},

@@ -176,7 +176,7 @@ def test_the_stamps_pipeline(
         "build", PIPELINES / "stamps.yaml", "--set", "curate.rules.keep.not_tiny=image.width >= 32", "--json"
     )
     moved = {e["step"]: e["done"] - e["before"] for e in map(json.loads, changed.stdout.splitlines()) if "step" in e}
-    assert moved["ingest"] == moved["clip"] == moved["whisper"] == moved["flip"] == 0
+    assert moved["ingest"] == moved["clip"] == moved["whisper"] == moved["joint"] == 0
     assert moved["curate"] == 1
 
 

@@ -15,11 +15,10 @@ import yaml
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from mmdata.errors import MmdataError, SampleError, SpecError
+from mmdata.errors import MmdataError, SpecError
 from mmdata.listing import _cut, input_line, parse_line
 from mmdata.sample import Member, Sample, sample_id
 from mmdata.spec import parse_spec, read_yaml
-from mmdata.steps.augment.flip import mirror_words
 from mmdata.steps.base import Input, Ref
 from mmdata.steps.curate.duplicates import Duplicates
 from mmdata.steps.curate.rules import Rules
@@ -133,41 +132,6 @@ def test_a_part_gives_back_what_it_was_given(content: list[tuple[str, dict[str, 
             for sample in samples:
                 writer.add(sample)
         assert list(iter_samples(path, read_base_rows(path), frozenset({"x"}))) == samples
-
-
-# --- flip -----------------------------------------------------------------------------------------------------------
-
-THINGS = ["a cat", "the small square", "Two dogs", "it"]
-PLACES = [
-    "on the left",
-    "to the right of",
-    "on the LEFT side",
-    "facing right,",
-    "in its Left hand",
-    "beside",
-    "at the top",
-]
-CAPTIONS = st.lists(st.sampled_from(THINGS) | st.sampled_from(PLACES), min_size=1, max_size=6).map(" ".join)
-
-
-@settings(max_examples=150)
-@given(CAPTIONS)
-def test_mirroring_twice_gives_the_caption_back(caption: str) -> None:
-    mirrored = mirror_words(caption, "en")
-    assert mirror_words(mirrored, "en") == caption
-    assert (mirrored == caption) == ("left" not in caption.lower() and "right" not in caption.lower())
-    assert len(mirrored.split()) == len(caption.split())
-
-
-@settings(max_examples=300)
-@given(st.text(max_size=30) | CAPTIONS, st.sampled_from(["en", "fr", "es", "de", "ru", "zh", "en-US", "it", None]))
-def test_whatever_a_caption_says_it_is_mirrored_or_vetoed(caption: str, lang: str | None) -> None:
-    try:
-        mirrored = mirror_words(caption, lang)
-    except SampleError as error:
-        assert error.reason in {"unknown_language", "ambiguous_side", "mirrored_writing"}  # noqa: PT017
-    else:
-        assert mirror_words(mirrored, lang) == caption or mirrored == caption
 
 
 # --- cutting --------------------------------------------------------------------------------------------------------

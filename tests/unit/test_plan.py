@@ -72,7 +72,7 @@ def clip_folder(path: Path, content: bytes = b"weights") -> Path:
 
 
 def test_a_good_plan_says_what_would_run() -> None:
-    plan = planned(HEAD + "augment:\n  - flip\n")
+    plan = planned(HEAD + "augment:\n  - joint: {name: flip, apply: [HorizontalFlip]}\n")
     assert plan.inputs == 2
     assert plan.output == Path("builds/t")
     assert [label for label, _ in plan.base_parts()] == ["ingest", "flip"]
@@ -103,7 +103,10 @@ def test_a_good_plan_says_what_would_run() -> None:
             "align:\n  - zzz\n",
             [f"p.yaml:9:5 align[0].zzz: unknown step 'zzz'; known here: {ALIGNERS}"],
         ),
-        ("align:\n  - flip\n", ["p.yaml:9:5 align[0].flip: unknown step 'flip'; 'flip' belongs under `augment:`"]),
+        (
+            "align:\n  - segments\n",
+            ["p.yaml:9:5 align[0].segments: unknown step 'segments'; 'segments' belongs under `augment:`"],
+        ),
         (
             "curate:\n  - rules: {keep: {a: 3}}\n",
             ["p.yaml:9:20 curate[0].rules.keep.a: input should be a valid string, not 3"],
@@ -197,12 +200,12 @@ def test_a_good_plan_says_what_would_run() -> None:
             ],
         ),
         (
-            "augment:\n  - flip\n  - flip\n",
-            ["p.yaml:10:5 augment[1].flip: a step above is called 'flip' too; remove one"],
+            "augment:\n  - joint: {apply: [HorizontalFlip]}\n  - joint: {apply: [HorizontalFlip]}\n",
+            ["p.yaml:10:5 augment[1].joint: a step above is called 'joint' too; give one a `name:` of its own"],
         ),
         (
-            "augment:\n  - flip: {image: [a]}\n",
-            ["p.yaml:9:5 augment[0].flip: no source declares the member 'a'; known here: caption, image"],
+            "augment:\n  - joint: {apply: [HorizontalFlip], spoken: {a: [caption]}}\n",
+            ["p.yaml:9:5 augment[0].joint: no source declares the member 'a'; known here: caption, image"],
         ),
         (
             "write:\n  - webdataset: {members: [captoin]}\n",
@@ -345,10 +348,11 @@ def test_two_sources_of_one_name_and_a_member_of_two_modalities() -> None:
 
 
 def test_faults_of_all_lists_are_said_at_once() -> None:
-    added = "align:\n  - clp\naugment:\n  - flip: {imag: [a]}\ncurate:\n  - splits: {shares: {a: 2}}\n"
+    augment = "augment:\n  - joint: {apply: [HorizontalFlip], modus: online}\n"
+    added = f"align:\n  - clp\n{augment}curate:\n  - splits: {{shares: {{a: 2}}}}\n"
     assert problems(HEAD + added) == [
         "p.yaml:9:5 align[0].clp: unknown step 'clp'; did you mean 'clip'?",
-        "p.yaml:11:12 augment[0].flip.imag: unknown key 'imag'; did you mean 'image'?",
+        "p.yaml:11:12 augment[0].joint.modus: unknown key 'modus'; did you mean 'mode'?",
         "p.yaml:13:14 curate[0].splits.shares: the shares add up to 2, not to 1",
     ]
 
@@ -356,7 +360,8 @@ def test_faults_of_all_lists_are_said_at_once() -> None:
 # --- what an edit makes new -----------------------------------------------------------------------------------------
 
 FULL = HEAD + (
-    "align:\n  - clip: {model: model}\naugment:\n  - flip\ncurate:\n  - rules: {keep: {fits: caption.words >= 1}}\n"
+    "align:\n  - clip: {model: model}\naugment:\n  - joint: {name: flip, apply: [HorizontalFlip]}\n"
+    "curate:\n  - rules: {keep: {fits: caption.words >= 1}}\n"
 )
 
 

@@ -71,7 +71,7 @@ def project(tmp_path: Path) -> Path:
         "name": "p",
         "sources": [{"files": {"root": "media", "members": members}}],
         "align": [{"clip": {"model": str(model)}}],
-        "augment": ["flip"],
+        "augment": [{"joint": {"apply": ["HorizontalFlip"]}}],
         "curate": [
             {"duplicates": {"of": ["image", "caption"]}},
             {"rules": {"keep": {"fits": "clip.image_caption.score >= 0.1"}}},
@@ -154,7 +154,7 @@ def test_the_steps_that_pipelines_name() -> None:
         "sources": ["files", "huggingface", "table", "video", "warc", "web", "webdataset"],
         "ingest": ["audio", "image", "text", "video"],
         "align": ["clap", "clip", "crossfit", "ocr", "reconcile", "regions", "tags", "timing", "whisper"],
-        "augment": ["flip", "segments"],
+        "augment": ["joint", "segments"],
         "curate": ["duplicates", "rules", "splits"],
         "write": ["webdataset"],
     }
@@ -191,7 +191,7 @@ GOOD: dict[str, Any] = {"name": "t", "sources": [{"files": {"root": "m", "member
         {},
         {"ingest": ["image", {"text": {"detect_language": False}}]},
         {"curate": ["splits", {"rules": {"keep": {"a": "true"}}}], "write": ["webdataset"]},
-        {"augment": [{"flip": {"image": "image"}}, {"flip": {"image": ["a", "b"]}}]},
+        {"augment": [{"joint": {"apply": ["HorizontalFlip", {"Rotate": {"limit": 3, "p": 0.5}}]}}]},
         {"engine": {"workers": "auto"}},
     ],
 )
@@ -207,7 +207,7 @@ def test_the_schema_takes_what_a_pipeline_may_say(changed: dict[str, Any]) -> No
         {"sources": []},
         {"sources": ["files"]},
         {"align": ["clip"]},
-        {"align": [{"flip": {}}]},
+        {"align": [{"joint": {}}]},
         {"align": [{"clip": {"model": "x", "modle": "y"}}]},
         {"align": [{"clip": {"model": "x"}, "whisper": {"model": "x"}}]},
         {"curate": [{"rules": {"keep": {"a": 3}}}]},

@@ -23,7 +23,7 @@ class Applied(Frozen):
     """An operator of a policy: its name, its own parameters, and how likely a child goes through it."""
 
     op: str
-    params: dict[str, Any] = {}
+    params: dict[str, Any] = Field(default={})
     p: float = Field(1.0, gt=0, le=1)
 
 
@@ -56,7 +56,7 @@ class Joint(Augment):
     children: int = Field(1, ge=1, le=100, description="of each sample")
     mode: Literal["materialize", "online"] = Field(
         "materialize",
-        description="children in the shards, or the policy beside them: the trainer's loader applies it, anew each epoch",
+        description="children in the shards; online: the policy beside them, and the trainer's loader applies it",
     )
     boxes: dict[str, str] = Field(
         default={}, description='image member: text member with its boxes in pixels, [{"box": [...], "phrase": "..."}]'

@@ -9,6 +9,7 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mmdata.augment.policy import nobody
 from mmdata.errors import SampleError
 from mmdata.models.subtitles import Cue
 from mmdata.models.timing import Segment, _cue_starts, _groups, _misplaced, _spread, _widened, find_timing, onsets
@@ -169,7 +170,7 @@ SEGMENTS = [
 
 def test_each_placed_cue_is_a_child_and_each_other_a_veto():
     parent = sample({"segments": SEGMENTS})
-    child, veto = Segments().make(parent, SEED)
+    child, veto = Segments().make(parent, SEED, nobody)
     assert isinstance(child, Sample)
     assert (child.sample_id, child.parent_id) == (child_id("0" * 32, "segments_0000"), "0" * 32)
     assert (child.variant, dict(child.found), list(child.members)) == ("segments_0000", {}, ["speech", "words"])
@@ -183,7 +184,7 @@ def test_each_placed_cue_is_a_child_and_each_other_a_veto():
 
 
 def test_what_is_to_be_kept_is_kept():
-    child, _ = Segments(keep=["picture"], text="said").make(sample({"segments": SEGMENTS}), SEED)
+    child, _ = Segments(keep=["picture"], text="said").make(sample({"segments": SEGMENTS}), SEED, nobody)
     assert isinstance(child, Sample)
     assert list(child.members) == ["picture", "speech", "said"]
 
@@ -191,7 +192,7 @@ def test_what_is_to_be_kept_is_kept():
 @pytest.mark.parametrize(("found", "reason"), [({}, "not_timed"), ({"problem": "no_agreement"}, "no_agreement")])
 def test_no_segments_no_children(found, reason):
     with pytest.raises(SampleError) as error:
-        list(Segments().make(sample(found), SEED))
+        list(Segments().make(sample(found), SEED, nobody))
     assert error.value.reason == reason
 
 

@@ -23,7 +23,7 @@ sources:
         caption: {path: "{stem}.txt", lang: en}
         note: {path: "{stem}.note.txt", required: false}
 augment:
-  - flip
+  - joint: {name: flip, apply: [HorizontalFlip]}
 curate:
   - duplicates: {of: [image, caption]}
   - rules: {keep: {wide: image.width >= 8}}
@@ -65,7 +65,7 @@ def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Build:
                 work.ingest_part(work.Slice.of(plan, chunk), pipeline.ingest, base, {})
                 for step in pipeline.augment:
                     out = plan.part(step.step, plan.child(step, chunk.fingerprint))
-                    work.augment_part(step, pipeline.spec.seed, base, {}, out, {})
+                    work.augment_part(step, pipeline.spec.seed, work.Known(base, {}, ()), out, {})
             if upto == "ingest":
                 return plan
             work.decide(plan, output / "scratch", "1GB")
@@ -74,7 +74,7 @@ def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Build:
             for shard in plans:
                 work.write_one(output, plan.decided, shard)
             members = {name: (declared.modality, declared.lang) for name, declared in pipeline.members.items()}
-            shards.write_manifest(output, "squares", plan.selection, plans, members)
+            shards.write_manifest(output, "squares", plan.selection, plans, members, {})
             return plan
 
     return run

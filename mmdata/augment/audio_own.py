@@ -1,0 +1,229 @@
+"""Our own audio operators: where times must be exact, and where libraries need recordings or more packages."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any, Final, Literal
+
+import numpy as np
+from pydantic import Field, ValidationError, field_validator
+
+from mmdata.augment.base import Change, Operator, Sound, Text, VetoError, View, WordTime
+from mmdata.spec import Frozen, nearest
+
+_CHANGES: Final = frozenset({"audio"})
+# Ratios of whole numbers up to this: a factor of 1.1 is 11/10; the finest that resampling tells apart.
+_FINEST: Final = 1000
+
+
+class _Own(Frozen):
+    """What all of them share."""
+
+    changes: frozenset[str] = Field(_CHANGES, exclude=True)
+    needs_boxes: bool = Field(False, exclude=True)
+
+
+def _in_order(low_high: tuple[float, float], least: float) -> tuple[float, float]:
+    if not least < low_high[0] <= low_high[1]:
+        raise ValueError(f"{list(low_high)} is no range above {least}")
+    return low_high
+
+
+class Speed(_Own):
+    """Faster or slower by resampling, so that the pitch changes too, as `sox speed` does; word times follow."""
+
+    name: str = Field("speed", exclude=True)
+    factor: tuple[float, float] = Field((0.9, 1.1), description="least and most of how many times as fast")
+
+    @field_validator("factor")
+    @classmethod
+    def _range(cls, factor: tuple[float, float]) -> tuple[float, float]:
+        return _in_order(factor, 0.1)
+
+    def __call__(self, view: View, rng: np.random.Generator) -> Change:
+        """Resample every sound. Raises VetoError `too_short`."""
+        from mmdata.augment.audio import check_length, faster
+
+        drawn = round(float(rng.uniform(*self.factor)) * _FINEST) / _FINEST
+        sounds, words = dict(view.sounds), dict(view.words)
+        for name, sound in view.sounds.items():
+            check_length(name, sound)
+            sounds[name] = Sound(resampled(sound.audio_CT, drawn), sound.rate_hz)
+            if name in words:
+                words[name] = faster(words[name], drawn)
+        return Change(replace(view, sounds=sounds, words=words), frozenset({"tempo", "pitch"}), {"factor": drawn})
+
+
+def resampled(audio_CT: np.ndarray[Any, Any], factor: float) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Played `factor` times as fast: fewer samples at the same rate; a polyphase filter against aliases."""
+    from scipy.signal import resample_poly
+
+    ratio = math.gcd(round(factor * _FINEST), _FINEST)
+    up, down = _FINEST // ratio, round(factor * _FINEST) // ratio
+    return np.asarray(np.clip(resample_poly(audio_CT, up, down, axis=1), -1.0, 1.0), np.float32)
+
+
+class TimeCrop(_Own):
+    """A stretch of the recording, cut between words where their times are known; the words inside only."""
+
+    name: str = Field("time_crop", exclude=True)
+    min_s: float = Field(1.0, gt=0, description="length at least, seconds")
+    max_s: float = Field(10.0, gt=0, description="length at most, seconds")
+
+    @field_validator("max_s")
+    @classmethod
+    def _longer(cls, max_s: float, info: Any) -> float:
+        if max_s < info.data.get("min_s", 0.0):
+            raise ValueError("less than min_s")
+        return max_s
+
+    def __call__(self, view: View, rng: np.random.Generator) -> Change:
+        """Cut every sound. Raises VetoError `too_short`, `words_unknown`."""
+        sounds, words, texts = dict(view.sounds), dict(view.words), dict(view.texts)
+        drawn: dict[str, Any] = {}
+        anew: set[str] = set()
+        for name, sound in view.sounds.items():
+            start_s, end_s = self._span(name, sound, view.words.get(name, ()), rng)
+            first, last = round(start_s * sound.rate_hz), round(end_s * sound.rate_hz)
+            sounds[name] = Sound(np.ascontiguousarray(sound.audio_CT[:, first:last]), sound.rate_hz)
+            inside = [w for w in view.words.get(name, ()) if start_s <= w.start_s and w.end_s <= end_s]
+            if name in words:
+                words[name] = tuple(WordTime(w.word, w.start_s - start_s, w.end_s - start_s) for w in inside)
+            for text in view.spoken.get(name, ()):
+                texts[text] = _said(texts[text], view.words.get(name, ()), inside, text)
+                anew.add(text)
+            drawn[name] = [round(start_s, 4), round(end_s, 4)]
+        changed = replace(view, sounds=sounds, words=words, texts=texts)
+        return Change(changed, frozenset({"cut"}), drawn, spoken_anew=frozenset(anew))
+
+    def _span(
+        self, name: str, sound: Sound, words: tuple[WordTime, ...], rng: np.random.Generator
+    ) -> tuple[float, float]:
+        """Bounds in pauses between words."""
+        total_s = sound.audio_CT.shape[1] / sound.rate_hz
+        if total_s <= self.min_s:
+            raise VetoError("too_short", f"'{name}' has {total_s:.2f} s, and {self.min_s} s would be left")
+        wanted_s = float(rng.uniform(self.min_s, min(self.max_s, total_s)))
+        start_s = float(rng.uniform(0.0, total_s - wanted_s))
+        bounds = np.array([0.0, *((a.end_s + b.start_s) / 2 for a, b in pairwise(words)), total_s])
+        if not words:
+            return start_s, start_s + wanted_s
+        fits = [
+            (abs(a - start_s) + abs(b - start_s - wanted_s), float(a), float(b))
+            for n, a in enumerate(bounds)
+            for b in bounds[n + 1 :]
+            if self.min_s <= b - a <= self.max_s
+        ]
+        if not fits:
+            raise VetoError("too_short", f"no words of '{name}' take {self.min_s} to {self.max_s} s")
+        _, first, last = min(fits)
+        return first, last
+
+
+def _said(text: Text, words: tuple[WordTime, ...], inside: list[WordTime], name: str) -> Text:
+    """The words inside, as the text writes them. Raises VetoError where the text is not the words."""
+    whole = text.text.split()
+    if not words or [_bare(w.word) for w in words] != [_bare(w) for w in whole]:
+        raise VetoError("words_unknown", f"when each word of '{name}' is said is not known: give `times:`")
+    if not inside:
+        raise VetoError("words_unknown", f"no word of '{name}' is said there")
+    first = words.index(inside[0])
+    return Text(" ".join(whole[first : first + len(inside)]), text.lang)
+
+
+def _bare(word: str) -> str:
+    return "".join(filter(str.isalnum, word.casefold()))
+
+
+class AddNoise(_Own):
+    """Noise at a given ratio of the sound's power to the noise's, exactly."""
+
+    name: str = Field("add_noise", exclude=True)
+    snr_db: tuple[float, float] = Field((10.0, 30.0), description="least and most, decibels")
+    colour: Literal["white", "pink"] = Field("white", description="equal power a hertz, or an octave")
+
+    def __call__(self, view: View, rng: np.random.Generator) -> Change:
+        """Add to every sound. Raises VetoError `silent`."""
+        snr_db = float(rng.uniform(*self.snr_db))
+        sounds = {name: self._noisy(name, sound, snr_db, rng) for name, sound in view.sounds.items()}
+        return Change(replace(view, sounds=sounds), frozenset({"noise"}), {"snr_db": round(snr_db, 3)})
+
+    def _noisy(self, name: str, sound: Sound, snr_db: float, rng: np.random.Generator) -> Sound:
+        power = float(np.mean(np.square(sound.audio_CT, dtype=np.float64))) if sound.audio_CT.size else 0.0
+        if power <= 0:
+            raise VetoError("silent", f"'{name}' is silence: no noise is in any ratio to it")
+        noise_T: np.ndarray[Any, Any] = rng.standard_normal((sound.audio_CT.shape[1],))
+        if self.colour == "pink":
+            noise_T = _pink(noise_T)
+        noise_T *= math.sqrt(power / float(np.mean(np.square(noise_T))) / 10 ** (snr_db / 10))
+        noisy_CT = sound.audio_CT + noise_T[None]
+        # Quieter as a whole, rather than cut at the top: that would be another ratio.
+        return Sound((noisy_CT / max(1.0, float(np.abs(noisy_CT).max()))).astype(np.float32), sound.rate_hz)
+
+
+def _pink(noise_T: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Power falls by 3 dB an octave: the spectrum's amplitude by the root of the frequency."""
+    spectrum_F = np.fft.rfft(noise_T)
+    spectrum_F /= np.sqrt(np.maximum(1.0, np.arange(spectrum_F.size)))
+    return np.fft.irfft(spectrum_F, noise_T.size)
+
+
+class Reverb(_Own):
+    """A room: noise that decays by 60 dB in `rt60_s` as impulse response (Moorer 1979), behind the direct sound."""
+
+    name: str = Field("reverb", exclude=True)
+    rt60_s: tuple[float, float] = Field((0.2, 0.8), description="least and most time of decay by 60 dB, seconds")
+    wet_db: tuple[float, float] = Field((-20.0, -6.0), description="least and most of reflected over direct power")
+
+    @field_validator("rt60_s")
+    @classmethod
+    def _range(cls, rt60_s: tuple[float, float]) -> tuple[float, float]:
+        return _in_order(rt60_s, 0.0)
+
+    def __call__(self, view: View, rng: np.random.Generator) -> Change:
+        """Reverberate every sound; its length and loudness stay."""
+        rt60_s, wet_db = float(rng.uniform(*self.rt60_s)), float(rng.uniform(*self.wet_db))
+        sounds = {name: _reverberated(sound, rt60_s, wet_db, rng) for name, sound in view.sounds.items()}
+        drawn = {"rt60_s": round(rt60_s, 4), "wet_db": round(wet_db, 3)}
+        return Change(replace(view, sounds=sounds), frozenset({"echo", "noise"}), drawn)
+
+
+def _reverberated(sound: Sound, rt60_s: float, wet_db: float, rng: np.random.Generator) -> Sound:
+    from scipy.signal import fftconvolve
+
+    at_T = np.arange(1, round(rt60_s * sound.rate_hz) + 1) / sound.rate_hz
+    # 60 dB are a factor of 1,000 in amplitude.
+    tail_T = rng.standard_normal(at_T.size) * 10 ** (-3.0 * at_T / rt60_s)
+    tail_T *= math.sqrt(10 ** (wet_db / 10) / float(np.sum(np.square(tail_T))))
+    samples = sound.audio_CT.shape[1]
+    wet_CT = np.stack([fftconvolve(audio_T, tail_T)[: samples - 1] for audio_T in sound.audio_CT])
+    mixed_CT = sound.audio_CT.astype(np.float64)
+    mixed_CT[:, 1:] += wet_CT
+    return Sound((mixed_CT / max(1.0, float(np.abs(mixed_CT).max()))).astype(np.float32), sound.rate_hz)
+
+
+OWN: Final[dict[str, type[_Own]]] = {"speed": Speed, "time_crop": TimeCrop, "add_noise": AddNoise, "reverb": Reverb}
+
+
+def own_operator(name: str, params: Mapping[str, Any]) -> Operator:
+    """Raises ValueError that names the parameter."""
+    found: Operator = validated(name, OWN[name], params)
+    return found
+
+
+def validated(name: str, cls: type[Frozen], params: Mapping[str, Any]) -> Any:
+    """An operator that is a model; pydantic's first complaint becomes a sentence."""
+    known = [field for field, info in cls.model_fields.items() if not info.exclude]
+    for key in params:
+        if key not in known:
+            raise ValueError(f"{name}: unknown parameter '{key}'{nearest(key, known)}")
+    try:
+        return cls.model_validate(dict(params))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(
+            f"{name}: {'.'.join(map(str, first['loc']))}: {first['msg'].removeprefix('Value error, ')}"
+        ) from None

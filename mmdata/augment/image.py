@@ -1,0 +1,289 @@
+"""Image operators: albumentations' pixel and geometric transforms by their class names.
+
+What each does to texts stands in `image_effects.yaml`. Boxes and transparency move with the picture; a thing of which
+less than half is left is claimed no longer.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import numpy as np
+
+from mmdata.augment import libraries
+from mmdata.augment.base import Box, Change, Picture, VetoError, View
+from mmdata.errors import SampleError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+MIN_VISIBLE: Final = 0.5
+_MOST_SIDE_PX: Final = 16_384
+# Below this a horizon looks tilted, and left is still left.
+_SMALL_ANGLE: Final = 15.0
+# Values beyond are arrays (displacements, masks) that a seed says better.
+_MOST_VALUES: Final = 16
+
+
+class _Kind(NamedTuple):
+    """A line of the table."""
+
+    geometric: bool
+    effects: frozenset[str]
+    by: str | None
+    boxes: bool
+
+
+@functools.cache
+def _table() -> dict[str, _Kind]:
+    data = libraries.table("image_effects.yaml")
+    return {
+        name: _Kind(group == "geometric", frozenset(row.get("effects", ())), row.get("by"), row.get("boxes", False))
+        for group in ("pixel", "geometric")
+        for name, row in data[group].items()
+    }
+
+
+def image_operators() -> list[str]:
+    """Names, without importing albumentations."""
+    return list(_table())
+
+
+def image_operator(name: str, params: Mapping[str, Any]) -> ImageOperator:
+    """A transform with its parameters checked. Raises ValueError that names the parameter."""
+    kind = _table()[name]
+    return ImageOperator(name, kind.boxes, _compose(name, params), kind)
+
+
+def _compose(name: str, params: Mapping[str, Any]) -> Any:
+    import cv2
+
+    albumentations = libraries.without_torch("albumentations")
+
+    # As many processes as cores; threads of their own would only wait for each other.
+    cv2.setNumThreads(1)
+    transform = _transform(name, getattr(albumentations, name), params)
+    if not _table()[name].geometric:
+        return albumentations.Compose([transform], save_applied_params=True)
+    boxes = albumentations.BboxParams(
+        format="albumentations",
+        label_fields=["index"],
+        clip=True,
+        filter_invalid_bboxes=True,
+        min_visibility=MIN_VISIBLE,
+    )
+    return albumentations.Compose([transform], bbox_params=boxes, save_applied_params=True)
+
+
+def _transform(name: str, cls: Any, params: Mapping[str, Any]) -> Any:
+    libraries.checked(name, cls.__init__, params, frozenset({"p"}))
+    with warnings.catch_warnings():
+        # It also warns of names that have successors; a value that it would replace by another is an error here.
+        warnings.simplefilter("ignore")
+        warnings.filterwarnings("error", message=".*([Ii]nvalid|[Aa]djusted)")
+        try:
+            return cls(**{key: libraries.tuples(value) for key, value in params.items()}, p=1.0)
+        except (ValueError, TypeError, UserWarning) as error:
+            raise ValueError(f"{name}: {_sentence(error)}") from None
+
+
+def _sentence(error: Exception) -> str:
+    """Pydantic's first complaint: the parameter, and what is wrong with it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if "validation error" in lines[0] and len(lines) > 2:  # noqa: PLR2004 - count, place, complaint
+        return f"{lines[1]}: {lines[2].partition(' [type=')[0]}"
+    return lines[0]
+
+
+@dataclass(frozen=True)
+class ImageOperator:
+    """A transform of albumentations; all pictures of a sample go through it with what was drawn once."""
+
+    name: str
+    needs_boxes: bool
+    compose: Any = field(repr=False, compare=False)
+    kind: _Kind = field(repr=False, compare=False)
+    changes: frozenset[str] = frozenset({"image"})
+
+    def __call__(self, view: View, rng: np.random.Generator) -> Change:
+        """Apply. Raises VetoError `no_boxes`, SampleError `image_operator` where the library refuses a picture."""
+        seed = int(rng.integers(2**32))
+        done = {name: self._one(name, view, picture, seed) for name, picture in view.pictures.items()}
+        pictures = {name: one.picture for name, one in done.items()}
+        boxes = dict(view.boxes) | {name: one.boxes for name, one in done.items() if name in view.boxes}
+        gone: dict[str, tuple[str, ...]] = {}
+        for one in done.values():
+            for text, phrases in one.gone.items():
+                gone[text] = gone.get(text, ()) + phrases
+        effects = frozenset().union(*(one.effects for one in done.values()))
+        drawn = next(iter(done.values())).drawn
+        return Change(replace(view, pictures=pictures, boxes=boxes), effects, drawn, gone)
+
+    def _one(self, name: str, view: View, picture: Picture, seed: int) -> _Done:
+        if self.needs_boxes and name not in view.boxes:
+            fix = f"name a member that holds them under `boxes: {{{name}: ...}}`"
+            raise VetoError("no_boxes", f"{self.name} must know where the things of '{name}' are; {fix}")
+        before = view.boxes.get(name, ())
+        # The seed alone decides, whatever was drawn before.
+        self.compose.set_random_seed(seed)
+        given: dict[str, Any] = {"image": picture.rgb_HWC}
+        if self.kind.geometric:
+            given["bboxes"] = np.array([box.box for box in before], np.float64).reshape(-1, 4)
+            given["index"] = list(range(len(before)))
+            if picture.alpha_HW is not None:
+                given["mask"] = picture.alpha_HW
+        try:
+            found = self.compose(**given)
+        except (ValueError, RuntimeError, KeyError, IndexError) as error:
+            # Library's words for a crop larger than the picture, and the like; cv2.error is a RuntimeError.
+            raise VetoError("not_applicable", f"{self.name}: {_sentence(error)}") from None
+        changed = _picture(self.name, found, picture)
+        ((_, drawn),) = found["applied_transforms"] or [("", {})]
+        boxes, lost = _moved(before, found) if self.kind.geometric else (before, [])
+        effects = self.kind.effects
+        if self.kind.by:
+            effects |= _BY[self.kind.by](drawn, picture.rgb_HWC.shape, changed.rgb_HWC.shape)
+        return _Done(changed, boxes, _phrases(lost), effects, _readable(drawn))
+
+
+class _Done(NamedTuple):
+    """A picture that went through a transform."""
+
+    picture: Picture
+    boxes: tuple[Box, ...]
+    gone: Mapping[str, tuple[str, ...]]
+    effects: frozenset[str]
+    drawn: dict[str, Any]
+
+
+def _picture(name: str, found: Mapping[str, Any], before: Picture) -> Picture:
+    rgb_HWC: NDArray[np.uint8] = np.ascontiguousarray(found["image"])
+    if rgb_HWC.dtype != np.uint8 or rgb_HWC.shape[2:] != (3,) or not 0 < max(rgb_HWC.shape[:2]) <= _MOST_SIDE_PX:
+        raise SampleError("image_operator", f"{name} gave {rgb_HWC.dtype} of shape {rgb_HWC.shape}: no picture")
+    alpha_HW = found.get("mask", before.alpha_HW)
+    return Picture(rgb_HWC, None if alpha_HW is None else np.ascontiguousarray(alpha_HW))
+
+
+def _moved(before: tuple[Box, ...], found: Mapping[str, Any]) -> tuple[tuple[Box, ...], list[Box]]:
+    """Boxes that are still there, and those that are not."""
+    left = {int(index): box for index, box in zip(found["index"], found["bboxes"], strict=True)}
+    kept = tuple(replace(box, box=_box(left[n])) for n, box in enumerate(before) if n in left)
+    return kept, [box for n, box in enumerate(before) if n not in left]
+
+
+def _box(found: Any) -> tuple[float, float, float, float]:
+    # The library reckons in single precision.
+    x0, y0, x1, y1 = (min(1.0, max(0.0, round(float(value), 6))) for value in found[:4])
+    return x0, y0, x1, y1
+
+
+def _phrases(boxes: list[Box]) -> dict[str, tuple[str, ...]]:
+    found: dict[str, tuple[str, ...]] = {}
+    for box in boxes:
+        if box.text and box.phrase and box.phrase not in found.get(box.text, ()):
+            found[box.text] = (*found.get(box.text, ()), box.phrase)
+    return found
+
+
+# The same each time: the record has the parameters.
+_NO_NEWS: Final = {
+    "shape",
+    "bboxes",
+    "cols",
+    "rows",
+    "fill",
+    "fill_mask",
+    "interpolation",
+    "mask_interpolation",
+    "bbox_matrix",
+}
+
+
+def _readable(drawn: Mapping[str, Any]) -> dict[str, Any]:
+    found = {key: _plain(value) for key, value in drawn.items() if key not in _NO_NEWS}
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _plain(value: Any) -> Any:
+    """As JSON has it, rounded; None for what is too long or no value."""
+    if isinstance(value, str):
+        return str(value)  # numpy has a kind of its own
+    if isinstance(value, (bool, int)):
+        return value
+    if isinstance(value, (float, np.floating, np.integer)):
+        return round(float(value), 6)
+    if isinstance(value, np.ndarray):
+        value = value.tolist() if value.size <= _MOST_VALUES else None
+    if isinstance(value, (list, tuple)) and len(value) <= _MOST_VALUES:
+        plain = [_plain(one) for one in value]
+        return None if None in plain else plain
+    return None
+
+
+# --- effects that depend on what was drawn ---------------------------------------------------------------------------
+
+
+def _angle(drawn: Mapping[str, Any], _: Any, __: Any) -> frozenset[str]:
+    """A rotation; what falls between a half turn and its neighbours turns as well."""
+    matrix = drawn["matrix"]
+    angle = abs(math.degrees(math.atan2(matrix[1][0], matrix[0][0])))
+    if angle < _SMALL_ANGLE:
+        return frozenset()
+    if 180.0 - angle < _SMALL_ANGLE:
+        return frozenset({"mirror", "upside_down"})
+    return frozenset({"turn"})
+
+
+def _affine(drawn: Mapping[str, Any], before: Any, after: Any) -> frozenset[str]:
+    sheared = any(abs(value) > 0 for value in dict(drawn.get("shear", {})).values())
+    return frozenset({"move"}) | _angle(drawn, before, after) | (frozenset({"shape"}) if sheared else frozenset())
+
+
+# Elements of the symmetries of a square, as albumentations names them.
+_SYMMETRIES: Final = {
+    "e": frozenset[str](),
+    "h": frozenset({"mirror"}),
+    "v": frozenset({"upside_down"}),
+    "r180": frozenset({"mirror", "upside_down"}),
+}
+
+
+def _symmetry(drawn: Mapping[str, Any], _: Any, __: Any) -> frozenset[str]:
+    return _SYMMETRIES.get(str(drawn["group_element"]), frozenset({"turn"}))
+
+
+def _quarters(drawn: Mapping[str, Any], _: Any, __: Any) -> frozenset[str]:
+    return (_SYMMETRIES["e"], frozenset({"turn"}), _SYMMETRIES["r180"], frozenset({"turn"}))[int(drawn["factor"]) % 4]
+
+
+def _hue(drawn: Mapping[str, Any], _: Any, __: Any) -> frozenset[str]:
+    colours = {"colour"} if drawn.get("hue_shift") or drawn.get("sat_shift") else set()
+    return frozenset(colours | ({"light"} if drawn.get("val_shift") else set()))
+
+
+def _jitter(drawn: Mapping[str, Any], _: Any, __: Any) -> frozenset[str]:
+    colours = {"colour"} if drawn.get("hue") or drawn.get("saturation", 1.0) != 1.0 else set()
+    lights = drawn.get("brightness", 1.0) != 1.0 or drawn.get("contrast", 1.0) != 1.0
+    return frozenset(colours | ({"light"} if lights else set()))
+
+
+def _proportions(_: Mapping[str, Any], before: tuple[int, ...], after: tuple[int, ...]) -> frozenset[str]:
+    # Rounding to whole pixels is no change of shape.
+    change = (after[1] / after[0]) / (before[1] / before[0])
+    return frozenset() if abs(change - 1.0) < 0.02 else frozenset({"shape"})  # noqa: PLR2004 - two per cent
+
+
+_BY: Final[dict[str, Callable[[Mapping[str, Any], Any, Any], frozenset[str]]]] = {
+    "angle": _angle,
+    "affine": _affine,
+    "symmetry": _symmetry,
+    "quarters": _quarters,
+    "hue": _hue,
+    "jitter": _jitter,
+    "proportions": _proportions,
+}

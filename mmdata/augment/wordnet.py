@@ -1,0 +1,149 @@
+"""Synonyms by WordNet 3.0, found on the machine; nothing is fetched."""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+from mmdata.augment import libraries
+from mmdata.errors import WeightsError
+from mmdata.models.weights import cache_dir
+
+_SYSTEM: Final = (Path("/usr/share/wordnet"), Path("/usr/local/share/wordnet"))
+# WordNet 3.0, lexnames(5WN): the 45 files of its lexicographers. Debian's package leaves the list out.
+_LEXNAMES: Final = [
+    "adj.all",
+    "adj.pert",
+    "adv.all",
+    "noun.Tops",
+    "noun.act",
+    "noun.animal",
+    "noun.artifact",
+    "noun.attribute",
+    "noun.body",
+    "noun.cognition",
+    "noun.communication",
+    "noun.event",
+    "noun.feeling",
+    "noun.food",
+    "noun.group",
+    "noun.location",
+    "noun.motive",
+    "noun.object",
+    "noun.person",
+    "noun.phenomenon",
+    "noun.plant",
+    "noun.possession",
+    "noun.process",
+    "noun.quantity",
+    "noun.relation",
+    "noun.shape",
+    "noun.state",
+    "noun.substance",
+    "noun.time",
+    "verb.body",
+    "verb.change",
+    "verb.cognition",
+    "verb.communication",
+    "verb.competition",
+    "verb.consumption",
+    "verb.contact",
+    "verb.creation",
+    "verb.emotion",
+    "verb.motion",
+    "verb.perception",
+    "verb.possession",
+    "verb.social",
+    "verb.stative",
+    "verb.weather",
+    "adj.ppl",
+]
+_POS_OF: Final = {"adj": 3, "adv": 4, "noun": 1, "verb": 2}
+
+
+def locate(path: str | None) -> Path:
+    """A folder with WordNet's `data.noun` and `index.noun`. Raises WeightsError that says what to install."""
+    places = [Path(path)] if path else [*_of_nltk(), *_SYSTEM, cache_dir() / "media" / "wordnet"]
+    found = next((place for place in places if (place / "data.noun").is_file()), None)
+    if found is None:
+        tried = ", ".join(map(str, places))
+        raise WeightsError(
+            f"synonyms needs WordNet 3.0 ({tried}: not there); on Debian: apt-get install wordnet-base "
+            "wordnet-sense-index, elsewhere give its folder as `wordnet:`"
+        )
+    return found
+
+
+def _of_nltk() -> list[Path]:
+    import nltk
+
+    return [Path(place) / "corpora" / "wordnet" for place in nltk.data.path]
+
+
+def synonym_augmenter(rate: float, most: int, path: str | None) -> Any:
+    """Nlpaug's, over that folder, with a tagger that needs no data of its own. Raises WeightsError."""
+    dictionary = _Dictionary(_with_lexnames(locate(path)))
+    word = libraries.without_torch("nlpaug.augmenter.word")
+
+    class Synonyms(word.SynonymAug):  # type: ignore[misc, name-defined] # untyped, and imported late
+        """Its own dictionary fetches WordNet where NLTK has none."""
+
+        @classmethod
+        def get_model(cls, *_: Any) -> _Dictionary:
+            """Ours."""
+            return dictionary
+
+    return Synonyms(aug_src="wordnet", aug_p=rate, aug_min=1, aug_max=most)
+
+
+class _Dictionary:
+    """What nlpaug asks of a dictionary."""
+
+    def __init__(self, folder: Path) -> None:
+        self._reader = _reader(str(folder))
+
+    def predict(self, word: str, pos: str | None = None) -> list[str]:
+        """Lemmas of all its senses, in WordNet's order."""
+        return [lemma.name() for sense in self._reader.synsets(word, pos=pos) for lemma in sense.lemmas()]
+
+    def pos_tag(self, tokens: list[str]) -> list[tuple[str, str]]:
+        """Penn tags by textblob: NLTK's tagger has data that no package carries."""
+        from textblob.en import tag
+
+        found: list[tuple[str, str]] = tag(" ".join(tokens), tokenize=False)
+        return found if len(found) == len(tokens) else [(token, "X") for token in tokens]
+
+
+def _with_lexnames(folder: Path) -> Path:
+    """The folder itself where it has the list, else a copy in the cache: NLTK reads no links that lead elsewhere."""
+    if (folder / "lexnames").is_file():
+        return folder
+    target = cache_dir() / "wordnet"
+    if not (target / "lexnames").is_file():
+        scratch = target.with_name(f"wordnet.{os.getpid()}")
+        shutil.copytree(folder, scratch, ignore_dangling_symlinks=True)
+        lines = [f"{n:02d}\t{name}\t{_POS_OF[name.partition('.')[0]]}" for n, name in enumerate(_LEXNAMES)]
+        (scratch / "lexnames").write_text("\n".join(lines) + "\n")
+        with suppress(OSError):
+            # Another process was first.
+            scratch.rename(target)
+        shutil.rmtree(scratch, ignore_errors=True)
+    return target
+
+
+@functools.cache
+def _reader(folder: str) -> Any:
+    import nltk
+    from nltk.corpus.reader.wordnet import WordNetCorpusReader
+    from nltk.data import FileSystemPathPointer
+
+    if folder not in nltk.data.path:
+        # It reads nothing outside of these.
+        nltk.data.path.append(folder)
+    reader = WordNetCorpusReader(FileSystemPathPointer(folder), None)
+    reader.ensure_loaded()
+    return reader

@@ -1,0 +1,406 @@
+"""The step `joint`: children, vetoes, records and replays, notes, mixing; pixels and words together."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image
+
+from mmdata.augment.load import replay
+from mmdata.augment.policy import Others, chosen, nobody
+from mmdata.errors import SampleError
+from mmdata.sample import Member, Sample, child_id
+from mmdata.steps.augment.joint import Joint
+from mmdata.steps.base import Veto
+
+RED, BLUE = (255, 0, 0), (0, 0, 255)
+
+
+def picture(extension: str = "png", name: str = "image", *, mode: str = "RGB") -> Member:
+    """Red on the left, blue on the right; 16 by 8 pixels."""
+    image = Image.new("RGB", (16, 8), RED)
+    image.paste(BLUE, (8, 0, 16, 8))
+    buffer = io.BytesIO()
+    image.convert(mode).save(buffer, {"jpg": "JPEG", "tif": "TIFF"}.get(extension, extension.upper()), quality=95)
+    return Member(name, "image", f"image/{extension}", extension, buffer.getvalue(), None, {"width": 16, "height": 8})
+
+
+def text(content: str, lang: str | None = "en", name: str = "caption") -> Member:
+    measures = {"text": content, "chars": len(content), "words": len(content.split())}
+    return Member(name, "text", "text/plain", "txt", content.encode(), lang, measures)
+
+
+def speech() -> Member:
+    return Member("speech", "audio", "audio/wav", "wav", b"RIFF", "en", {"duration_s": 1.0})
+
+
+def sample(*members: Member) -> Sample:
+    return Sample("0" * 32, "s", "k", {member.name: member for member in members})
+
+
+def opened(member: Member) -> Image.Image:
+    return Image.open(io.BytesIO(member.data))
+
+
+def joint(*apply: Any, **params: Any) -> Joint:
+    return Joint.model_validate({"apply": list(apply), **params})
+
+
+def made(step: Joint, parent: Sample, others: Others = nobody, seed: int = 0) -> list[Sample | Veto]:
+    return list(step.make(parent, seed, others))
+
+
+def child_of(step: Joint, parent: Sample, others: Others = nobody) -> Sample:
+    (child,) = made(step, parent, others)
+    assert isinstance(child, Sample), child
+    return child
+
+
+def flipped(parent: Sample) -> Sample:
+    return child_of(joint("HorizontalFlip"), parent)
+
+
+def veto_of(step: Joint, parent: Sample, others: Others = nobody) -> str:
+    (veto,) = made(step, parent, others)
+    assert isinstance(veto, Veto), veto
+    return veto.reason
+
+
+def boxes(*rows: tuple[list[float], str]) -> Member:
+    content = json.dumps([{"box": box, "phrase": phrase} for box, phrase in rows])
+    return text(content, None, "regions")
+
+
+def wav(seconds: float = 2.0, rate: int = 16_000) -> Member:
+    tone_T = 0.3 * np.sin(2 * np.pi * 220 * np.arange(int(seconds * rate)) / rate)
+    buffer = io.BytesIO()
+    soundfile.write(buffer, tone_T, rate, format="WAV", subtype="PCM_16")
+    measures = {"duration_s": seconds, "sample_rate": rate, "channels": 1}
+    return Member("speech", "audio", "audio/wav", "wav", buffer.getvalue(), "en", measures)
+
+
+def times(words: Sequence[tuple[str, float, float]]) -> Member:
+    content = json.dumps([{"word": w, "start_s": a, "end_s": b} for w, a, b in words])
+    return text(content, None, "times")
+
+
+@pytest.mark.parametrize("extension", ["png", "bmp", "gif", "tif", "webp"])
+def test_pixels_are_mirrored_without_loss(extension: str) -> None:
+    child = flipped(sample(picture(extension)))
+    given, found = (opened(m).convert("RGB") for m in (picture(extension), child.members["image"]))
+    assert found.size == (16, 8)
+    assert found.getpixel((0, 0)) == given.getpixel((15, 0))
+    assert found.tobytes() == given.transpose(Image.Transpose.FLIP_LEFT_RIGHT).tobytes()
+
+
+def test_an_upright_image_is_mirrored_not_its_stored_pixels() -> None:
+    image = Image.new("RGB", (16, 8), RED)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned a quarter
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", exif=exif, quality=95)
+    child = flipped(sample(replace(picture("jpg"), data=buffer.getvalue())))
+    assert opened(child.members["image"]).size == (8, 16)
+    assert (child.members["image"].measures["width"], child.members["image"].measures["height"]) == (8, 16)
+    assert opened(child.members["image"]).getexif().get(0x0112, 1) == 1
+
+
+def test_the_child_names_its_parent_and_shares_what_did_not_change() -> None:
+    parent = sample(picture(), text("a cat"), text("un chat", "fr", "caption_fr"), speech())
+    child = flipped(parent)
+    assert (child.sample_id, child.parent_id, child.variant) == (child_id("0" * 32, "joint_0"), "0" * 32, "joint_0")
+    assert (child.source, child.key) == ("s", "k")
+    assert {n: m.data for n, m in child.members.items() if n != "image"} == {
+        n: m.data for n, m in parent.members.items() if n != "image"
+    }
+    assert parent.members["image"] == picture()
+
+
+def test_speech_is_dropped_exactly_where_a_text_names_a_side() -> None:
+    child = flipped(sample(picture(), text("on the left"), speech()))
+    assert sorted(child.members) == ["caption", "image"]
+    assert child.members["caption"].measures == {"text": "on the right", "chars": 12, "words": 3}
+    assert sorted(flipped(sample(picture(), text("a cat"), speech())).members) == [
+        "caption",
+        "image",
+        "speech",
+    ]
+    other = text("à gauche", "fr", "caption_fr")
+    assert "speech" not in flipped(sample(picture(), text("a cat"), other, speech())).members
+
+
+def test_twice_is_what_it_was() -> None:
+    parent = sample(picture(), text("a Cat on the left"))
+    again = flipped(flipped(parent))
+    assert again.members["caption"] == parent.members["caption"]
+    assert opened(again.members["image"]).tobytes() == opened(parent.members["image"]).tobytes()
+
+
+def test_a_veto_of_any_text_is_a_veto_of_the_child_and_its_record_says_so() -> None:
+    parent = sample(picture(), text("a cat"), text("un gatto", "it", "caption_it"))
+    (veto,) = made(joint("HorizontalFlip"), parent)
+    assert isinstance(veto, Veto)
+    assert (veto.variant, veto.reason) == ("joint_0", "unknown_language")
+    assert veto.augmentation is not None
+    assert [one["op"] for one in veto.augmentation["skipped"]] == ["HorizontalFlip"]
+
+
+def test_an_operator_that_cannot_stay_true_is_left_out_and_the_others_are_not() -> None:
+    step = joint({"ColorJitter": {"hue": [0.4, 0.5]}}, "HorizontalFlip")
+    child = child_of(step, sample(picture(), text("a red ball on the left")))
+    assert child.augmentation is not None
+    assert [one["op"] for one in child.augmentation["applied"]] == ["HorizontalFlip"]
+    assert [(one["op"], one["reason"]) for one in child.augmentation["skipped"]] == [("ColorJitter", "colour_named")]
+    assert child.members["caption"].text == "a red ball on the right"
+
+
+def test_without_an_image_there_is_nothing_to_mirror() -> None:
+    assert veto_of(joint("HorizontalFlip"), sample(text("a cat"))) == "nothing_drawn"
+
+
+def test_a_broken_image_is_an_error_of_the_sample() -> None:
+    with pytest.raises(SampleError) as caught:
+        flipped(sample(replace(picture(), data=picture().data[:60])))
+    assert caught.value.reason == "bad_image"
+
+
+def test_transparency_moves_with_the_picture() -> None:
+    image = Image.new("RGBA", (16, 8), (*RED, 0))
+    image.paste((*BLUE, 255), (8, 0, 16, 8))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    child = flipped(sample(replace(picture(), data=buffer.getvalue())))
+    assert opened(child.members["image"]).getpixel((0, 0)) == (*BLUE, 255)
+    assert opened(child.members["image"]).getpixel((15, 0))[3] == 0  # type: ignore[index]
+
+
+def test_what_is_drawn_follows_from_seed_sample_and_number_alone() -> None:
+    step = joint(
+        {"Rotate": {"limit": 10}}, {"GaussNoise": {"p": 0.5}}, "KeyboardAug", children=4, boxes={"image": "regions"}
+    )
+    parent = sample(picture(), text("some animals run along the river"), boxes(([0, 0, 16, 8], "animals")))
+    children = made(step, parent)
+    np.random.rand(3)
+    assert made(step, parent) == children
+    assert made(step.model_copy(update={"children": 2}), parent) == children[:2]
+    assert made(step, parent, seed=1) != children
+    assert len({json.dumps(c.augmentation) for c in children}) == 4
+
+
+@pytest.mark.parametrize(
+    "apply",
+    [
+        ["HorizontalFlip", {"Rotate": {"limit": 10}}, "GaussNoise"],
+        [{"RandomCrop": {"height": 6, "width": 10}}, "KeyboardAug"],
+        ["mixgen", {"ElasticTransform": {"alpha": 3}}],
+        [{"speed": {"factor": [0.8, 1.2]}}, {"add_noise": {"snr_db": [5, 10]}}],
+        ["PitchShift", "TimeStretch", "reverb"],
+        ["drop_modality"],
+    ],
+)
+def test_a_replay_gives_the_same_bytes(apply: list[Any]) -> None:
+    step = joint(*apply, children=3, boxes={"image": "regions"}, spoken={})
+    parent = sample(picture(), text("animals"), boxes(([2, 2, 9, 7], "animals")), wav())
+    partner = replace(sample(picture(), text("plants"), boxes()), sample_id="f" * 32)
+
+    def others(but: str, draw: int) -> Sample:
+        return partner
+
+    children = [child for child in made(step, parent, others) if isinstance(child, Sample)]
+    assert children
+    for child in children:
+        record = json.loads(json.dumps({"variant": child.variant, "augmentation": child.augmentation}))
+        again = replay(parent, step.policy_of_shards(), record, others)
+        assert again.members == child.members
+        assert again.sample_id == child.sample_id
+
+
+# --- notes -----------------------------------------------------------------------------------------------------------
+
+
+def test_boxes_move_with_the_picture_and_stay_in_pixels() -> None:
+    parent = sample(picture(), text("a dog on the left"), boxes(([1, 2, 5, 6], "a dog")))
+    child = child_of(joint("HorizontalFlip", boxes={"image": "regions"}), parent)
+    assert json.loads(child.members["regions"].text) == [{"box": [11.0, 2.0, 15.0, 6.0], "phrase": "a dog"}]
+    assert child.members["caption"].text == "a dog on the right"
+
+
+def test_what_left_the_frame_is_claimed_no_longer() -> None:
+    step = joint({"Crop": {"x_max": 8, "y_max": 8}}, boxes={"image": "regions"})
+    parent = sample(picture(), text("a dog and a cat"), boxes(([1, 1, 6, 6], "a dog"), ([10, 1, 15, 6], "a cat")))
+    child = child_of(step, parent)
+    assert child.members["caption"].text == "a dog"
+    assert json.loads(child.members["regions"].text) == [{"box": [1.0, 1.0, 6.0, 6.0], "phrase": "a dog"}]
+    assert child.members["image"].measures["width"] == 8
+    bites = sample(picture(), text("a dog bites a cat"), boxes(([1, 1, 6, 6], "a dog"), ([10, 1, 15, 6], "a cat")))
+    assert veto_of(step, bites) == "claim_cannot_go"
+
+
+def test_without_boxes_nothing_is_cropped() -> None:
+    step = joint({"Crop": {"x_max": 8, "y_max": 8}}, boxes={"image": "regions"})
+    assert veto_of(step, sample(picture(), text("a dog"))) == "no_boxes"
+
+
+def test_broken_notes_are_an_error_of_the_sample() -> None:
+    step = joint("HorizontalFlip", boxes={"image": "regions"})
+    with pytest.raises(SampleError) as caught:
+        made(step, sample(picture(), text("[{", None, "regions")))
+    assert caught.value.reason == "bad_boxes"
+
+
+WORDS = [("hello", 0.1, 0.4), ("big", 0.6, 0.9), ("world", 1.2, 1.6)]
+
+
+def test_word_times_follow_the_speed() -> None:
+    step = joint({"speed": {"factor": [1.25, 1.25]}}, times={"speech": "times"}, spoken={"speech": ["caption"]})
+    child = child_of(step, sample(wav(), text("Hello, big world!"), times(WORDS)))
+    assert [(w["word"], w["start_s"]) for w in json.loads(child.members["times"].text)] == [
+        ("hello", 0.08),
+        ("big", 0.48),
+        ("world", 0.96),
+    ]
+    assert child.members["speech"].measures["duration_s"] == pytest.approx(1.6, abs=1e-4)
+    assert child.members["caption"].text == "Hello, big world!"
+
+
+def test_subtitles_follow_the_speed_and_stay_subtitles() -> None:
+    step = joint({"speed": {"factor": [0.5, 0.5]}}, times={"speech": "times"}, spoken={})
+    srt = text("1\n00:00:00,500 --> 00:00:01,000\nHello\n", None, "times")
+    child = child_of(step, sample(wav(), srt))
+    assert "00:00:01,000 --> 00:00:02,000" in child.members["times"].text
+
+
+def test_a_crop_in_time_keeps_the_words_inside() -> None:
+    step = joint(
+        {"time_crop": {"min_s": 0.5, "max_s": 1.4}},
+        times={"speech": "times"},
+        spoken={"speech": ["caption"]},
+        children=6,
+    )
+    children = made(step, sample(wav(), text("Hello, big world!"), times(WORDS)))
+    for child in children:
+        assert isinstance(child, Sample)
+        said = [w["word"] for w in json.loads(child.members["times"].text)]
+        assert [w.strip("!,").lower() for w in child.members["caption"].text.split()] == said
+        assert 0 < len(said) < 3
+        assert "speech" in child.members
+    unknown = joint({"time_crop": {"min_s": 0.5, "max_s": 1.4}}, spoken={"speech": ["caption"]})
+    assert veto_of(unknown, sample(wav(), text("Hello, big world!"))) == "words_unknown"
+
+
+def test_a_transcript_stays_true_where_a_description_does_not() -> None:
+    noise = {"add_noise": {"snr_db": [10, 10]}}
+    parent = sample(wav(), text("a quiet voice"))
+    assert child_of(joint(noise, spoken={"speech": ["caption"]}), parent).members["caption"].text == "a quiet voice"
+    assert veto_of(joint(noise, spoken={}), parent) == "quiet_named"
+
+
+def test_text_operators_leave_what_is_spoken_alone() -> None:
+    parent = sample(wav(), text("animals run along rivers"))
+    assert veto_of(joint("KeyboardAug"), parent) == "spoken"
+    child = child_of(joint("KeyboardAug", spoken={}), parent)
+    assert child.members["caption"].text != "animals run along rivers"
+    assert child.members["speech"] == parent.members["speech"]
+
+
+# --- across samples ----------------------------------------------------------------------------------------------------
+
+
+def partners(other: Sample) -> Others:
+    return lambda but, draw: other
+
+
+def test_mixgen_blends_the_pictures_and_joins_the_texts() -> None:
+    other = replace(sample(picture(), text("a cow")), sample_id="f" * 32)
+    red = Image.new("RGB", (16, 8), (0, 0, 0))
+    buffer = io.BytesIO()
+    red.save(buffer, "PNG")
+    other.members["image"] = replace(picture(), data=buffer.getvalue())
+    child = child_of(joint({"mixgen": {"share": 0.5}}), sample(picture(), text("a dog")), partners(other))
+    assert child.members["caption"].text == "a dog. a cow"
+    assert opened(child.members["image"]).getpixel((0, 0)) == (128, 0, 0)
+    assert child.augmentation is not None
+    assert child.augmentation["partner_id"] == "f" * 32
+
+
+def test_texts_of_two_languages_are_not_joined() -> None:
+    other = replace(sample(picture(), text("une vache", "fr")), sample_id="f" * 32)
+    assert veto_of(joint("mixgen"), sample(picture(), text("a dog")), partners(other)) == "languages_differ"
+    assert veto_of(joint("mixgen"), sample(picture(), text("a dog"))) == "no_partner"
+
+
+def test_cutmix_never_covers_what_is_claimed() -> None:
+    other = replace(sample(picture(), text("a cow"), boxes(([0, 0, 16, 8], "a cow"))), sample_id="f" * 32)
+    parent = sample(picture(), text("a dog"), boxes(([0, 0, 5, 8], "a dog")))
+    step = joint({"cutmix": {"share": [0.2, 0.2]}}, boxes={"image": "regions"}, children=20)
+    reasons = set()
+    for child in made(step, parent, partners(other)):
+        if isinstance(child, Veto):
+            reasons.add(child.reason)
+            continue
+        dog, cow = json.loads(child.members["regions"].text)
+        assert dog["box"] == [0.0, 0.0, 5.0, 8.0]
+        covered = max(0.0, min(5.0, cow["box"][2]) - cow["box"][0]) * (cow["box"][3] - cow["box"][1])
+        assert covered <= 0.5 * 40 + 1e-6
+        assert child.members["caption"].text == "a dog. a cow"
+    assert reasons <= {"would_hide"}
+
+
+def test_mixed_sounds_have_both_texts() -> None:
+    other = replace(sample(wav(1.0), text("a bell rings")), sample_id="f" * 32)
+    child = child_of(joint("mix_sounds", spoken={}), sample(wav(), text("a dog barks")), partners(other))
+    assert child.members["caption"].text == "a dog barks. a bell rings"
+    assert child.members["speech"].measures["duration_s"] == pytest.approx(2.0)
+
+
+def test_a_modality_is_dropped_whole_and_one_stays() -> None:
+    parent = sample(picture(), text("a cat"), text("un chat", "fr", "caption_fr"), wav())
+    left = {
+        tuple(sorted(c.members)) for c in made(joint("drop_modality", children=30), parent) if isinstance(c, Sample)
+    }
+    assert left == {("caption", "caption_fr", "image"), ("caption", "caption_fr", "speech"), ("image", "speech")}
+    assert veto_of(joint("drop_modality"), sample(picture())) == "too_few_modalities"
+
+
+def test_a_partner_is_any_other_sample_by_chance() -> None:
+    ids = sorted(f"{n * 7919:032x}" for n in range(1, 50))
+    assert chosen(ids, ids[3], int(ids[3], 16)) == ids[4]
+    assert chosen(ids, ids[0], int("f" * 32, 16)) == ids[1]
+    assert chosen(ids[:1], ids[0], 5) is None
+    assert chosen([], ids[0], 5) is None
+
+
+# --- parameters --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("apply", "said"),
+    [
+        ("HorizontalFlop", "unknown operator 'HorizontalFlop'; did you mean 'HorizontalFlip'?"),
+        ({"Rotate": {"limits": 3}}, "Rotate: unknown parameter 'limits'; did you mean 'limit'?"),
+        ({"Rotate": {"limit": "x"}}, "Rotate: limit"),
+        (
+            {"RandomCrop": {"height": 3, "width": 3}},
+            "RandomCrop takes things out of the picture and must know where they are",
+        ),
+        ({"speed": {"factor": [2, 1]}}, "speed: factor: [2.0, 1.0] is no range above 0.1"),
+        (
+            {"KeyboardAug": {"aug_char_pp": 1}},
+            "KeyboardAug: unknown parameter 'aug_char_pp'; did you mean 'aug_char_p'?",
+        ),
+        ({"mixgen": {"share": 2}}, "mixgen: share: Input should be less than 1"),
+        ({"HorizontalFlip": {"p": 2}}, "less than or equal to 1"),
+        ({"AddBackgroundNoise": {}}, "AddBackgroundNoise: sounds_path: give a folder of recordings"),
+    ],
+)
+def test_wrong_operators_and_parameters_are_said_before_anything_runs(apply: Any, said: str) -> None:
+    with pytest.raises(ValueError, match="") as caught:
+        joint(apply)
+    assert said in str(caught.value)

@@ -1,0 +1,306 @@
+"""What texts say, in six languages, and what becomes of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given as generated
+from hypothesis import settings
+from hypothesis import strategies as st
+
+import mmdata.augment
+from mmdata.augment.base import EFFECTS, VetoError
+from mmdata.augment.lexicon import language
+from mmdata.augment.meaning import LANGUAGES, MINDS, protected, rewrite, unclaim
+
+WORDS = Path(mmdata.augment.__file__).parent / "words"
+
+
+def after(text: str, lang: str | None, *effects: str) -> str:
+    """The text after the effects, or the reason of the veto in angle brackets."""
+    try:
+        return rewrite(text, lang, frozenset(effects))
+    except VetoError as veto:
+        return f"<{veto.reason}>"
+
+
+def mirrored(text: str, lang: str | None) -> str:
+    return rewrite(text, lang, frozenset({"mirror"}))
+
+
+def test_every_language_has_every_class_and_both_swaps() -> None:
+    assert {"en", "zh", "fr", "es", "de", "ru"} <= LANGUAGES
+    classes = {name for _, names in MINDS.values() for name in names}
+    for tag in LANGUAGES:
+        data = yaml.safe_load((WORDS / f"{tag}.yaml").read_text(encoding="utf-8"))
+        assert set(data["words"]) == classes, tag
+        assert set(data["swap"]) == {"mirror", "upside_down"}, tag
+        assert all(data["words"].values()), tag
+        assert data["negations"], tag
+        assert data["joins"], tag
+
+
+def test_every_effect_has_its_words() -> None:
+    assert set(MINDS) == EFFECTS
+
+
+@pytest.mark.parametrize(
+    ("lang", "given", "expected"),
+    [
+        ("en", "a cat", "a cat"),
+        ("en", "a cat on the left", "a cat on the right"),
+        ("en", "a cat on the left of a dog on the right", "a cat on the right of a dog on the left"),
+        ("en", "A Left arrow and a RIGHT ARROW", "A Right arrow and a LEFT ARROW"),
+        ("en", "facing left, its left wing up", "facing right, its right wing up"),
+        ("en", "the left-handed man", "the right-handed man"),
+        ("en-US", "turn left", "turn right"),
+        ("EN_gb", "turn left", "turn right"),
+        ("en", "a bright leftover", "a bright leftover"),
+        ("fr", "un chat à gauche d'un chien", "un chat à droite d'un chien"),
+        ("fr", "sa main droite", "sa main gauche"),
+        ("es", "un gato a la izquierda", "un gato a la derecha"),
+        ("es", "Derecha, izquierda", "Izquierda, derecha"),
+        ("de", "eine Katze links vom Hund", "eine Katze rechts vom Hund"),
+        ("de", "die linke Hand, dem rechten Fuß", "die rechte Hand, dem linken Fuß"),
+        ("de", "LINKS", "RECHTS"),
+        ("ru", "кот слева от собаки", "кот справа от собаки"),
+        ("ru", "Левая рука и правый глаз", "Правая рука и левый глаз"),
+        ("zh", "一只猫在狗的左边", "一只猫在狗的右边"),
+        ("zh_tw", "右手", "左手"),
+        (None, "1234 !?", "1234 !?"),
+        ("xx", "42", "42"),
+    ],
+)
+def test_sides_change_places_in_six_languages(lang: str | None, given: str, expected: str) -> None:
+    assert mirrored(given, lang) == expected
+    assert mirrored(expected, lang) == given
+
+
+@pytest.mark.parametrize(
+    ("lang", "given", "reason", "words"),
+    [
+        ("en", "that is right", "ambiguous_side", "'right' in 'that is right'"),
+        ("en", "the last cookie left", "ambiguous_side", "'left' in"),
+        ("en", "on the left, all right", "ambiguous_side", "'right' in"),
+        ("en", "the letter A", "mirrored_writing", "'letter' may not be true"),
+        ("en", "a clock on the left", "mirrored_writing", "'clock' may not be true"),
+        ("fr", "le droit français", "ambiguous_side", "'droit' in"),
+        ("fr", "la droite", "ambiguous_side", "'droite' in"),
+        ("fr", "une horloge", "mirrored_writing", "'horloge'"),
+        ("es", "el lado izquierdo", "ambiguous_side", "'izquierdo' in"),
+        ("es", "un reloj", "mirrored_writing", "'reloj'"),
+        ("de", "ein Buchstabenrätsel", "mirrored_writing", "'Buchstabenrätsel'"),
+        ("de", "link\u017f", "ambiguous_side", "'link\u017f' in"),
+        ("de", "l\u0131nks", "ambiguous_side", "'l\u0131nks' in"),
+        ("ru", "большая буква", "mirrored_writing", "'буква'"),
+        ("zh", "三点左右", "ambiguous_side", "'左右' in"),
+        ("zh", "文字", "mirrored_writing", "'文'"),
+        ("it", "un gatto", "unknown_language", "nothing is known of what words of 'it' say: 'un gatto'"),
+        (None, "a cat", "unknown_language", "nothing is known of what words of 'None' say"),
+    ],
+)
+def test_what_may_not_stay_true_is_a_veto(lang: str | None, given: str, reason: str, words: str) -> None:
+    with pytest.raises(VetoError) as caught:
+        mirrored(given, lang)
+    assert caught.value.reason == reason
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("lang", "effect", "given", "expected"),
+    [
+        # English
+        ("en", "upside_down", "a bird above a house", "a bird below a house"),
+        ("en", "upside_down", "a lamp over the table", "a lamp under the table"),
+        ("en", "upside_down", "a boy standing under a tree", "<upside_down>"),
+        ("en", "upside_down", "a bird flying above a house", "<upside_down>"),
+        ("en", "upside_down", "a star at the top", "a star at the bottom"),
+        ("en", "upside_down", "a cake with cream on top", "<ambiguous_height>"),
+        ("en", "upside_down", "the party is over", "<ambiguous_height>"),
+        ("en", "turn", "a cat to the left of a dog", "<turned>"),
+        ("en", "turn", "a cat and a dog", "a cat and a dog"),
+        ("en", "move", "a cat in the corner", "<moved>"),
+        ("en", "move", "three cats", "<moved>"),
+        ("en", "move", "12 cats", "<moved>"),
+        ("en", "move", "a cat on a mat", "a cat on a mat"),
+        ("en", "colour", "a red ball", "<colour_named>"),
+        ("en", "colour", "a reddish ball", "<colour_named>"),
+        ("en", "colour", "a black cat", "<colour_named>"),
+        ("en", "colour", "a tired cat", "a tired cat"),
+        ("en", "grey", "a black and white cat", "a black and white cat"),
+        ("en", "grey", "a green frog", "<colour_named>"),
+        ("en", "light", "a street at night", "<light_named>"),
+        ("en", "light", "a knight", "a knight"),
+        ("en", "detail", "a sharp knife", "<detail_named>"),
+        ("en", "detail", "the word STOP", "<detail_named>"),
+        ("en", "hide", "the whole family", "<may_be_hidden>"),
+        ("en", "weather", "a sunny day", "<weather_named>"),
+        ("en", "shape", "a round table", "<shape_named>"),
+        ("en", "style", "a photograph of a dog", "<style_named>"),
+        ("en", "tempo", "a man talks fast", "<tempo_named>"),
+        ("en", "tempo", "a man eats breakfast", "a man eats breakfast"),
+        ("en", "pitch", "a woman sings", "<voice_named>"),
+        ("en", "loudness", "rain falls quietly", "<loudness_named>"),
+        ("en", "noise", "a quiet room", "<quiet_named>"),
+        ("en", "echo", "footsteps in a church", "<space_named>"),
+        ("en", "reverse", "a bell rings, then a dog barks", "<order_named>"),
+        ("en", "cut", "a song ends", "<may_be_cut>"),
+        # French
+        ("fr", "upside_down", "un oiseau au-dessus de la maison", "un oiseau au-dessous de la maison"),
+        ("fr", "upside_down", "un chat debout", "<upside_down>"),
+        ("fr", "colour", "un ballon rouge", "<colour_named>"),
+        ("fr", "colour", "des fleurs bleues", "<colour_named>"),
+        ("fr", "grey", "un chat noir", "un chat noir"),
+        ("fr", "move", "deux chiens", "<moved>"),
+        ("fr", "light", "une rue la nuit", "<light_named>"),
+        ("fr", "tempo", "il parle rapidement", "<tempo_named>"),
+        ("fr", "colour", "une vache", "une vache"),
+        # Spanish
+        ("es", "upside_down", "un gato encima de la mesa", "un gato debajo de la mesa"),
+        ("es", "colour", "una pelota roja", "<colour_named>"),
+        ("es", "grey", "una flor amarilla", "<colour_named>"),
+        ("es", "grey", "un gato negro", "un gato negro"),
+        ("es", "move", "tres perros", "<moved>"),
+        ("es", "detail", "una foto borrosa", "<detail_named>"),
+        ("es", "loudness", "habla en voz baja con un susurro", "<loudness_named>"),
+        ("es", "colour", "un perro", "un perro"),
+        # German
+        ("de", "upside_down", "Vogel oben, Katze unten", "Vogel unten, Katze oben"),
+        ("de", "upside_down", "ein Bild über dem Sofa", "<ambiguous_height>"),
+        ("de", "colour", "ein roter Ball", "<colour_named>"),
+        ("de", "colour", "dunkelblaue Schuhe", "dunkelblaue Schuhe"),
+        ("de", "grey", "eine schwarze Katze", "eine schwarze Katze"),
+        ("de", "move", "zwei Hunde", "<moved>"),
+        ("de", "turn", "der linke Schuh", "<turned>"),
+        ("de", "tempo", "sie spricht langsam", "<tempo_named>"),
+        ("de", "light", "die Stadt bei Nacht", "<light_named>"),
+        # Russian
+        ("ru", "upside_down", "птица вверху, кот внизу", "птица внизу, кот вверху"),
+        ("ru", "upside_down", "птица над домом", "<ambiguous_height>"),
+        ("ru", "colour", "красный мяч", "<colour_named>"),
+        ("ru", "colour", "игра красными мячами", "<colour_named>"),
+        ("ru", "grey", "чёрный кот", "чёрный кот"),
+        ("ru", "move", "две собаки", "<moved>"),
+        ("ru", "move", "кот на коврике", "кот на коврике"),
+        ("ru", "light", "город ночью", "<light_named>"),
+        ("ru", "tempo", "он говорит быстро", "<tempo_named>"),
+        # Chinese
+        ("zh", "upside_down", "鸟在房子上方", "鸟在房子下方"),
+        ("zh", "upside_down", "晚上的猫", "<ambiguous_height>"),
+        ("zh", "colour", "红球", "<colour_named>"),
+        ("zh", "grey", "黑猫", "黑猫"),
+        ("zh", "move", "两条狗", "<moved>"),
+        ("zh", "move", "猫和狗", "猫和狗"),
+        ("zh", "light", "夜里的街道", "<light_named>"),
+        ("zh", "tempo", "他说得很快", "<tempo_named>"),
+        ("zh", "weather", "下雨天", "<weather_named>"),
+        # others
+        ("it", "colour", "un gatto", "<unknown_language>"),
+        (None, "grey", "a cat", "<unknown_language>"),
+        ("it", "move", "123", "123"),
+        ("en-GB", "colour", "a red ball", "<colour_named>"),
+        ("zh_TW", "mirror", "左手", "右手"),
+    ],
+)
+def test_each_effect_minds_its_words(lang: str | None, effect: str, given: str, expected: str) -> None:
+    assert after(given, lang, effect) == expected
+
+
+def test_no_effect_touches_nothing_in_any_language() -> None:
+    assert rewrite("un gatto rosso", "it", frozenset()) == "un gatto rosso"
+
+
+def test_several_effects_at_once() -> None:
+    assert after("a star at the top left", "en", "mirror", "upside_down") == "a star at the bottom right"
+    assert after("a red star at the top left", "en", "mirror", "colour") == "<colour_named>"
+
+
+THINGS = ["a cat", "the small square", "Two dogs", "it"]
+PLACES = [
+    "on the left",
+    "to the right of",
+    "on the LEFT side",
+    "facing right,",
+    "in its Left hand",
+    "above the",
+    "at the top",
+]
+TAGS = st.sampled_from([*sorted(LANGUAGES), "en-US", "it", None])
+CAPTIONS = st.lists(st.sampled_from(THINGS) | st.sampled_from(PLACES), min_size=1, max_size=6).map(" ".join)
+
+
+@settings(max_examples=150, deadline=None)
+@generated(CAPTIONS, st.sampled_from(["mirror", "upside_down"]))
+def test_twice_gives_the_text_back(caption: str, effect: str) -> None:
+    once = rewrite(caption, "en", frozenset({effect}))
+    assert rewrite(once, "en", frozenset({effect})) == caption
+    assert len(once.split()) == len(caption.split())
+
+
+@settings(max_examples=300, deadline=None)
+@generated(
+    st.text(max_size=30) | CAPTIONS,
+    TAGS,
+    st.sampled_from(sorted(EFFECTS)),
+)
+def test_whatever_a_text_says_it_is_true_or_vetoed(caption: str, lang: str | None, effect: str) -> None:
+    found = after(caption, lang, effect)
+    assert found == caption or effect in {"mirror", "upside_down"} or found.startswith("<")
+
+
+@pytest.mark.parametrize(
+    ("lang", "given", "phrase", "expected"),
+    [
+        ("en", "a red ball, a dog and a cat", "a dog", "a red ball and a cat"),
+        ("en", "a dog and a cat", "a dog", "a cat"),
+        ("en", "A dog and a cat.", "A dog", "A cat."),
+        ("en", "a dog, a cat, and a cow", "a cow", "a dog and a cat"),
+        ("en", "a dog, a cat", "a cat", "a dog"),
+        ("fr", "un chien, un chat et une vache", "un chat", "un chien et une vache"),
+        ("es", "un perro y un gato", "un perro", "un gato"),
+        ("de", "Ein Hund und eine Katze!", "Ein Hund", "Eine Katze!"),
+        ("ru", "кот и собака", "кот", "собака"),
+        ("zh", "一只狗、一只猫和一头牛", "一只猫", "一只狗和一头牛"),
+        ("en", "a dog bites a man", "a man", "<claim_cannot_go>"),
+        ("en", "a dog", "a dog", "<claim_cannot_go>"),
+        ("en", "a dog and a dog", "a dog", "<claim_cannot_go>"),
+        ("en", "a cat and a cow", "a dog", "<claim_cannot_go>"),
+        ("en", "a dog. a cat", "a cat", "<claim_cannot_go>"),
+        ("it", "un cane e un gatto", "un cane", "<claim_cannot_go>"),
+    ],
+)
+def test_what_is_not_seen_is_claimed_no_longer(lang: str, given: str, phrase: str, expected: str) -> None:
+    try:
+        found = unclaim(given, lang, phrase)
+    except VetoError as veto:
+        found = f"<{veto.reason}>"
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("lang", "given", "phrases", "expected"),
+    [
+        (
+            "en",
+            "Anna isn't wearing 2 red hats in Paris",
+            ["wearing"],
+            ["Anna", "isn't", "wearing", "2", "red", "Paris"],
+        ),
+        ("en", "Cows never write to a@b.org or https://x.org/left", [], ["never", "a@b.org", "https://x.org/left"]),
+        ("en", "the left-handed man", [], ["left-handed", "man"]),
+        ("de", "Zwei Hunde spielen nicht", [], ["Zwei", "Hunde", "nicht"]),
+        ("fr", "il n'aime pas Paris", [], ["n'aime", "pas", "Paris"]),
+        ("it", "tre gatti", [], ["tre gatti"]),
+        ("en", "", [], []),
+    ],
+)
+def test_what_text_operators_must_not_touch(lang: str, given: str, phrases: list[str], expected: list[str]) -> None:
+    assert [given[start:end] for start, end in protected(given, lang, phrases)] == expected
+
+
+def test_a_language_is_found_by_its_primary_tag() -> None:
+    assert language("EN_gb") is language("en")
+    assert language("xx") is None
+    assert language(None) is None
