@@ -11,6 +11,7 @@ from typing import Final
 
 from mmdata.augment.base import EFFECTS, VetoError
 from mmdata.augment.lexicon import LANGUAGES, Language, Swap, language
+from mmdata.models.part_of_speech import tagger
 
 __all__ = ["LANGUAGES", "MINDS", "protected", "rewrite", "unclaim"]
 
@@ -167,9 +168,7 @@ def _names(text: str, primary: str) -> Iterator[tuple[int, int]]:
 
 def _is_name(word: str) -> bool:
     """By the tagger: "Anna" is one, "Children" is none."""
-    from textblob.en import tag
-
-    return str(tag(word, tokenize=False)[0][1]).startswith("NNP")
+    return tagger()(word, tokenize=False)[0][1].startswith("NNP")
 
 
 def _whole_words(text: str, spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:

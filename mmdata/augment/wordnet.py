@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from mmdata.augment import libraries
 from mmdata.errors import WeightsError
+from mmdata.models.part_of_speech import tagger
 from mmdata.models.weights import cache_dir
 
 _SYSTEM: Final = (Path("/usr/share/wordnet"), Path("/usr/local/share/wordnet"))
@@ -112,9 +113,7 @@ class _Dictionary:
 
     def pos_tag(self, tokens: list[str]) -> list[tuple[str, str]]:
         """Penn tags by textblob: NLTK's tagger has data that no package carries."""
-        from textblob.en import tag
-
-        found: list[tuple[str, str]] = tag(" ".join(tokens), tokenize=False)
+        found = tagger()(" ".join(tokens), tokenize=False)
         return found if len(found) == len(tokens) else [(token, "X") for token in tokens]
 
 

@@ -6,14 +6,12 @@ Importing this module does not import the tagger.
 
 from __future__ import annotations
 
-import functools
 import re
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from mmdata.errors import MissingExtraError
+from mmdata.models.part_of_speech import tagger
 
 # A caption is a sentence or some; what follows is boilerplate, and a tagger's time.
 _MAX_CHARS: Final = 2000
@@ -127,24 +125,11 @@ def _tokens(caption: str) -> Iterator[_Token]:
     """The tagger gives words without places: each is looked for after the one before it."""
     # It knows no typographic apostrophe.
     plain, at = caption.translate(_PLAINER), 0
-    for word, kind in _tagger()(plain):
+    for word, kind in tagger()(plain):
         start = plain.find(word, at)
         if start >= 0:
             at = start + len(word)
             yield _Token(word.lower(), _class_of(word.lower(), kind, plain[start - 1 : start]), start, at)
-
-
-@functools.cache
-def _tagger() -> Callable[[str], list[tuple[str, str]]]:
-    try:
-        from textblob.en import tag
-    except ImportError as error:
-        raise MissingExtraError("finding English phrases", "textblob", "regions") from error
-    with warnings.catch_warnings():
-        # It reads its lexicon when first used, and leaves the files to the garbage collector.
-        warnings.simplefilter("ignore", ResourceWarning)
-        tag("a")
-    return tag  # type: ignore[no-any-return]
 
 
 def _class_of(word: str, kind: str, before: str) -> str:

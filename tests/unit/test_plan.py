@@ -352,7 +352,7 @@ def test_faults_of_all_lists_are_said_at_once() -> None:
     added = f"align:\n  - clp\n{augment}curate:\n  - splits: {{shares: {{a: 2}}}}\n"
     assert problems(HEAD + added) == [
         "p.yaml:9:5 align[0].clp: unknown step 'clp'; did you mean 'clip'?",
-        "p.yaml:11:12 augment[0].joint.modus: unknown key 'modus'; did you mean 'mode'?",
+        "p.yaml:11:38 augment[0].joint.modus: unknown key 'modus'; did you mean 'mode'?",
         "p.yaml:13:14 curate[0].splits.shares: the shares add up to 2, not to 1",
     ]
 

@@ -71,7 +71,6 @@ def project(tmp_path: Path) -> Path:
         "name": "p",
         "sources": [{"files": {"root": "media", "members": members}}],
         "align": [{"clip": {"model": str(model)}}],
-        "augment": [{"joint": {"apply": ["HorizontalFlip"]}}],
         "curate": [
             {"duplicates": {"of": ["image", "caption"]}},
             {"rules": {"keep": {"fits": "clip.image_caption.score >= 0.1"}}},
@@ -97,6 +96,15 @@ def test_a_plan_loads_no_model_library(project: Path) -> None:
     assert {"mmdata.plan", "mmdata.models.clip_weights", "_duckdb"} <= found.modules
     assert loaded(found.modules, HEAVY | {"numpy"}) == set()
     assert not (project / "builds").exists()
+
+
+def test_a_plan_checks_operators_without_torch(project: Path) -> None:
+    added = "augment:\n  - joint: {apply: [HorizontalFlip, PitchShift, KeyboardAug], spoken: {}}\n"
+    (project / "joint.yaml").write_text((project / "light.yaml").read_text() + added)
+    found = run("plan", "joint.yaml", cwd=project)
+    assert "joint" in found.output
+    assert {"albumentations", "audiomentations", "nlpaug"} <= found.modules
+    assert loaded(found.modules, {"torch", "transformers"}) == set()
 
 
 def test_a_plan_without_an_aligner_loads_no_numpy(project: Path) -> None:

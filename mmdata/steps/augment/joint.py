@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import json
 from collections.abc import Iterator, Mapping
-from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from mmdata.sample import Modality, Sample
 from mmdata.spec import Frozen
@@ -22,9 +23,9 @@ _LIBRARIES = ("albumentations", "audiomentations", "nlpaug")
 class Applied(Frozen):
     """An operator of a policy: its name, its own parameters, and how likely a child goes through it."""
 
-    op: str
-    params: dict[str, Any] = Field(default={})
-    p: float = Field(1.0, gt=0, le=1)
+    op: str = Field(description="its name")
+    params: dict[str, Any] = Field(default={}, description="its own parameters")
+    p: float = Field(1.0, gt=0, le=1, description="how likely a child goes through it")
 
 
 def _spelled(value: Any) -> Any:
@@ -39,6 +40,18 @@ def _spelled(value: Any) -> Any:
     return value
 
 
+# As people write it: a name, or a name with parameters.
+_SPELLED = {"anyOf": [{"type": "string"}, {"type": "object", "minProperties": 1, "maxProperties": 1}]}
+
+
+@functools.lru_cache(maxsize=32)
+def _policy(spec: str) -> Policy:
+    """Kept apart from the step, which travels to workers as it is: operators may hold what cannot be pickled."""
+    from mmdata.augment.load import load_policy
+
+    return load_policy(json.loads(spec))
+
+
 class Joint(Augment):
     """Children by operators that know what they do to every modality.
 
@@ -50,7 +63,7 @@ class Joint(Augment):
 
     step: ClassVar[str] = "joint"
     name: str | None = Field(None, description="names the children and the catalog's rows; default: joint")
-    apply: list[Annotated[Applied, BeforeValidator(_spelled)]] = Field(
+    apply: list[Annotated[Applied, BeforeValidator(_spelled), WithJsonSchema(_SPELLED)]] = Field(
         min_length=1, description="operators in their order, each with its parameters and `p`, how likely it is (1)"
     )
     children: int = Field(1, ge=1, le=100, description="of each sample")
@@ -84,12 +97,10 @@ class Joint(Augment):
             raise ValueError(f"{needing[0]} takes things out of the picture and must know where they are; add {fix}")
         return self
 
-    @cached_property
+    @property
     def policy(self) -> Policy:
         """The operators. Raises ValueError."""
-        from mmdata.augment.load import load_policy
-
-        return load_policy(self.policy_of_shards())
+        return _policy(json.dumps(self.policy_of_shards(), sort_keys=True))
 
     @property
     def makes_children(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -310,11 +311,14 @@ def test_text_operators_leave_what_is_spoken_alone() -> None:
     assert child.members["speech"] == parent.members["speech"]
 
 
-# --- across samples ----------------------------------------------------------------------------------------------------
+# --- across samples --------------------------------------------------------------------------------------------------
 
 
 def partners(other: Sample) -> Others:
-    return lambda but, draw: other
+    def others(but: str, draw: int) -> Sample:
+        return other
+
+    return others
 
 
 def test_mixgen_blends_the_pictures_and_joins_the_texts() -> None:
@@ -377,7 +381,7 @@ def test_a_partner_is_any_other_sample_by_chance() -> None:
     assert chosen([], ids[0], 5) is None
 
 
-# --- parameters --------------------------------------------------------------------------------------------------------
+# --- parameters ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -388,12 +392,12 @@ def test_a_partner_is_any_other_sample_by_chance() -> None:
         ({"Rotate": {"limit": "x"}}, "Rotate: limit"),
         (
             {"RandomCrop": {"height": 3, "width": 3}},
-            "RandomCrop takes things out of the picture and must know where they are",
+            "RandomCrop takes things out of the picture and must know where they",
         ),
         ({"speed": {"factor": [2, 1]}}, "speed: factor: [2.0, 1.0] is no range above 0.1"),
         (
             {"KeyboardAug": {"aug_char_pp": 1}},
-            "KeyboardAug: unknown parameter 'aug_char_pp'; did you mean 'aug_char_p'?",
+            "unknown parameter 'aug_char_pp'; did you mean 'aug_char_p'?",
         ),
         ({"mixgen": {"share": 2}}, "mixgen: share: Input should be less than 1"),
         ({"HorizontalFlip": {"p": 2}}, "less than or equal to 1"),
@@ -401,6 +405,5 @@ def test_a_partner_is_any_other_sample_by_chance() -> None:
     ],
 )
 def test_wrong_operators_and_parameters_are_said_before_anything_runs(apply: Any, said: str) -> None:
-    with pytest.raises(ValueError, match="") as caught:
+    with pytest.raises(ValueError, match=re.escape(said)):
         joint(apply)
-    assert said in str(caught.value)

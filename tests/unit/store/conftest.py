@@ -64,7 +64,7 @@ def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Build:
                 base = plan.part("ingest", chunk.fingerprint)
                 work.ingest_part(work.Slice.of(plan, chunk), pipeline.ingest, base, {})
                 for step in pipeline.augment:
-                    out = plan.part(step.step, plan.child(step, chunk.fingerprint))
+                    out = plan.part(step.label, plan.child(step, chunk.fingerprint))
                     work.augment_part(step, pipeline.spec.seed, work.Known(base, {}, ()), out, {})
             if upto == "ingest":
                 return plan
