@@ -28,9 +28,9 @@ def table(name: str) -> dict[str, Any]:
 
 
 def without_torch(name: str) -> Any:
-    """Import a module; torch is not imported for it. Raises MissingExtraError.
+    """Import a module; neither torch nor transformers is imported for it. Raises MissingExtraError.
 
-    Albumentations and nlpaug import torch for operators that are not used here, and do without: 1.4 s and 200 MB in
+    Albumentations and nlpaug import them for operators that are not used here, and do without: 1.4 s and 200 MB in
     every worker, and a plan loads no torch.
     """
     # Albumentations asks a server for its newest release otherwise.
@@ -48,11 +48,11 @@ def without_torch(name: str) -> Any:
 
 
 class _Blocked(importlib.abc.MetaPathFinder):
-    """Keeps torch from being imported for the first time."""
+    """Keeps what is not needed from being imported for the first time."""
 
     def find_spec(self, fullname: str, path: Any, target: Any = None) -> None:  # noqa: ARG002 - the interface
-        """Raises ModuleNotFoundError for torch."""
-        if fullname == "torch":
+        """Raises ModuleNotFoundError."""
+        if fullname in {"torch", "transformers"}:
             raise ModuleNotFoundError(fullname)
 
 

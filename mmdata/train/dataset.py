@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import cast
 
@@ -23,6 +23,7 @@ from mmdata.train.batch import Batch, Collate, Example, Failure
 from mmdata.train.config import MIN_MODALITIES, DataConfig, TrainConfig
 from mmdata.train.decode import decode_audio, decode_image, decode_text
 from mmdata.train.manifest import ShardFolder
+from mmdata.train.online import OnlineAugment
 from mmdata.train.shards import ShardIndex, ShardReader, index_split
 from mmdata.train.tokens import encode, text_hash
 
@@ -49,6 +50,9 @@ class Split:
 def open_split(folder: ShardFolder, split: str, data: DataConfig) -> Split:
     """Index a split. Raises TrainError where the shards are damaged or the split is missing or empty."""
     members = [member for names in data.modalities.values() for member in names]
+    if folder.manifest.augment and folder.manifest.augment.online:
+        # A policy changes a sample as a whole.
+        members += [member for member in folder.manifest.members if member not in members]
     index = index_split(folder, split, members)
     held_MN = np.array([np.any([index.has(m) for m in names], axis=0) for names in data.modalities.values()])
     rows = np.flatnonzero(held_MN.sum(axis=0) >= MIN_MODALITIES)
@@ -71,8 +75,17 @@ def iter_texts(split: Split, data: DataConfig) -> Iterator[str]:
 class SampleDataset(Dataset[Example | Failure]):
     """A split as a map from (epoch, row) to a decoded sample, or to why it cannot be used."""
 
-    def __init__(self, split: Split, data: DataConfig, seed: int, tokenizer: Tokenizer | None, cache_mib: int) -> None:
+    def __init__(
+        self,
+        split: Split,
+        data: DataConfig,
+        seed: int,
+        tokenizer: Tokenizer | None,
+        cache_mib: int,
+        online: OnlineAugment | None = None,
+    ) -> None:
         """Keep up to `cache_mib` of decoded members; `tokenizer` may be None where text is no modality."""
+        self._online = online
         self._split = split
         self._data = data
         self._seed = seed
@@ -91,46 +104,59 @@ class SampleDataset(Dataset[Example | Failure]):
         epoch, row = pick
         values: dict[str, npt.NDArray[np.generic]] = {}
         hashes = (0, 0)
-        for modality, member in self._chosen(epoch, row).items():
+        try:
+            child = self._online.child(epoch, row) if self._online and epoch is not None else None
+        except SampleError as error:
+            return self._failure(row, "", error)
+        for modality, member in self._chosen(epoch, row, child).items():
             try:
                 if modality == "text":
-                    values[modality], hashes = self._text(row, member)
+                    values[modality], hashes = self._text(row, member, child)
                 else:
-                    values[modality] = self._media(row, modality, member)
+                    values[modality] = self._media(row, modality, member, child)
             except SampleError as error:
                 return self._failure(row, member, error)
         return Example(row, values, hashes)
 
-    def _chosen(self, epoch: int | None, row: int) -> dict[str, str]:
-        """The member of each modality that the sample has."""
+    def _chosen(self, epoch: int | None, row: int, child: Mapping[str, bytes] | None = None) -> dict[str, str]:
+        """The member of each modality that the sample has, or its child."""
         rng = None if epoch is None else np.random.default_rng([self._seed, epoch, row])
         chosen = {}
         for modality, members in self._data.modalities.items():
-            held = [member for member in members if self._has[member][row]]
+            held = [member for member in members if (self._has[member][row] if child is None else child.get(member))]
             if held:
                 chosen[modality] = held[0 if rng is None else int(rng.integers(len(held)))]
         return chosen
 
-    def _text(self, row: int, member: str) -> tuple[npt.NDArray[np.int64], tuple[int, int]]:
+    def _read(self, row: int, member: str, child: Mapping[str, bytes] | None, at_most: int | None = None) -> bytes:
+        return self._reader.read(row, member, at_most) if child is None else child[member][:at_most]
+
+    def _text(
+        self, row: int, member: str, child: Mapping[str, bytes] | None
+    ) -> tuple[npt.NDArray[np.int64], tuple[int, int]]:
         """Tokens, and two hashes: of this text, and of the first text, which all of a sample's texts stand for."""
         if self._tokenizer is None:
             raise RuntimeError("a text without a tokenizer")
-        first = next(name for name in self._data.modalities["text"] if self._has[name][row])
-        text = decode_text(self._reader.read(row, member, MAX_TEXT_BYTES))
-        other = text if first == member else decode_text(self._reader.read(row, first, MAX_TEXT_BYTES))
+        names = self._data.modalities["text"]
+        first = next(name for name in names if (self._has[name][row] if child is None else child.get(name)))
+        text = decode_text(self._read(row, member, child, MAX_TEXT_BYTES))
+        other = text if first == member else decode_text(self._read(row, first, child, MAX_TEXT_BYTES))
         return encode(self._tokenizer, text, self._data.text_max_tokens), (text_hash(text), text_hash(other))
 
-    def _media(self, row: int, modality: str, member: str) -> npt.NDArray[np.generic]:
-        cached = self._cache.get((row, member))
+    def _media(
+        self, row: int, modality: str, member: str, child: Mapping[str, bytes] | None
+    ) -> npt.NDArray[np.generic]:
+        cached = self._cache.get((row, member)) if child is None else None
         if cached is not None:
             return cached
-        data = self._reader.read(row, member)
+        data = self._read(row, member, child)
         values: npt.NDArray[np.generic]
         if modality == "image":
             values = decode_image(data, self._data.image_side_px, self._data.image_max_pixels)
         else:
             values = decode_audio(data, self._data.audio_max_s)
-        if values.nbytes <= self._cache_bytes_left:
+        # A child is another one in the next epoch.
+        if child is None and values.nbytes <= self._cache_bytes_left:
             self._cache_bytes_left -= values.nbytes
             self._cache[row, member] = values
         return values

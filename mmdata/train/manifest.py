@@ -41,6 +41,18 @@ class SplitEntry(BaseModel):
     shards: list[ShardEntry]
 
 
+class AugmentEntry(BaseModel):
+    """The policies of augmentation, and the pipeline's seed, which all of them draw from."""
+
+    seed: int
+    policies: list[dict[str, Any]] = []
+
+    @property
+    def online(self) -> list[dict[str, Any]]:
+        """Those that a loader applies."""
+        return [policy for policy in self.policies if policy.get("mode") == "online"]
+
+
 class Manifest(BaseModel):
     """`manifest.json`. What it says beyond this is not read."""
 
@@ -49,6 +61,7 @@ class Manifest(BaseModel):
     name: str = ""
     members: dict[str, MemberEntry]
     splits: dict[str, SplitEntry]
+    augment: AugmentEntry | None = None
 
 
 @dataclass(frozen=True)

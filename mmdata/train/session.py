@@ -20,6 +20,7 @@ from mmdata.train.log import Say, TrainLog
 from mmdata.train.loop import Trainer, is_complete
 from mmdata.train.manifest import ShardFolder
 from mmdata.train.model import FusedModel
+from mmdata.train.online import online_augment
 from mmdata.train.stop import StopSignals
 from mmdata.train.tokens import fit_tokenizer, load_tokenizer
 
@@ -66,7 +67,8 @@ class Session:
             if len(split.index) < _MIN_SAMPLES:
                 raise TrainError(f"{self.folder.path}: {name} has {len(split.index)} usable samples; two are needed")
         tokenizer = self._tokenizer(train)
-        self.train_set = SampleDataset(train, config.data, config.seed, tokenizer, config.cache_mib)
+        online = online_augment(self.folder, train.index, config.data.member_max_bytes)
+        self.train_set = SampleDataset(train, config.data, config.seed, tokenizer, config.cache_mib, online)
         self.val_set = SampleDataset(val, config.data, config.seed, tokenizer, config.cache_mib)
         self._limits = limits_of(config, tokenizer.get_vocab_size() if tokenizer else 0)
         self._make_trainer()

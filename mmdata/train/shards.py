@@ -58,6 +58,10 @@ class ShardIndex:
         """Shape (N,): whether a sample has the member, and a byte in it."""
         return np.asarray(self.size_NF[:, 1 + self.members.index(member)] > 0)
 
+    def has_member(self, row: int, member: str) -> bool:
+        """Whether one sample has the member, and a byte in it."""
+        return bool(self.size_NF[row, 1 + self.members.index(member)] > 0)
+
     def take(self, rows: npt.NDArray[np.int64]) -> ShardIndex:
         """The samples at `rows`."""
         arrays = (self.shard_N[rows], self.ids_N[rows], self.offset_NF[rows], self.size_NF[rows])
@@ -170,17 +174,25 @@ class ShardReader:
             raise SampleError("member_too_large", f"{size} bytes, at most {self._max_bytes} are read")
         return self._pread(row, column, size)
 
-    def key(self, row: int) -> str:
-        """The sample's key, where its source named it; its id where the JSON cannot be read."""
-        sample_id = self._index.id(row)
+    def record(self, row: int) -> dict[str, Any]:
+        """The sample's JSON. Raises SampleError `bad_record`."""
         size = int(self._index.size_NF[row, _JSON])
         if not 0 < size <= _MAX_JSON_BYTES:
-            return sample_id
+            raise SampleError("bad_record", f"its JSON has {size} bytes")
         try:
-            record: Any = json.loads(self._pread(row, _JSON, size))
-            return str(record["key"])[:200]
-        except (SampleError, ValueError, KeyError, TypeError, RecursionError):
-            return sample_id
+            record = json.loads(self._pread(row, _JSON, size))
+        except (ValueError, RecursionError) as error:
+            raise SampleError("bad_record", f"its JSON cannot be read: {error}") from None
+        if not isinstance(record, dict):
+            raise SampleError("bad_record", "its JSON is no object")
+        return record
+
+    def key(self, row: int) -> str:
+        """The sample's key, where its source named it; its id where the JSON cannot be read."""
+        try:
+            return str(self.record(row)["key"])[:200]
+        except (SampleError, KeyError):
+            return self._index.id(row)
 
     def _pread(self, row: int, column: int, size: int) -> bytes:
         handle = self._handle(int(self._index.shard_N[row]))

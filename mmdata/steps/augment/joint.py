@@ -69,7 +69,7 @@ class Joint(Augment):
     children: int = Field(1, ge=1, le=100, description="of each sample")
     mode: Literal["materialize", "online"] = Field(
         "materialize",
-        description="children in the shards; online: the policy beside them, and the trainer's loader applies it",
+        description="children in the shards; online: the policy beside them, which the trainer's loader applies",
     )
     boxes: dict[str, str] = Field(
         default={}, description='image member: text member with its boxes in pixels, [{"box": [...], "phrase": "..."}]'

@@ -1,0 +1,164 @@
+"""Joint augmentation through the command line: the ledger, the report, both modes, mixing within a split."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mmdata.augment.load import replay
+from mmdata.demo.scenes import write_scenes
+from mmdata.sample import Member, Sample
+from mmdata.train.manifest import open_folder
+from mmdata.train.online import online_augment
+from mmdata.train.shards import index_split
+
+SCENES = 24
+SOURCE = {
+    "files": {
+        "name": "scenes",
+        "root": "media",
+        "members": {
+            "image": "{stem}.png",
+            "caption": {"path": "{stem}.txt", "lang": "en"},
+            "sound": "{stem}.wav",
+        },
+    }
+}
+APPLY = [
+    {"HorizontalFlip": {"p": 0.5}},
+    {"ColorJitter": {"hue": [0.2, 0.3], "p": 0.5}},
+    {"GaussNoise": {"p": 0.7}},
+    {"speed": {"factor": [0.9, 1.1], "p": 0.7}},
+    {"KeyboardAug": {"p": 0.5}},
+]
+
+
+@pytest.fixture
+def scenes(cli):
+    write_scenes(cli.folder / "media", SCENES, seed=3, side_px=48, sound="tones")
+    return cli
+
+
+def build(cli: Any, output: str, *, workers: int = 2, **policy: Any) -> str:
+    joint = {"apply": APPLY, "spoken": {}, **policy}
+    cli.spec(
+        sources=[SOURCE],
+        augment=[{"joint": joint}],
+        curate=[{"splits": {"shares": {"train": 0.8, "val": 0.2}}}],
+        engine={"workers": workers, "part_samples": 8},
+    )
+    return str(cli.build(output=output).stdout)
+
+
+def shard_samples(folder: Path, split: str = "train") -> dict[str, dict[str, bytes]]:
+    samples: dict[str, dict[str, bytes]] = {}
+    for path in sorted(folder.glob(f"{split}-*.tar")):
+        with tarfile.open(path) as tar:
+            for entry in tar:
+                name, _, ending = entry.name.partition(".")
+                samples.setdefault(name, {})[ending] = tar.extractfile(entry).read()  # type: ignore[union-attr]
+    return samples
+
+
+def parent_of(files: dict[str, bytes]) -> Sample:
+    record = json.loads(files["json"])
+    members = {
+        name: Member(
+            name,
+            about["modality"],
+            about["mime"],
+            about["field"].rpartition(".")[-1],
+            files[about["field"]],
+            about.get("lang"),
+            {key: about[key] for key in ("width", "height", "duration_s", "sample_rate", "channels") if key in about},
+        )
+        for name, about in record["members"].items()
+    }
+    return Sample(record["sample_id"], record["source"], record["key"], members)
+
+
+def test_children_are_in_the_ledger_in_the_report_and_can_be_replayed(scenes):
+    said = build(scenes, "out", children=3)
+    rows = scenes.query("SELECT * FROM operators ORDER BY operator")
+    assert [row["operator"] for row in rows] == sorted(next(iter(one)) for one in APPLY)
+    assert all(row["made"] + row["vetoed"] > 0 and row["policy"] == "joint" for row in rows)
+    named = {row["operator"]: row for row in rows}
+    assert named["ColorJitter"]["made"] == 0  # every scene names its colours
+    assert json.loads(json.dumps(named["ColorJitter"]["vetoes"])) == {"colour_named": named["ColorJitter"]["vetoed"]}
+    assert f"joint: GaussNoise: made {named['GaussNoise']['made']}, vetoed 0, dropped" in said
+    (counts,) = scenes.query(
+        "SELECT count(*) FILTER (WHERE parent_id IS NULL) AS parents, count(*) FILTER (WHERE parent_id IS NOT NULL) AS "
+        "children, count(*) FILTER (WHERE fate IS NULL) AS without FROM samples"
+    )
+    assert counts == {"parents": SCENES, "children": 3 * SCENES, "without": 0}
+    policy = json.loads((scenes.folder / "out/shards/manifest.json").read_text())["augment"]["policies"][0]
+    samples = shard_samples(scenes.folder / "out/shards")
+    children = [json.loads(files["json"]) for files in samples.values() if b'"parent_id"' in files["json"]]
+    assert len(children) > SCENES
+    for record in children:
+        parent = parent_of(samples[record["parent_id"]])
+        again = replay(parent, policy, record)
+        files = samples[record["sample_id"]]
+        assert again.sample_id == record["sample_id"]
+        assert {name: member.data for name, member in again.members.items()} == {
+            name: files[about["field"]] for name, about in record["members"].items()
+        }
+
+
+def test_the_number_of_workers_and_of_children_changes_no_child(scenes):
+    build(scenes, "one", workers=1, children=2)
+    build(scenes, "three", workers=3, children=2)
+    one, three = (shard_samples(scenes.folder / name / "shards") for name in ("one", "three"))
+    assert one == three
+
+
+def test_online_makes_the_children_that_a_build_would_have_made(scenes):
+    build(scenes, "made", children=3)
+    build(scenes, "online", mode="online")
+    made = {
+        (record["parent_id"], record["variant"]): files
+        for files in shard_samples(scenes.folder / "made/shards").values()
+        if (record := json.loads(files["json"])).get("parent_id")
+    }
+    assert not any(b'"parent_id"' in f["json"] for f in shard_samples(scenes.folder / "online/shards").values())
+    folder = open_folder(scenes.folder / "online/shards")
+    index = index_split(folder, "train", list(folder.manifest.members))
+    online = online_augment(folder, index, 1 << 20)
+    assert online is not None
+    seen = 0
+    for row in range(len(index)):
+        for epoch in range(3):
+            child, files = online.child(epoch, row), made.get((index.id(row), f"joint_{epoch}"))
+            assert (child is None) == (files is None)
+            if child is not None and files is not None:
+                about = json.loads(files["json"])["members"]
+                assert child == {name: files[one["field"]] for name, one in about.items()}
+                seen += 1
+    assert seen > SCENES
+
+
+def test_what_is_mixed_of_two_splits_is_dropped(scenes):
+    build(scenes, "out", apply=["mixgen"], children=4)
+    query = """SELECT c.fate, f.rule, p.split AS own, q.split AS other FROM samples c
+        JOIN samples p ON p.sample_id = c.parent_id LEFT JOIN fates f ON f.sample_id = c.sample_id
+        JOIN samples q ON q.sample_id = c.augmentation ->> '$.partner_id'"""
+    rows = scenes.query(query)
+    assert len(rows) == 4 * SCENES
+    kept = [row for row in rows if row["fate"] == "kept"]
+    assert kept
+    assert all(row["own"] == row["other"] == "train" for row in kept)
+    mixed = [row for row in rows if row["rule"] == "mixes_splits"]
+    assert mixed
+    assert all(row["own"] != row["other"] for row in mixed)
+
+
+def test_a_second_build_makes_nothing_and_a_new_policy_only_children(scenes):
+    build(scenes, "out", children=1)
+    assert "nothing to do" in build(scenes, "out", children=1)
+    before = {path.name for path in (scenes.folder / "out/parts/ingest").iterdir()}
+    assert "nothing to do" not in build(scenes, "out", children=2)
+    assert {path.name for path in (scenes.folder / "out/parts/ingest").iterdir()} == before
