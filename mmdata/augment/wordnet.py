@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import shutil
+import warnings
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -140,9 +141,18 @@ def _reader(folder: str) -> Any:
     from nltk.corpus.reader.wordnet import WordNetCorpusReader
     from nltk.data import FileSystemPathPointer
 
+    class Reader(WordNetCorpusReader):  # type: ignore[misc] # untyped
+        """English alone: other languages need a map to NLTK's own copy, which may not be there."""
+
+        def map_wn(self, version: str = "wordnet") -> dict[Any, Any]:  # noqa: ARG002 - the interface
+            """No map."""
+            return {}
+
     if folder not in nltk.data.path:
         # It reads nothing outside of these.
         nltk.data.path.append(folder)
-    reader = WordNetCorpusReader(FileSystemPathPointer(folder), None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        reader = Reader(FileSystemPathPointer(folder), None)
     reader.ensure_loaded()
     return reader

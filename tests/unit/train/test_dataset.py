@@ -81,7 +81,7 @@ def test_one_of_several_members_is_drawn_in_training_and_the_first_in_evaluation
     assert {dataset._chosen(epoch, 0)["text"] for epoch in range(20)} == {"caption", "caption_fr"}
     assert [dataset._chosen(7, 0) for _ in range(3)] == [dataset._chosen(7, 0)] * 3
     assert [dataset._chosen(None, row)["text"] for row in (0, 1)] == ["caption", "caption_fr"]
-    _, hashes = dataset._text(0, "caption_fr")
+    _, hashes = dataset._text(0, "caption_fr", None)
     assert hashes == (text_hash("un chien"), text_hash("a dog"))
 
 
