@@ -1,15 +1,15 @@
 """Does joint augmentation keep captions true, and does it matter? Beside the same operators without their meaning.
 
-Canvases of two real stamps (Tux Paint) on a coloured ground, "a crab on the left and an owl on the right, on a red ground":
-every pair of things, in both orders, on every ground; pairs are held out whole. Children go through HorizontalFlip and
-HueSaturationValue of albumentations and `synonyms` of nlpaug. `joint` is mmdata; `naive` is the same policy with the same
-draws and its meaning switched off: texts know nothing of pictures, and no word is protected.
+Canvases of two real stamps (Tux Paint) on a coloured ground, "a crab on the left and an owl on the right, on a red
+ground": every pair of things, in both orders, on every ground; pairs are held out whole. Children go through
+HorizontalFlip and HueSaturationValue of albumentations and `synonyms` of nlpaug. `joint` is mmdata; `naive` is the same
+policy with the same draws and its meaning switched off: texts know nothing of pictures, and no word is protected.
 
-Two measures. An oracle of rules (where the stamps lie follows from the record, the colour of the ground from its pixels)
-says whether a child's caption is true. The bundled model is trained on each, online, at equal steps, and asked for the
-caption of each held-out canvas among all of them, where the other order and the other grounds are among the wrong ones.
+Two measures. An oracle of rules (whether a child was mirrored, and its ground, follow from its pixels) says whether its
+caption is true. The bundled model is trained on each, online, at equal steps, and asked for the caption of each held-out
+canvas among all of them, where the other order and the other grounds are among the wrong ones.
 
-Usage: python benchmarks/augment_truth.py --stamps FOLDER [--steps N] [--seeds N]. The last line printed is one JSON object.
+Usage: python benchmarks/augment_truth.py --stamps FOLDER [--steps N] [--seeds N]. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -172,9 +172,13 @@ def meaning(kind: str) -> Iterator[None]:
     if kind != "naive":
         yield
         return
-    untouched = mock.patch("mmdata.augment.meaning.rewrite", lambda text, lang, effects: text)
-    with untouched, mock.patch("mmdata.augment.text.protected", lambda text, lang, phrases=(): []):
+    untouched = mock.patch("mmdata.augment.meaning.rewrite", side_effect=_as_it_is)
+    with untouched, mock.patch("mmdata.augment.text.protected", return_value=[]):
         yield
+
+
+def _as_it_is(text: str, *_: object) -> str:
+    return text
 
 
 def wrong_share(out: Path, children: int = 4) -> dict[str, Any]:
@@ -196,7 +200,9 @@ def wrong_share(out: Path, children: int = 4) -> dict[str, Any]:
                 continue
             made += 1
             parent = np.asarray(Image.open(_file(reader.read(row, "image"))))
-            wrong += not is_true(before, child["caption"].decode(), parent, np.asarray(Image.open(_file(child["image"]))))
+            wrong += not is_true(
+                before, child["caption"].decode(), parent, np.asarray(Image.open(_file(child["image"])))
+            )
     return {"children": made, "wrong": wrong, "wrong_percent": round(100 * wrong / made, 1)}
 
 
@@ -209,8 +215,8 @@ def _file(data: bytes) -> Any:
 def is_true(before: str, after: str, parent: np.ndarray, child: np.ndarray) -> bool:
     """The oracle: the caption still says which side the first and the second thing is on, and on what ground, rightly.
 
-    Things may have other names: a synonym is no error. Whether the picture was mirrored is seen by its brightness, which
-    no other operator of the policy moves about; the colour of the ground by a corner.
+    Things may have other names: a synonym is no error. Whether the picture was mirrored is seen by its brightness,
+    which no other operator of the policy moves about; the colour of the ground by a corner.
     """
     sides = re.findall(r"\b(left|right)\b", before)
     grey, old = child.mean(axis=2), parent.mean(axis=2)
@@ -242,10 +248,14 @@ def trained(folder: Path, shards: Path, kind: str, seed: int, steps: int) -> dic
     }
     path = folder / "train.yaml"
     path.write_text(yaml.safe_dump(config))
-    online = mock.patch("mmdata.train.session.online_augment", lambda *_: None) if kind == "none" else meaning(kind)
+    online = mock.patch("mmdata.train.session.online_augment", return_value=None) if kind == "none" else meaning(kind)
     with online:
-        done = train(path, say=lambda line: None)
+        done = train(path, say=_silently)
     return {name: done["metrics"][name]["recall@1"]["value"] for name in ("text->image", "image->text")}
+
+
+def _silently(_: str) -> None:
+    """Progress is not what is measured."""
 
 
 def summary(runs: Sequence[dict[str, float]]) -> dict[str, Any]:
