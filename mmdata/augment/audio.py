@@ -136,7 +136,7 @@ class AudioOperator:
             warnings.simplefilter("ignore")
             try:
                 audio_CT, drawn = self.apply(sound)
-            except (ValueError, RuntimeError, IndexError, AssertionError) as error:
+            except Exception as error:  # noqa: BLE001 - it has classes of its own for what it does not take
                 raise VetoError("not_applicable", f"{self.name}: {libraries.first_line(error)}") from None
         return audio_CT, {key: _plain(value) for key, value in drawn.items() if key != "should_apply"}
 

@@ -26,6 +26,8 @@ MIN_VISIBLE: Final = 0.5
 _MOST_SIDE_PX: Final = 16_384
 # Below this a horizon looks tilted, and left is still left.
 _SMALL_ANGLE: Final = 15.0
+# Proportions that differ by less are the same to the eye.
+_SAME: Final = 0.02
 # Values beyond are arrays (displacements, masks) that a seed says better.
 _MOST_VALUES: Final = 16
 
@@ -139,8 +141,8 @@ class ImageOperator:
                 given["mask"] = picture.alpha_HW
         try:
             found = self.compose(**given)
-        except (ValueError, RuntimeError, KeyError, IndexError) as error:
-            # Library's words for a crop larger than the picture, and the like; cv2.error is a RuntimeError.
+        except Exception as error:  # noqa: BLE001 - see the next line
+            # It has classes of its own for a crop larger than the picture, and the like.
             raise VetoError("not_applicable", f"{self.name}: {_sentence(error)}") from None
         changed = _picture(self.name, found, picture)
         ((_, drawn),) = found["applied_transforms"] or [("", {})]
@@ -240,8 +242,13 @@ def _angle(drawn: Mapping[str, Any], _: Any, __: Any) -> frozenset[str]:
 
 
 def _affine(drawn: Mapping[str, Any], before: Any, after: Any) -> frozenset[str]:
-    sheared = any(abs(value) > 0 for value in dict(drawn.get("shear", {})).values())
-    return frozenset({"move"}) | _angle(drawn, before, after) | (frozenset({"shape"}) if sheared else frozenset())
+    """Where the axes are no longer at right angles, or of other lengths, things have another shape."""
+    x_2, y_2 = np.asarray(drawn["matrix"])[:2, :2].T
+    lengths = float(np.hypot(*x_2)), float(np.hypot(*y_2))
+    skewed = abs(float(x_2 @ y_2)) > _SAME * lengths[0] * lengths[1] or abs(lengths[0] / lengths[1] - 1.0) > _SAME
+    if skewed:
+        drawn = {"matrix": [[math.cos(turn := math.radians(drawn["rotate"])), 0], [math.sin(turn), 0]]}
+    return frozenset({"move"}) | _angle(drawn, before, after) | (frozenset({"shape"}) if skewed else frozenset())
 
 
 # Elements of the symmetries of a square, as albumentations names them.
@@ -275,7 +282,7 @@ def _jitter(drawn: Mapping[str, Any], _: Any, __: Any) -> frozenset[str]:
 def _proportions(_: Mapping[str, Any], before: tuple[int, ...], after: tuple[int, ...]) -> frozenset[str]:
     # Rounding to whole pixels is no change of shape.
     change = (after[1] / after[0]) / (before[1] / before[0])
-    return frozenset() if abs(change - 1.0) < 0.02 else frozenset({"shape"})  # noqa: PLR2004 - two per cent
+    return frozenset() if abs(change - 1.0) < _SAME else frozenset({"shape"})
 
 
 _BY: Final[dict[str, Callable[[Mapping[str, Any], Any, Any], frozenset[str]]]] = {
