@@ -119,6 +119,7 @@ class View:
         boxes: of pictures, by member name; a picture whose things were looked for has an entry, an empty one too.
         words: of sounds, by member name.
         spoken: for each sound the texts that it says: they change together or not at all.
+        members: names of all members but notes, decoded or not, by modality.
         gone: members that were taken away.
     """
 
@@ -130,6 +131,7 @@ class View:
     boxes: Mapping[str, tuple[Box, ...]] = field(default_factory=dict)
     words: Mapping[str, tuple[WordTime, ...]] = field(default_factory=dict)
     spoken: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    members: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     gone: frozenset[str] = frozenset()
 
 

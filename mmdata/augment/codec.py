@@ -17,6 +17,7 @@ from mmdata.sample import Member
 # A recording is decoded whole: as float32 an hour of stereo at 48 kHz would take 1.4 GB.
 _MOST_SECONDS: Final = 600.0
 _TENSOR_BYTES: Final = 256 << 20
+_CLIP_BYTES: Final = 1 << 30
 # What soundfile writes without loss; everything else becomes FLAC.
 _LOSSLESS: Final = {"wav": "WAV", "flac": "FLAC"}
 
@@ -82,6 +83,29 @@ def encode_sound(member: Member, sound: Sound) -> Member:
     return replace(member, data=buffer.getvalue(), mime=f"audio/{extension}", extension=extension, measures=measures)
 
 
+def decode_clip(member: Member) -> tuple[Picture, ...]:
+    """All frames. Raises SampleError as `mmdata.media.video` does, `too_many_frames` where they take over 1 GiB."""
+    from mmdata.media.video import frames_of_film
+
+    return tuple(Picture(frame) for frame in frames_of_film(member.data, _film_limits(), _CLIP_BYTES))
+
+
+def encode_clip(member: Member, frames: tuple[Picture, ...]) -> Member:
+    """H.264 in MP4 with the sound that it had."""
+    from mmdata.media.video import redrawn
+
+    data = redrawn(member.data, [frame.rgb_HWC for frame in frames], _film_limits())
+    height, width = frames[0].rgb_HWC.shape[:2]
+    measures = {**member.measures, "width": round(width / 2) * 2, "height": round(height / 2) * 2}
+    return replace(member, data=data, mime="video/mp4", extension="mp4", measures=measures)
+
+
+def _film_limits() -> Any:
+    from mmdata.media.video import Limits
+
+    return Limits(_MOST_SECONDS, 1 << 20, _CLIP_BYTES)
+
+
 def decode_tensor(member: Member) -> NDArray[Any]:
     """A `.npy` file. Raises SampleError `bad_tensor`."""
     try:
@@ -109,5 +133,15 @@ def encode_text(member: Member, text: Text) -> Member:
     return replace(member, data=text.text.encode(), lang=text.lang, measures=measures)
 
 
-DECODERS: Final[Mapping[str, Any]] = {"image": decode_picture, "audio": decode_sound, "tensor": decode_tensor}
-ENCODERS: Final[Mapping[str, Any]] = {"image": encode_picture, "audio": encode_sound, "tensor": encode_tensor}
+DECODERS: Final[Mapping[str, Any]] = {
+    "image": decode_picture,
+    "video": decode_clip,
+    "audio": decode_sound,
+    "tensor": decode_tensor,
+}
+ENCODERS: Final[Mapping[str, Any]] = {
+    "image": encode_picture,
+    "video": encode_clip,
+    "audio": encode_sound,
+    "tensor": encode_tensor,
+}

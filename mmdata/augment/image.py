@@ -104,27 +104,29 @@ def _sentence(error: Exception) -> str:
 
 @dataclass(frozen=True)
 class ImageOperator:
-    """A transform of albumentations; all pictures of a sample go through it with what was drawn once."""
+    """A transform of albumentations; all pictures and all frames of a sample go through it with what was drawn once."""
 
     name: str
     needs_boxes: bool
     compose: Any = field(repr=False, compare=False)
     kind: _Kind = field(repr=False, compare=False)
-    changes: frozenset[str] = frozenset({"image"})
+    changes: frozenset[str] = frozenset({"image", "video"})
 
     def __call__(self, view: View, rng: np.random.Generator) -> Change:
         """Apply. Raises VetoError `no_boxes`, SampleError `image_operator` where the library refuses a picture."""
         seed = int(rng.integers(2**32))
         done = {name: self._one(name, view, picture, seed) for name, picture in view.pictures.items()}
+        films = {n: [self._one(n, view, frame, seed) for frame in frames] for n, frames in view.clips.items()}
         pictures = {name: one.picture for name, one in done.items()}
         boxes = dict(view.boxes) | {name: one.boxes for name, one in done.items() if name in view.boxes}
         gone: dict[str, tuple[str, ...]] = {}
         for one in done.values():
             for text, phrases in one.gone.items():
                 gone[text] = gone.get(text, ()) + phrases
-        effects = frozenset().union(*(one.effects for one in done.values()))
-        drawn = next(iter(done.values())).drawn
-        return Change(replace(view, pictures=pictures, boxes=boxes), effects, drawn, gone)
+        every = [*done.values(), *(frames[0] for frames in films.values())]
+        effects = frozenset().union(*(one.effects for one in every))
+        clips = {name: tuple(one.picture for one in frames) for name, frames in films.items()}
+        return Change(replace(view, pictures=pictures, clips=clips, boxes=boxes), effects, every[0].drawn, gone)
 
     def _one(self, name: str, view: View, picture: Picture, seed: int) -> _Done:
         if self.needs_boxes and name not in view.boxes:

@@ -133,15 +133,12 @@ class DropModality(Frozen):
 
     def __call__(self, view: View, rng: np.random.Generator) -> Change:
         """Raises VetoError `too_few_modalities`."""
-        held: dict[str, Mapping[str, Any]] = {
-            "image": view.pictures, "text": view.texts, "audio": view.sounds, "tensor": view.tensors
-        }  # fmt: skip
-        there = [kind for kind, members in held.items() if set(members) - view.gone]
+        there = [kind for kind, names in view.members.items() if set(names) - view.gone]
         may_go = [kind for kind in there if kind in self.of]
         if not may_go or len(there) <= self.leave:
             raise VetoError("too_few_modalities", f"only {', '.join(there)}: nothing can go")
         kind = may_go[int(rng.integers(len(may_go)))]
-        gone = frozenset(held[kind])
+        gone = frozenset(view.members[kind])
         texts = {} if kind == "text" else view.texts
         return Change(replace(view, texts=texts, gone=view.gone | gone), drawn={"dropped": kind})
 

@@ -17,11 +17,11 @@ import numpy as np
 from mmdata.augment import codec, meaning, notes
 from mmdata.augment.base import Box, Change, Mixer, Operator, Picture, Sound, Text, VetoError, View
 from mmdata.errors import SampleError
-from mmdata.sample import Member, Sample, child_id
+from mmdata.sample import MODALITIES, Member, Sample, child_id
 
 _SOUND_EFFECTS: Final = frozenset({"tempo", "pitch", "loudness", "noise", "echo", "reverse", "cut"})
 # Where a view holds members of each modality.
-_FIELDS: Final = {"image": "pictures", "audio": "sounds", "tensor": "tensors"}
+_FIELDS: Final = {"image": "pictures", "video": "clips", "audio": "sounds", "tensor": "tensors"}
 
 Others = Callable[[str, int], Sample | None]
 """Another sample than the one with this id, chosen by a number of 128 bits; None where there is none."""
@@ -264,7 +264,9 @@ def decoded(sample: Sample, known: Notes, changes: frozenset[str]) -> View:
     }
     heard = [name for name, m in members.items() if m.modality == "audio"]
     spoken = {s: tuple(texts if known.spoken is None else known.spoken.get(s, ())) for s in heard}
-    return View(pictures, {}, sounds, texts, parts.get("tensors", {}), boxes, words, spoken)
+    names = {kind: tuple(n for n, m in members.items() if m.modality == kind) for kind in MODALITIES}
+    clips, tensors = parts.get("clips", {}), parts.get("tensors", {})
+    return View(pictures, clips, sounds, texts, tensors, boxes, words, spoken, names)
 
 
 def told(before: View, change: Change) -> View:

@@ -87,6 +87,11 @@ def open_video(source: bytes | BinaryIO) -> Any:
     return container
 
 
+# Pictures that went through an operator are encoded once more: the loss should not show.
+_AS_IT_IS: Final = Target(encode=True, crf=18)
+_ALL: Final = (0.0, math.inf)
+
+
 def normalise(data: bytes, target: Target, limits: Limits, clip: Clip | None = None) -> tuple[bytes, VideoInfo]:
     """The payload that is stored, and what it is.
 
@@ -195,13 +200,54 @@ def _encoded(data: bytes, target: Target, limits: Limits, clip: Clip) -> bytes:
             out.mux(picture.encode(small))
         out.mux(picture.encode(None))
         if sound is not None:
-            resampler = av.AudioResampler(format="fltp", layout="stereo", rate=_SOUND_HZ)
-            done = 0
-            for part in cut_samples(heard, resampler, _SOUND_HZ, clip):
-                part.pts = done
-                done += part.samples
-                out.mux(sound.encode(part))
-            out.mux(sound.encode(None))
+            _copy_sound(out, sound, heard, clip)
+    return buffer.getvalue()
+
+
+def _copy_sound(out: Any, sound: Any, heard: Any, clip: Clip) -> None:
+    import av
+
+    resampler = av.AudioResampler(format="fltp", layout="stereo", rate=_SOUND_HZ)
+    done = 0
+    for part in cut_samples(heard, resampler, _SOUND_HZ, clip):
+        part.pts = done
+        done += part.samples
+        out.mux(sound.encode(part))
+    out.mux(sound.encode(None))
+
+
+def frames_of_film(data: bytes, limits: Limits, max_bytes: int) -> list[Any]:
+    """All frames, uint8 `[H, W, 3]`. Raises SampleError as `normalise` does, `too_many_frames` for their bytes too."""
+    frames: list[Any] = []
+    with open_video(data) as source:
+        for frame in _shown(source, _AS_IT_IS, limits, _ALL):
+            frames.append(frame.to_ndarray(format="rgb24"))
+            if len(frames) * frames[0].nbytes > max_bytes:
+                raise SampleError("too_many_frames", f"its frames take more than {max_bytes >> 20} MiB")
+    return frames
+
+
+def redrawn(data: bytes, frames: Sequence[Any], limits: Limits) -> bytes:
+    """The film with another picture for each of its frames, as H.264 and AAC in MP4; times and sound stay."""
+    import av
+
+    buffer = io.BytesIO()
+    with (
+        open_video(data) as source,
+        open_video(data) as heard,
+        av.open(buffer, "w", format="mp4", options={"fflags": "+bitexact"}) as out,
+    ):
+        picture = _picture_stream(out, source, _AS_IT_IS)
+        picture.width, picture.height = (max(2, round(side / 2) * 2) for side in frames[0].shape[1::-1])
+        sound = _sound_stream(out) if heard.streams.audio else None
+        for old, rgb_HWC in zip(_shown(source, _AS_IT_IS, limits, _ALL), frames, strict=True):
+            frame = av.VideoFrame.from_ndarray(rgb_HWC, format="rgb24")
+            new = frame.reformat(width=picture.width, height=picture.height, format="yuv420p")
+            new.pts, new.time_base = old.pts, Fraction(1, _TICKS_A_SECOND)
+            out.mux(picture.encode(new))
+        out.mux(picture.encode(None))
+        if sound is not None:
+            _copy_sound(out, sound, heard, _ALL)
     return buffer.getvalue()
 
 

@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from film import write_film
 from PIL import Image
 
 from mmdata.augment.load import replay
 from mmdata.augment.policy import Others, chosen, nobody
 from mmdata.errors import SampleError
+from mmdata.media.video import Limits, frames_of_film, measure_video
 from mmdata.sample import Member, Sample, child_id
 from mmdata.steps.augment.joint import Joint
 from mmdata.steps.base import Veto
@@ -311,6 +313,22 @@ def test_text_operators_leave_what_is_spoken_alone() -> None:
     assert child.members["speech"] == parent.members["speech"]
 
 
+def test_all_frames_of_a_film_are_changed_alike_and_its_sound_stays(tmp_path) -> None:
+    data = write_film(tmp_path / "film.mp4", [0.4, 0.4]).read_bytes()
+    film = Member("film", "video", "video/mp4", "mp4", data, None, {"width": 128, "height": 64, "duration_s": 0.8})
+    child = child_of(joint("HorizontalFlip"), sample(film, text("on the left")))
+    assert child.members["caption"].text == "on the right"
+    limits = Limits(60.0, 1000, 1 << 20)
+    before, after = (frames_of_film(m.data, limits, 1 << 30) for m in (film, child.members["film"]))
+    assert len(before) == len(after) > 10
+    for old, new in zip(before, after, strict=True):
+        assert np.abs(old[:, ::-1].astype(int) - new).mean() < 4
+    infos = [measure_video(m.data, limits) for m in (film, child.members["film"])]
+    assert [info.has_sound for info in infos] == [True, True]
+    assert infos[1].duration_s == pytest.approx(infos[0].duration_s, abs=0.05)
+    assert child_of(joint("HorizontalFlip"), sample(film, text("on the left"))).members == child.members
+
+
 # --- across samples --------------------------------------------------------------------------------------------------
 
 
@@ -371,6 +389,8 @@ def test_a_modality_is_dropped_whole_and_one_stays() -> None:
     }
     assert left == {("caption", "caption_fr", "image"), ("caption", "caption_fr", "speech"), ("image", "speech")}
     assert veto_of(joint("drop_modality"), sample(picture())) == "too_few_modalities"
+    mute = child_of(joint({"drop_modality": {"of": ["text"]}}), parent)
+    assert sorted(mute.members) == ["image", "speech"]
 
 
 def test_a_partner_is_any_other_sample_by_chance() -> None:
