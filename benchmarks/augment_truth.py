@@ -6,7 +6,7 @@ HorizontalFlip and HueSaturationValue of albumentations and `synonyms` of nlpaug
 policy with the same draws and its meaning switched off: texts know nothing of pictures, and no word is protected.
 
 Two measures. An oracle of rules (whether a child was mirrored, and its ground, follow from its pixels) says whether its
-caption is true. The bundled model is trained on each, online, at equal steps, and asked for the caption of each held-out
+Two measures. An oracle of rules (whether a child was mirrored, and its ground, follow from its pixels) says if its
 canvas among all of them, where the other order and the other grounds are among the wrong ones.
 
 Usage: python benchmarks/augment_truth.py --stamps FOLDER [--steps N] [--seeds N]. The last line is one JSON object.

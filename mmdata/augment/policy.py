@@ -264,7 +264,7 @@ def decoded(sample: Sample, known: Notes, changes: frozenset[str]) -> View:
     }
     heard = [name for name, m in members.items() if m.modality == "audio"]
     spoken = {s: tuple(texts if known.spoken is None else known.spoken.get(s, ())) for s in heard}
-    names = {kind: tuple(n for n, m in members.items() if m.modality == kind) for kind in MODALITIES}
+    names = {str(kind): tuple(n for n, m in members.items() if m.modality == kind) for kind in MODALITIES}
     clips, tensors = parts.get("clips", {}), parts.get("tensors", {})
     return View(pictures, clips, sounds, texts, tensors, boxes, words, spoken, names)
 
