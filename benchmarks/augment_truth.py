@@ -32,7 +32,7 @@ import yaml
 from PIL import Image
 
 GROUNDS = {"red": (205, 35, 35), "yellow": (235, 215, 40), "green": (40, 160, 60), "blue": (45, 80, 215)}
-SIDE_PX = 96
+SIDE_PX = 64
 APPLY = [
     {"HorizontalFlip": {"p": 0.5}},
     {"HueSaturationValue": {"hue_shift_limit": [25, 90], "sat_shift_limit": 0, "val_shift_limit": 0, "p": 0.3}},
@@ -46,8 +46,8 @@ def main() -> None:
     """Run and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stamps", type=Path, required=True, help="folder of the stamps (`mmdata fetch stamps`)")
-    parser.add_argument("--things", type=int, default=10)
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--things", type=int, default=14)
+    parser.add_argument("--steps", type=int, default=900)
     parser.add_argument("--seeds", type=int, default=3)
     arguments = parser.parse_args()
     began = time.time()
@@ -103,11 +103,11 @@ def canvas(left: Image.Image, right: Image.Image, ground: tuple[int, int, int], 
     """Two stamps in the halves of a square, each a little moved and scaled; the corners stay ground."""
     picture = Image.new("RGB", (SIDE_PX, SIDE_PX), ground)
     for half, stamp in enumerate((left, right)):
-        side = chance.randint(34, 42)
+        side = chance.randint(22, 28)
         small = stamp.copy()
         small.thumbnail((side, side))
         x = half * SIDE_PX // 2 + chance.randint(2, SIDE_PX // 2 - small.width - 2)
-        y = chance.randint(8, SIDE_PX - small.height - 8)
+        y = chance.randint(4, SIDE_PX - small.height - 4)
         picture.paste(small, (x, y), small)
     return picture
 
@@ -236,7 +236,7 @@ def trained(folder: Path, shards: Path, kind: str, seed: int, steps: int) -> dic
         "data": {
             "shards": str(shards),
             "modalities": {"text": ["caption"], "image": ["image"]},
-            "image_side_px": 48,
+            "image_side_px": 32,
             "text_max_tokens": 32,
         },
         "optim": {"batch_size": 96, "lr": 0.001, "warmup": max(1, steps // 10)},
@@ -244,6 +244,7 @@ def trained(folder: Path, shards: Path, kind: str, seed: int, steps: int) -> dic
         "steps": steps,
         "seed": seed,
         "workers": 0,
+        "threads": 1,
         "output": str(folder / f"{kind}-{seed}"),
     }
     path = folder / "train.yaml"

@@ -52,7 +52,7 @@ class Twin(Augment):
     step: ClassVar[str] = "twin"
     how: str = "signal"
 
-    def make(self, sample, seed):
+    def make(self, sample, seed, others):
         """The child."""
         from dataclasses import replace
 
