@@ -7,7 +7,7 @@ import re
 import socket
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urljoin
+from urllib.parse import quote, urljoin, urlsplit
 
 from mmdata.net.errors import FetchError
 
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 _MOST_CHARACTERS: Final = 8192
 _PORTS: Final = {"http": 80, "https": 443}
 _CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f]")
+# RFC 3986, 3.4: what may stand in a query; a percent sign only before two digits.
+_IN_QUERIES: Final = "%:/?@!$&'()*+,;=-._~[]"
+_NO_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _BLANKS: Final = " \t\r\n\f"
 # Bytes of a header that are no UTF-8, as aiohttp hands them over (PEP 383).
 _RAW_BYTES: Final = re.compile(r"[\udc80-\udcff]")
@@ -49,7 +52,8 @@ def checked_url(text: str, base: str | None = None) -> URL:
 
     try:
         clean = _clean(text)
-        url = URL(urljoin(base, clean) if base else clean).with_fragment(None)
+        whole = urljoin(base, clean) if base else clean
+        url = _with_query(URL(whole).with_fragment(None), urlsplit(whole).query)
         if url.scheme not in _PORTS or not url.host:
             raise ValueError("no http or https URL")
         if not url.port:
@@ -60,6 +64,16 @@ def checked_url(text: str, base: str | None = None) -> URL:
         return url.with_user(None)
     except (ValueError, TypeError) as error:
         raise FetchError("bad_url", f"'{text[:200]}': {error}") from None
+
+
+def _with_query(url: URL, query: str) -> URL:
+    """The URL with its query as it came: whoever signed it signed these escapes, which yarl would write anew."""
+    from yarl import URL
+
+    if not query:
+        return url
+    raw = quote(_NO_ESCAPE.sub("%25", query), safe=_IN_QUERIES)
+    return URL.build(scheme=url.scheme, authority=url.raw_authority, path=url.raw_path, query_string=raw, encoded=True)
 
 
 def _clean(text: str) -> str:

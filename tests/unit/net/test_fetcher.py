@@ -125,6 +125,13 @@ def test_redirects_within_the_limit_are_followed(site: Site):
     assert (answer.url, answer.final_url) == (site.url("/hop/5"), site.url("/i/hop.jpg"))
 
 
+def test_a_signed_query_reaches_the_server_as_it_was_signed(site: Site):
+    signed = "/i/7.jpg?Credential=AK%2F2026%2Fs3&Sig=a%3D%7e+b"
+    site.extra[signed] = lambda *_: Reply(body=jpeg("signed"))
+    assert only(fetch(site, signed)).body == jpeg("signed")
+    assert site.seen[signed] == 1
+
+
 def test_what_is_packed_is_unpacked(site: Site):
     assert only(fetch(site, "/packed")).data == b"hello " * 100
 
