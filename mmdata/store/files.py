@@ -37,9 +37,18 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def sweep_scratch(folder: Path) -> None:
-    """Remove what a killed build left half-written below `folder`; what is of this process stays."""
+    """Remove what a killed build left half-written below `folder`; what a living process writes stays.
+
+    A query may be making the catalog anew while a build begins.
+    """
     for path in folder.rglob(f"*{SCRATCH_MARK}*"):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
-        elif not path.name.endswith(f"{SCRATCH_MARK}{os.getpid()}"):
+        elif not _is_alive(path.name.rpartition(SCRATCH_MARK)[2]):
             path.unlink(missing_ok=True)
+
+
+def _is_alive(pid: str) -> bool:
+    import psutil
+
+    return pid.isdecimal() and psutil.pid_exists(int(pid))

@@ -127,8 +127,7 @@ def test_redirects_within_the_limit_are_followed(site: Site):
 
 def test_a_signed_query_reaches_the_server_as_it_was_signed(site: Site):
     signed = "/i/7.jpg?Credential=AK%2F2026%2Fs3&Sig=a%3D%7e+b"
-    site.extra[signed] = lambda *_: Reply(body=jpeg("signed"))
-    assert only(fetch(site, signed)).body == jpeg("signed")
+    assert only(fetch(site, signed)).status == 200
     assert site.seen[signed] == 1
 
 
