@@ -51,4 +51,8 @@ def sweep_scratch(folder: Path) -> None:
 def _is_alive(pid: str) -> bool:
     import psutil
 
-    return pid.isdecimal() and psutil.pid_exists(int(pid))
+    try:
+        # A process that was killed and that nobody has waited for is still in the list.
+        return pid.isdecimal() and psutil.Process(int(pid)).status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
