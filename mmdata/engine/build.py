@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from mmdata import __version__
-from mmdata.engine import fit, work
+from mmdata.engine import children, fit, work
 from mmdata.engine.discover import discover
 from mmdata.engine.events import Reporter, StepProgress
 from mmdata.engine.fetch import fetch_part, unplanned_parts, wanted
@@ -215,10 +215,10 @@ class _Run:
         await self._align_all(chunk.fingerprint, base)
         for step in self.plan.pipeline.augment:
             fingerprint = self.plan.child(step, chunk.fingerprint)
-            children = self.plan.part(step.label, fingerprint)
-            if not children.exists():
-                await self._augment(step, work.Known.of(self.plan, step, chunk.fingerprint), children)
-            await self._align_all(fingerprint, children, of=chunk.fingerprint)
+            out = self.plan.part(step.label, fingerprint)
+            if not out.exists():
+                await self._augment(step, children.Known.of(self.plan, step, chunk.fingerprint), out)
+            await self._align_all(fingerprint, out, of=chunk.fingerprint)
         self._refresh_catalog()
 
     async def _ingest(self, chunk: Chunk, out: Path) -> None:
@@ -231,9 +231,9 @@ class _Run:
         self.streak.add(done.failures)
         self._moved("ingest", done)
 
-    async def _augment(self, step: Augment, known: work.Known, out: Path) -> None:
+    async def _augment(self, step: Augment, known: children.Known, out: Path) -> None:
         def arguments(poison: dict[str, str], to: Path = out) -> tuple[Any, ...]:
-            return (work.augment_part, step, self.plan.pipeline.spec.seed, known, to, poison)
+            return (children.augment_part, step, self.plan.pipeline.spec.seed, known, to, poison)
 
         done: work.Done = await self._despite_death(arguments, lambda: work.rows_of(known.base)[1])
         self._moved(step.label, done)

@@ -23,7 +23,7 @@ from film import write_film
 from PIL import Image as Pictures
 
 from mmdata.augment.policy import nobody
-from mmdata.engine import work
+from mmdata.engine import children, work
 from mmdata.errors import SampleError
 from mmdata.models.clap import ClapRecipe
 from mmdata.models.clip_image import ImageRecipe
@@ -384,12 +384,12 @@ class Touched(dict[str, Member]):
 def test_an_operator_makes_the_same_child_twice_of_declared_kinds(name: str) -> None:
     step: Augment = made(name)
     parent = sample()
-    children = [child for child in step.make(parent, 7, nobody) if isinstance(child, Sample)]
-    assert children == [child for child in step.make(sample(), 7, nobody) if isinstance(child, Sample)]
-    assert children
+    made_here = [child for child in step.make(parent, 7, nobody) if isinstance(child, Sample)]
+    assert made_here == [child for child in step.make(sample(), 7, nobody) if isinstance(child, Sample)]
+    assert made_here
     assert parent == sample()
     declared = {n: d.modality for n, d in step.new_members().items()}
-    for child in children:
+    for child in made_here:
         assert child.parent_id == parent.sample_id
         assert (child.variant or "").startswith(step.step)
         assert child.sample_id == child_id(parent.sample_id, child.variant or "")
@@ -410,8 +410,8 @@ def test_an_operator_refuses_a_broken_sample_in_words(name: str, tmp_path: Path)
         assert all(reason.isidentifier() for reason in reasons)
     if step.findings():
         return  # a part alone has none of them
-    done = work.augment_part(
-        step, 0, work.Known(part(tmp_path, sample(), broken("image")), {}, ()), tmp_path / "out.parquet", {}
+    done = children.augment_part(
+        step, 0, children.Known(part(tmp_path, sample(), broken("image")), {}, ()), tmp_path / "out.parquet", {}
     )
     assert (done.samples, done.failed) == (2, 0)
     rows = read_base_rows(tmp_path / "out.parquet")
@@ -421,7 +421,7 @@ def test_an_operator_refuses_a_broken_sample_in_words(name: str, tmp_path: Path)
 
 @pytest.mark.parametrize("name", of(Augment))
 def test_an_operator_over_an_empty_part(name: str, tmp_path: Path) -> None:
-    work.augment_part(made(name), 0, work.Known(part(tmp_path), {}, ()), tmp_path / "out.parquet", {})
+    children.augment_part(made(name), 0, children.Known(part(tmp_path), {}, ()), tmp_path / "out.parquet", {})
     assert read_base_rows(tmp_path / "out.parquet") == []
 
 

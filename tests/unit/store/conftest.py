@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mmdata.engine import work
+from mmdata.engine import children, work
 from mmdata.plan import Plan, plan_to_build
 from mmdata.store import catalog, shards
 from mmdata.store.selection import read_shard_plans
@@ -65,7 +65,7 @@ def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Build:
                 work.ingest_part(work.Slice.of(plan, chunk), pipeline.ingest, base, {})
                 for step in pipeline.augment:
                     out = plan.part(step.label, plan.child(step, chunk.fingerprint))
-                    work.augment_part(step, pipeline.spec.seed, work.Known(base, {}, ()), out, {})
+                    children.augment_part(step, pipeline.spec.seed, children.Known(base, {}, ()), out, {})
             if upto == "ingest":
                 return plan
             work.decide(plan, output / "scratch", "1GB")
