@@ -79,7 +79,7 @@ def build(plan: Plan, reporter: Reporter) -> Outcome:
     plan.output.mkdir(parents=True, exist_ok=True)
     with _locked(plan.output):
         # First of all: a build may be killed after its last file was in place and before it has cleaned up.
-        sweep_scratch(plan.output)
+        sweep_scratch(plan.output, catalog.path_of(plan.output).name)
         if plan.is_complete and plan.written() and catalog.is_fresh(plan.output, plan.selection):
             return _outcome(plan, began, did_nothing=True)
         run = _Run(plan, reporter)
@@ -89,7 +89,9 @@ def build(plan: Plan, reporter: Reporter) -> Outcome:
             except OSError as error:
                 raise _told(error, plan.output) from error
             finally:
-                sweep_scratch(plan.output)  # of workers that were ended in the middle of a part
+                sweep_scratch(
+                    plan.output, catalog.path_of(plan.output).name
+                )  # of workers that were ended in the middle of a part
         return _outcome(run.plan, began, did_nothing=False)
 
 

@@ -36,15 +36,16 @@ def write_json(path: Path, value: Any) -> None:
         scratch.write_text(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def sweep_scratch(folder: Path) -> None:
-    """Remove what a killed build left half-written below `folder`; what a living process writes stays.
+def sweep_scratch(folder: Path, shared: str = "") -> None:
+    """Remove what a killed build left half-written below `folder`; what is of this process stays.
 
-    A query may be making the catalog anew while a build begins.
+    The file `shared` other processes write too (a query makes the catalog anew): that of a living one stays.
     """
     for path in folder.rglob(f"*{SCRATCH_MARK}*"):
+        name, _, pid = path.name.rpartition(SCRATCH_MARK)
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
-        elif not _is_alive(path.name.rpartition(SCRATCH_MARK)[2]):
+        elif pid != str(os.getpid()) and not (name == shared and _is_alive(pid)):
             path.unlink(missing_ok=True)
 
 

@@ -50,13 +50,13 @@ def test_json_is_sorted_and_readable(tmp_path: Path) -> None:
 
 def test_sweeping_removes_what_dead_processes_left_half_written(tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
-    for name in ("x/a.tar.partial-99999998", "b.parquet.partial-99999999", "c.duckdb.partial-1", "keep.tar"):
+    for name in ("x/a.tar.partial-1", "c.duckdb.partial-99999999", "c.duckdb.partial-1", "keep.tar"):
         (tmp_path / name).write_text("x")
     (tmp_path / "d.partial-1").mkdir()
     (tmp_path / "d.partial-1/f").write_text("x")
     with appearing(tmp_path / "mine") as scratch:
         scratch.write_text("x")
-        sweep_scratch(tmp_path)
-    # The process 1 is always there: what it writes is not half-written.
+        sweep_scratch(tmp_path, "c.duckdb")
+    # The process 1 is always there.
     left = ["c.duckdb.partial-1", "keep.tar", "mine", "x"]
     assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*")) == left
