@@ -59,10 +59,11 @@ def image_operators() -> list[str]:
 def image_operator(name: str, params: Mapping[str, Any]) -> ImageOperator:
     """A transform with its parameters checked. Raises ValueError that names the parameter."""
     kind = _table()[name]
-    return ImageOperator(name, kind.boxes, _compose(name, params), kind)
+    plain = _compose(name, params, boxes=False)
+    return ImageOperator(name, kind.boxes, _compose(name, params, boxes=True) if kind.geometric else plain, plain, kind)
 
 
-def _compose(name: str, params: Mapping[str, Any]) -> Any:
+def _compose(name: str, params: Mapping[str, Any], *, boxes: bool) -> Any:
     import cv2
 
     albumentations = libraries.without_torch("albumentations")
@@ -70,16 +71,16 @@ def _compose(name: str, params: Mapping[str, Any]) -> Any:
     # As many processes as cores; threads of their own would only wait for each other.
     cv2.setNumThreads(1)
     transform = _transform(name, getattr(albumentations, name), params)
-    if not _table()[name].geometric:
+    if not boxes:
         return albumentations.Compose([transform], save_applied_params=True)
-    boxes = albumentations.BboxParams(
+    form = albumentations.BboxParams(
         format="albumentations",
         label_fields=["index"],
         clip=True,
         filter_invalid_bboxes=True,
         min_visibility=MIN_VISIBLE,
     )
-    return albumentations.Compose([transform], bbox_params=boxes, save_applied_params=True)
+    return albumentations.Compose([transform], bbox_params=form, save_applied_params=True)
 
 
 def _transform(name: str, cls: Any, params: Mapping[str, Any]) -> Any:
@@ -109,6 +110,7 @@ class ImageOperator:
     name: str
     needs_boxes: bool
     compose: Any = field(repr=False, compare=False)
+    plain: Any = field(repr=False, compare=False)
     kind: _Kind = field(repr=False, compare=False)
     changes: frozenset[str] = frozenset({"image", "video"})
 
@@ -134,21 +136,21 @@ class ImageOperator:
             raise VetoError("no_boxes", f"{self.name} must know where the things of '{name}' are; {fix}")
         before = view.boxes.get(name, ())
         # The seed alone decides, whatever was drawn before.
-        self.compose.set_random_seed(seed)
+        compose = self.compose if before else self.plain
+        compose.set_random_seed(seed)
         given: dict[str, Any] = {"image": picture.rgb_HWC}
-        if self.kind.geometric:
-            given["bboxes"] = np.array([box.box for box in before], np.float64).reshape(-1, 4)
-            given["index"] = list(range(len(before)))
-            if picture.alpha_HW is not None:
-                given["mask"] = picture.alpha_HW
+        if self.kind.geometric and before:
+            given |= {"bboxes": np.array([box.box for box in before], np.float64), "index": list(range(len(before)))}
+        if self.kind.geometric and picture.alpha_HW is not None:
+            given["mask"] = picture.alpha_HW
         try:
-            found = self.compose(**given)
+            found = compose(**given)
         except Exception as error:  # noqa: BLE001 - see the next line
             # It has classes of its own for a crop larger than the picture, and the like.
             raise VetoError("not_applicable", f"{self.name}: {_sentence(error)}") from None
         changed = _picture(self.name, found, picture)
         ((_, drawn),) = found["applied_transforms"] or [("", {})]
-        boxes, lost = _moved(before, found) if self.kind.geometric else (before, [])
+        boxes, lost = _moved(before, found) if "bboxes" in given else (before, [])
         effects = self.kind.effects
         if self.kind.by:
             effects |= _BY[self.kind.by](drawn, picture.rgb_HWC.shape, changed.rgb_HWC.shape)
