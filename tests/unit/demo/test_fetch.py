@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import gzip
 import subprocess
 import sys
+import threading
 import zipfile
 from hashlib import sha256
 from pathlib import Path
@@ -82,8 +84,7 @@ def test_second_call_does_nothing(cache: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_an_interrupted_fetch_leaves_nothing(cache: Path, monkeypatch: pytest.MonkeyPatch):
-    fake_debs(monkeypatch, {"usr/share/tuxpaint/stamps/cat.txt": b"A cat."})
-    monkeypatch.setattr(fetching, "_move_into_place", lambda *_: 1 / 0)
+    monkeypatch.setattr(fetching, "unpack_debs", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         fetch("stamps", str)
     assert list((cache / "media").iterdir()) == []
@@ -91,20 +92,25 @@ def test_an_interrupted_fetch_leaves_nothing(cache: Path, monkeypatch: pytest.Mo
 
 def test_what_a_killed_fetch_left_is_swept(cache: Path, monkeypatch: pytest.MonkeyPatch):
     fake_debs(monkeypatch, {"usr/share/tuxpaint/stamps/cat.txt": b"A cat."})
-    put(cache / "media/.stamps.99999999/half", b"")
-    put(cache / "media/.stamps.1/half", b"of a process that lives")
-    fetch("stamps", str)
-    assert sorted(path.name for path in (cache / "media").iterdir()) == [".stamps.1", "stamps"]
-
-
-def test_another_process_may_finish_first(cache: Path, monkeypatch: pytest.MonkeyPatch):
-    def unpack(names: list[str], into: Path) -> None:
-        put(into / "usr/share/tuxpaint/stamps/cat.txt", b"ours")
-        put(cache / "media/stamps/cat.txt", b"theirs")
-
-    monkeypatch.setattr(fetching, "unpack_debs", unpack)
-    assert files(fetch("stamps", str)) == {"cat.txt": b"theirs"}
+    put(cache / "media/.stamps.partial/half", b"")
+    assert files(fetch("stamps", str)) == {"cat.txt": b"A cat."}
     assert [path.name for path in (cache / "media").iterdir()] == ["stamps"]
+
+
+def test_what_another_process_fetches_is_waited_for(cache: Path, monkeypatch: pytest.MonkeyPatch):
+    (cache / "locks").mkdir(parents=True)
+    calls = fake_debs(monkeypatch, {"usr/share/tuxpaint/stamps/cat.txt": b"ours"})
+    found: list[Path] = []
+    with (cache / "locks/stamps").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        waiting = threading.Thread(target=lambda: found.append(fetch("stamps", str)))
+        waiting.start()
+        waiting.join(0.2)
+        assert waiting.is_alive()
+        put(cache / "media/stamps/cat.txt", b"theirs")
+    waiting.join(10)
+    assert [files(folder) for folder in found] == [{"cat.txt": b"theirs"}]
+    assert calls == []
 
 
 def test_unknown_name_lists_the_known_ones(cache: Path):
