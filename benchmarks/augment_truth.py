@@ -240,7 +240,7 @@ def trained(folder: Path, shards: Path, kind: str, seed: int, steps: int) -> dic
             "text_max_tokens": 32,
         },
         "optim": {"batch_size": 96, "lr": 0.001, "warmup": max(1, steps // 10)},
-        "loss": {"fusion_weight": 0.0},
+        "loss": {"fusion": 0.0},
         "steps": steps,
         "seed": seed,
         "workers": 0,

@@ -9,8 +9,9 @@ from pydantic import Field, ValidationError, field_validator
 
 from mmdata.errors import SpecError
 from mmdata.spec import Document, Frozen, Keys, explain, nearest, read_yaml
-from mmdata.train.sizes import Architecture, ModelConfig
-from mmdata.train.sizes import problems as model_problems
+from mmdata.train.losses.config import LossConfig
+from mmdata.train.model.sizes import Architecture, ModelConfig
+from mmdata.train.model.sizes import problems as model_problems
 
 # One modality alone has nothing to agree with.
 MIN_MODALITIES = 2
@@ -58,15 +59,6 @@ class OptimConfig(Frozen):
     beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's decay of the mean of gradients")
     beta2: float = Field(0.98, ge=0, lt=1, description="AdamW's decay of the mean of squared gradients")
     clip_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this norm")
-
-
-class LossConfig(Frozen):
-    """How the terms of the loss are weighed."""
-
-    fusion_weight: float = Field(1.0, ge=0, description="weight of the fusion terms beside the pairwise ones; 0: none")
-    modality_dropout: float = Field(
-        0.3, ge=0, lt=1, description="chance that one more modality is hidden from the fusion, for each sample"
-    )
 
 
 class TrainConfig(Frozen):

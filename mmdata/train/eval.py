@@ -15,8 +15,8 @@ from torch import Tensor
 
 from mmdata.errors import TrainError
 from mmdata.train.batch import Batch, Failure
-from mmdata.train.losses import visible_inputs
-from mmdata.train.model import FusedModel
+from mmdata.train.losses.contrastive import visible_inputs
+from mmdata.train.model.fused import FusedModel
 from mmdata.train.recall import recall_at
 
 

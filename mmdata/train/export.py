@@ -15,10 +15,10 @@ from tokenizers import Tokenizer
 from mmdata.errors import TrainError
 from mmdata.train.checkpoint import write_whole
 from mmdata.train.config import TrainConfig
-from mmdata.train.model import FusedModel
-from mmdata.train.sizes import Architecture
+from mmdata.train.model.fused import FusedModel
+from mmdata.train.model.sizes import Architecture
+from mmdata.train.model.towers import Limits
 from mmdata.train.tokens import load_tokenizer
-from mmdata.train.towers import Limits
 
 _FORMAT = "mmdata-model"
 _VERSION = 1

@@ -20,9 +20,10 @@ from mmdata.train.batch import Batch
 from mmdata.train.checkpoint import Progress
 from mmdata.train.config import OptimConfig, TrainConfig
 from mmdata.train.dataset import SampleDataset, train_loader
+from mmdata.train.dice import Dice
 from mmdata.train.log import TrainLog, Window
-from mmdata.train.losses import loss_terms, total_loss, visible_inputs
-from mmdata.train.model import FusedModel
+from mmdata.train.losses.objective import Objective
+from mmdata.train.model.fused import FusedModel
 
 _MAX_BAD_STEPS_IN_A_ROW = 10
 # Below so many samples a share of failures says little.
@@ -65,6 +66,7 @@ class Trainer:
         """`path` is the checkpoint's; `identity` says which run it is of."""
         self.config, self.model, self.total_steps = config, model, total_steps
         self.device = model.log_scale.device
+        self.objective = Objective(model, config.loss)
         self.optimizer = make_optimizer(model, config.optim)
         self.progress = Progress()
         self._path, self._identity = path, identity
@@ -120,10 +122,9 @@ class Trainer:
     def _step(self, batch: Batch) -> tuple[float, Tensor, dict[str, Tensor]] | None:
         """One update. (lr, loss, terms), or None where the batch had no pair or the numbers were not finite."""
         lr = learning_rate(self.progress.step, self.total_steps, self.config.optim)
-        terms = self._terms(batch) if len(batch) > 1 else {}
-        if not any(not name.startswith("fusion~") for name in terms):
+        loss, terms = self._losses(batch)
+        if loss is None:
             return None
-        loss = total_loss(terms, self.config.loss.fusion_weight)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_norm)
@@ -136,14 +137,12 @@ class Trainer:
         self.optimizer.step()
         return lr, loss.detach(), terms
 
-    def _terms(self, batch: Batch) -> dict[str, Tensor]:
-        visible_MBM = None
-        if self.config.loss.fusion_weight:
-            dice = torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.progress.step)
-            dropout = self.config.loss.modality_dropout
-            visible_MBM = visible_inputs(batch.present_BM, dropout, dice).to(self.device)
+    def _losses(self, batch: Batch) -> tuple[Tensor | None, dict[str, Tensor]]:
+        batch = batch.to(self.device)
+        dice = Dice.of(self.config.seed, self.progress.step, batch.row_B)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            return loss_terms(self.model, batch.to(self.device), visible_MBM)
+            losses: tuple[Tensor | None, dict[str, Tensor]] = self.objective(batch, dice)
+        return losses
 
     def _note_bad_step(self, loss: float, norm: float) -> None:
         """Skip the update, and give up where it happens again and again; the last checkpoint stays as it is."""

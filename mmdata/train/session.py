@@ -19,7 +19,7 @@ from mmdata.train.export import limits_of, save_model, write_json
 from mmdata.train.log import Say, TrainLog
 from mmdata.train.loop import Trainer, is_complete
 from mmdata.train.manifest import ShardFolder
-from mmdata.train.model import FusedModel
+from mmdata.train.model.fused import FusedModel
 from mmdata.train.online import online_augment
 from mmdata.train.stop import StopSignals
 from mmdata.train.tokens import fit_tokenizer, load_tokenizer

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from mmdata.errors import SpecError, TrainError
 from mmdata.train.config import OptimConfig
+from mmdata.train.dice import Dice
 from mmdata.train.export import load_model
 from mmdata.train.loop import learning_rate
-from mmdata.train.losses import visible_inputs
 from mmdata.train.run import train
 
 
@@ -245,18 +245,18 @@ def test_the_learning_rate_warms_up_and_falls_to_zero():
     assert rates[4:] == sorted(rates[4:], reverse=True)
 
 
-def test_modality_dropout_is_drawn_anew_for_each_step(
+def test_dice_are_thrown_anew_for_each_step_and_again_alike(
     write_config: Callable[..., Path], shape_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    seeds = []
+    thrown = []
 
-    def record(present_BM: Tensor, chance: float, generator: torch.Generator | None = None) -> Tensor:
-        if generator is not None:
-            seeds.append(generator.initial_seed())
-        return visible_inputs(present_BM, chance, generator)
+    def record(seed: int, step: int, row_B: Tensor) -> Dice:
+        thrown.append((seed, step))
+        return dice_of(seed, step, row_B)
 
-    monkeypatch.setattr("mmdata.train.loop.visible_inputs", record)
+    dice_of = Dice.of
+    monkeypatch.setattr("mmdata.train.loop.Dice.of", record)
     path = write_config(shape_shards)
     train(path, [], tmp_path / "run", Lines("step 2/6", lambda: os.kill(os.getpid(), signal.SIGTERM)))
     train(path, [], tmp_path / "run", Lines())
-    assert len(set(seeds)) == len(seeds) == 6
+    assert thrown == [(0, step) for step in range(6)]

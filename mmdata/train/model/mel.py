@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mmdata.train.layers import length_mask
+from mmdata.train.model.layers import length_mask
 
 # Whisper's front end (Radford et al. 2022, section 2.2): 25 ms windows every 10 ms, 80 bands.
 WINDOW = 400

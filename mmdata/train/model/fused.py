@@ -1,7 +1,7 @@
 """The fused model: towers, adapters, heads, fusion.
 
 Shapes: B samples, M modalities, N samples that have a modality, S tokens, W the fusion's width, T a tower's,
-D embedding dimensions, V views of a sample.
+D embedding dimensions, V views of a sample, Q latents.
 """
 
 from __future__ import annotations
@@ -14,14 +14,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mmdata.train.batch import Batch, Inputs
-from mmdata.train.fusion import Adapter, Fusion
-from mmdata.train.layers import init_weights, masked_mean
-from mmdata.train.sizes import Architecture
-from mmdata.train.towers import Limits, make_tower
+from mmdata.train.model.fusion import Adapter, Fusion
+from mmdata.train.model.layers import init_weights, masked_mean
+from mmdata.train.model.sizes import Architecture
+from mmdata.train.model.towers import Limits, make_tower
 
 # CLIP (Radford et al. 2021, section 2.5): the temperature starts at 0.07 and its inverse never passes 100.
 _START_LOG_SCALE = math.log(1 / 0.07)
 MAX_LOG_SCALE = math.log(100)
+# SigLIP (Zhai et al. 2023, section 3.2): without it the many negatives of the start would push everything apart.
+_START_SIGMOID_BIAS = -10.0
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class FusedModel(nn.Module):
         self.fusion = Fusion(architecture.fusion, architecture.dropout)
         self.fusion_head = Head(width, architecture.embed_dim)
         self.log_scale = nn.Parameter(torch.tensor(_START_LOG_SCALE))
+        self.sigmoid_bias = nn.Parameter(torch.tensor(_START_SIGMOID_BIAS))
         self.apply(init_weights)
 
     def encode(self, batch: Batch) -> Encoded:
@@ -78,10 +81,18 @@ class FusedModel(nn.Module):
         tokens, masks, embeddings = (list(column) for column in zip(*parts, strict=True))
         return Encoded(tokens, masks, embeddings, batch.present_BM)
 
+    def latents(self, encoded: Encoded, visible_VBM: Tensor) -> Tensor:
+        """What the fusion made of what is both present and visible, for V choices of that. Shape (V, B, Q, W)."""
+        latents_VBQW: Tensor = self.fusion(encoded.tokens, encoded.masks, visible_VBM & encoded.present_BM)
+        return latents_VBQW
+
     def fuse(self, encoded: Encoded, visible_VBM: Tensor) -> Tensor:
         """Embeddings of what is both present and visible, of unit length, for V choices of that. Shape (V, B, D)."""
-        visible_VBM = visible_VBM & encoded.present_BM
-        embedding_VBD: Tensor = self.fusion_head(self.fusion(encoded.tokens, encoded.masks, visible_VBM))
+        return self.fused(self.latents(encoded, visible_VBM))
+
+    def fused(self, latents_VBQW: Tensor) -> Tensor:
+        """The embedding of some latents. Shape (V, B, D)."""
+        embedding_VBD: Tensor = self.fusion_head(latents_VBQW.mean(dim=2))
         return embedding_VBD
 
     def scale(self) -> Tensor:

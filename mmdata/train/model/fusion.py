@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mmdata.train.layers import INIT_STD, CrossBlock
-from mmdata.train.sizes import FusionShape
+from mmdata.train.model.layers import INIT_STD, CrossBlock
+from mmdata.train.model.sizes import FusionShape
 
 
 class Adapter(nn.Module):
@@ -32,7 +32,7 @@ class Adapter(nn.Module):
 
 
 class Fusion(nn.Module):
-    """Learned latents attend over the tokens of the modalities that are visible, and are averaged."""
+    """Learned latents attend over the tokens of the modalities that are visible."""
 
     def __init__(self, shape: FusionShape, dropout: float) -> None:
         """Width, depth, heads and latents from `shape`."""
@@ -44,7 +44,7 @@ class Fusion(nn.Module):
         self.norm = nn.LayerNorm(shape.width)
 
     def forward(self, tokens: list[Tensor], masks: list[Tensor], visible_VBM: Tensor) -> Tensor:
-        """The fused vectors of each view, shape (V, B, W).
+        """The latents of each view, normalised, shape (V, B, Q, W); their mean is the fused vector.
 
         Args:
             tokens: for each of the M modalities (B, S, W); what stands where no view sees it is not read, be it NaN.
@@ -59,7 +59,7 @@ class Fusion(nn.Module):
         for block in self.blocks:
             latents_BVQW = block(latents_BVQW, context_BSW, mask_BVS)
         normed_BVQW: Tensor = self.norm(latents_BVQW)
-        return normed_BVQW.mean(dim=2).transpose(0, 1)
+        return normed_BVQW.transpose(0, 1)
 
     def _masks(self, masks: list[Tensor], visible_VBM: Tensor) -> Tensor:
         """Which tokens each view of each sample reads, the one of `nothing` last. Shape (B, V, S)."""

@@ -7,11 +7,14 @@ import pytest
 import torch
 
 from mmdata.train.batch import Batch, Collate, Example, Failure
-from mmdata.train.losses import loss_terms, visible_inputs
-from mmdata.train.mel import LogMel, mel_filters
-from mmdata.train.model import FusedModel
-from mmdata.train.sizes import FusionChange, ModelConfig, TowerChange
-from mmdata.train.towers import AudioTower, Limits
+from mmdata.train.dice import Dice
+from mmdata.train.losses.config import LossConfig
+from mmdata.train.losses.contrastive import visible_inputs
+from mmdata.train.losses.objective import Objective
+from mmdata.train.model.fused import FusedModel
+from mmdata.train.model.mel import LogMel, mel_filters
+from mmdata.train.model.sizes import FusionChange, ModelConfig, TowerChange
+from mmdata.train.model.towers import AudioTower, Limits
 
 NAMES = ("text", "image", "audio")
 
@@ -140,9 +143,17 @@ def test_a_tone_lights_its_band():
 
 def test_terms_are_those_that_two_samples_share(model):
     batch = batch_of(example(0, absent="audio"), example(1, absent="image"), example(2, absent="audio"), example(3))
-    terms = loss_terms(model, batch, visible_inputs(batch.present_BM, 0.0))
+    dice = Dice.of(0, 0, batch.row_B)
+    _, terms = Objective(model, LossConfig())(batch, dice)
     assert set(terms) == {"text~image", "text~audio", "fusion~text", "fusion~image", "fusion~audio"}
-    assert set(loss_terms(model, batch, None)) == {"text~image", "text~audio"}
+    loss, terms = Objective(model, LossConfig(fusion=0, pair=0.5))(batch, dice)
+    assert set(terms) == {"text~image", "text~audio"}
+    assert loss.item() == pytest.approx(0.25 * sum(term.item() for term in terms.values()))
+
+
+def test_one_sample_alone_has_nothing_to_say(model):
+    batch = batch_of(example(0))
+    assert Objective(model, LossConfig())(batch, Dice.of(0, 0, batch.row_B)) == (None, {})
 
 
 def test_the_temperature_is_clamped(model):

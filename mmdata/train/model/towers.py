@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mmdata.train.layers import INIT_STD, Block, length_mask
-from mmdata.train.mel import BANDS, HOP, LogMel
-from mmdata.train.sizes import Architecture, TowerShape
+from mmdata.train.model.layers import INIT_STD, Block, length_mask
+from mmdata.train.model.mel import BANDS, HOP, LogMel
+from mmdata.train.model.sizes import Architecture, TowerShape
 
 _KERNEL = 5
 _HALVINGS = 3
