@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import ctypes
 import re
+from pathlib import Path
 
+import espeakng_loader
 import numpy as np
 import pytest
 import torch
@@ -63,8 +65,9 @@ class Espeak:
     """espeak-ng with its own marks of where each word begins."""
 
     def __init__(self) -> None:
-        self.library = ctypes.CDLL("libespeak-ng.so.1")
-        self.rate = self.library.espeak_Initialize(_SYNCHRONOUS, 0, None, 0)
+        self.library = ctypes.CDLL(espeakng_loader.get_library_path())
+        data = str(Path(espeakng_loader.get_data_path()).parent).encode()
+        self.rate = self.library.espeak_Initialize(_SYNCHRONOUS, 0, data, 0)
         self.callback = _CALLBACK(self._take)
         self.library.espeak_SetSynthCallback(self.callback)
 
@@ -106,10 +109,7 @@ def random_whisper() -> Whisper:
 
 @pytest.fixture(scope="module")
 def spoken() -> list[Spoken]:
-    try:
-        espeak = Espeak()
-    except OSError:
-        pytest.skip("libespeak-ng.so.1 is not on this machine")
+    espeak = Espeak()
     return [espeak.speak(text) for text in SENTENCES]
 
 
