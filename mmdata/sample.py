@@ -23,7 +23,19 @@ MEASURES: dict[Modality, dict[str, str]] = {
     "text": {**_ALWAYS, "text": "VARCHAR", "lang": "VARCHAR", "chars": "INTEGER", "words": "INTEGER"},
     "audio": {**_ALWAYS, "lang": "VARCHAR", **_SOUND},
     "video": {**_ALWAYS, **_PICTURE, "duration_s": "DOUBLE"},
-    "tensor": dict(_ALWAYS),
+    "tensor": {
+        **_ALWAYS,
+        "shape": "INTEGER[]",
+        "dtype": "VARCHAR",
+        "ndim": "INTEGER",
+        "elements": "BIGINT",
+        "finite_share": "DOUBLE",
+        "min": "DOUBLE",
+        "max": "DOUBLE",
+        "mean": "DOUBLE",
+        "rate_hz": "DOUBLE",
+        "duration_s": "DOUBLE",
+    },
 }
 
 

@@ -39,6 +39,7 @@ OWN: Final[dict[str, dict[str, str]]] = {
         "audio": "ingest.audio:Audio",
         "text": "ingest.text:Text",
         "video": "ingest.video:Video",
+        "tensor": "ingest.tensor:Tensor",
     },
     "align": {
         "clip": "align.clip:Clip",

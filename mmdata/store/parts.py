@@ -43,6 +43,15 @@ MEMBER = pa.struct(
         ("text", pa.string()),
         ("chars", pa.int32()),
         ("words", pa.int32()),
+        ("shape", pa.list_(pa.int32())),
+        ("dtype", pa.string()),
+        ("ndim", pa.int32()),
+        ("elements", pa.int64()),
+        ("finite_share", pa.float64()),
+        ("min", pa.float64()),
+        ("max", pa.float64()),
+        ("mean", pa.float64()),
+        ("rate_hz", pa.float64()),
         ("error", pa.string()),
     ]
 )
@@ -78,7 +87,12 @@ SCORE_SCHEMA = pa.schema(
         ("detail", pa.string()),
     ]
 )
-_MEASURES = ("width", "height", "duration_s", "sample_rate", "channels", "text", "chars", "words")
+# Of a member beside what it is called, where it lies and what it weighs.
+_MEASURES = tuple(
+    field.name
+    for field in MEMBER
+    if field.name not in {"name", "modality", "mime", "extension", "lang", "bytes", "sha256", "offset", "error"}
+)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from mmdata.train.shards import ShardIndex, ShardReader
 if TYPE_CHECKING:
     from mmdata.augment.policy import Policy
 
-_ABOUT = ("width", "height", "duration_s", "sample_rate", "channels", "chars", "words")
+_ABOUT = ("width", "height", "duration_s", "sample_rate", "channels", "chars", "words", "rate_hz")
 
 
 class OnlineAugment:

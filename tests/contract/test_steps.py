@@ -53,6 +53,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "ingest.audio": {},
     "ingest.text": {},
     "ingest.video": {},
+    "ingest.tensor": {"clocks": {"imu": {"rate_hz": 100}}},
     "align.clip": {"model": "model", "image": ["image", "depth"], "text": ["caption", "caption_fr"]},
     "align.whisper": {"model": "model", "pairs": {"speech": "caption"}},
     "align.crossfit": {
@@ -106,6 +107,26 @@ def wav() -> bytes:
     return buffer.getvalue()
 
 
+WAVE: dict[str, Any] = {
+    "shape": [2, 50],
+    "dtype": "float32",
+    "ndim": 2,
+    "elements": 100,
+    "finite_share": 1.0,
+    "min": 0.0,
+    "max": 99.0,
+    "mean": 49.5,
+    "rate_hz": 100.0,
+    "duration_s": 0.5,
+}
+
+
+def npy() -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, np.arange(100, dtype=np.float32).reshape(2, 50))
+    return buffer.getvalue()
+
+
 @functools.cache
 def film() -> bytes:
     """Three scenes of a second."""
@@ -128,6 +149,7 @@ def sample(number: int = 1) -> Sample:
         text("caption_fr", f"carré {number}", "fr"),
         text("subtitles", "WEBVTT\n\n00:00.000 --> 00:00.400\na square\n", "en"),
         Member("speech", "audio", "audio/wav", "wav", wav(), "en", sound),
+        Member("imu", "tensor", "application/x-npy", "npy", npy(), None, dict(WAVE)),
         Member("film", "video", "video/mp4", "mp4", film(), "en", {"width": 128, "height": 64, "duration_s": 3.0}),
     ]
     segments = [

@@ -84,7 +84,7 @@ def test_a_good_plan_says_what_would_run() -> None:
         "image": "image",
         "caption": "text",
     }
-    assert sorted(plan.pipeline.ingest) == ["audio", "image", "text", "video"]
+    assert sorted(plan.pipeline.ingest) == ["audio", "image", "tensor", "text", "video"]
     assert plan.pipeline.write.step == "webdataset"
 
 

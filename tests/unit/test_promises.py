@@ -165,7 +165,7 @@ def test_exported_names() -> None:
 def test_the_steps_that_pipelines_name() -> None:
     assert {block: sorted(names) for block, names in registry.OWN.items()} == {
         "sources": ["files", "huggingface", "table", "video", "warc", "web", "webdataset"],
-        "ingest": ["audio", "image", "text", "video"],
+        "ingest": ["audio", "image", "tensor", "text", "video"],
         "align": ["clap", "clip", "crossfit", "ocr", "reconcile", "regions", "tags", "timing", "whisper"],
         "augment": ["joint", "segments"],
         "curate": ["duplicates", "rules", "splits"],

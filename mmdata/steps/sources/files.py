@@ -28,7 +28,7 @@ _BY_EXTENSION: dict[str, Modality] = {
     **dict.fromkeys(["png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff", "svg"], "image"),
     **dict.fromkeys(["txt", "caption", "srt", "vtt", "ass", "ssa"], "text"),
     **dict.fromkeys(["mp4", "mkv", "webm", "mov", "avi", "m4v", "mpg"], "video"),
-    "npy": "tensor",
+    **dict.fromkeys(["npy", "npz", "safetensors"], "tensor"),
     **dict.fromkeys(["wav", "ogg", "oga", "opus", "flac", "mp3", "m4a", "aac", "aiff"], "audio"),
 }
 _OUTSIDE = "link outside root"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,6 +36,7 @@ class MemberColumn(Frozen):
     path: str | None = Field(None, description="column that holds a path, relative to root")
     url: str | None = Field(None, description="column that holds an http or https URL, which is fetched")
     text: str | None = Field(None, description="column that holds the text itself")
+    values: str | None = Field(None, description="column that holds a tensor's numbers: a list, or one as JSON")
     modality: Modality | None = Field(
         None, description="of a path or URL; told by the member's name where it is a modality"
     )
@@ -43,14 +45,14 @@ class MemberColumn(Frozen):
 
     @model_validator(mode="after")
     def _one_column(self) -> MemberColumn:
-        if sum(column is not None for column in (self.path, self.url, self.text)) != 1:
-            raise ValueError("a member needs one of `path:`, `url:` and `text:`, the name of a column")
+        if sum(column is not None for column in (self.path, self.url, self.text, self.values)) != 1:
+            raise ValueError("a member needs one of `path:`, `url:`, `text:` and `values:`, the name of a column")
         return self
 
     @property
     def column(self) -> str:
         """The column it reads."""
-        return self.path or self.url or self.text or ""
+        return self.path or self.url or self.text or self.values or ""
 
 
 class Table(Source):
@@ -76,7 +78,7 @@ class Table(Source):
                 f"cannot tell the format of {self._called}; known: {', '.join(_READERS)}, one for all files"
             )
         for name, member in self.columns.items():
-            if not member.text and modality_of(name, member.modality) is None:
+            if not (member.text or member.values) and modality_of(name, member.modality) is None:
                 raise ValueError(f"cannot tell the modality of '{name}'; add `modality:`")
         return self
 
@@ -115,7 +117,7 @@ class Table(Source):
         order = f"{key} NULLS FIRST, {', '.join(map(sql.identifier, names))}"
         repeats = _Repeats()
         for values in self._rows(connection, f"SELECT * FROM {self._reader()} ORDER BY {order}"):
-            row = {name: None if value is None else str(value) for name, value in zip(names, values, strict=True)}
+            row = {name: _as_text(value) for name, value in zip(names, values, strict=True)}
             yield repeats.told_apart(self._input(row))
 
     def _rows(self, connection: Any, query: str) -> Iterator[tuple[Any, ...]]:
@@ -162,7 +164,7 @@ class Table(Source):
         modality = _kind(name, member)
         if member.url and value is not None:
             return _fetched(name, modality, member, value.strip())
-        if value is None or member.text:
+        if value is None or member.text or member.values:
             version = None if value is None else hashlib.sha256(value.encode()).hexdigest()[:16]
             url = None if value is not None else f"column {member.column}"
             return Ref(name, modality, url, value, member.lang, required=member.required, version=version)
@@ -221,4 +223,13 @@ class _Repeats:
 
 
 def _kind(name: str, member: MemberColumn) -> Modality:
+    if member.values:
+        return "tensor"
     return "text" if member.text else modality_of(name, member.modality) or "tensor"
+
+
+def _as_text(value: Any) -> str | None:
+    """A list is JSON: what holds a tensor's numbers."""
+    if value is None or isinstance(value, str):
+        return value
+    return json.dumps(value, default=str) if isinstance(value, list) else str(value)
