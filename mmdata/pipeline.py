@@ -15,13 +15,27 @@ from mmdata.errors import PlanError, WeightsError
 from mmdata.sample import Modality
 from mmdata.spec import Document, Keys, Spec, nearest
 from mmdata.steps import registry
-from mmdata.steps.base import Align, Augment, Crawled, Curate, Declared, Ingest, Source, Step, Write
+from mmdata.steps.base import (
+    Align,
+    Augment,
+    Crawled,
+    Curate,
+    Declared,
+    Ingest,
+    Linked,
+    Measure,
+    Source,
+    Step,
+    Write,
+)
 from mmdata.store import sql
-from mmdata.store.curation import Columns, Curation, explained
+from mmdata.store.curation import LINKED, Columns, Curation, explained
 
 _RESERVED = frozenset(
     {"sample_id", "source", "key", "parent_id", "variant", "attributes", "match", "parent", "part", "group_id"}
 )
+# Folders of `parts/` that are no step's.
+_OWN_PARTS = frozenset({"ingest", "fetch", "look"})
 # A member's name stands in the names of tar entries, beside an id of 32 characters, and in SQL.
 _MEMBER_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,39}")
 
@@ -35,6 +49,7 @@ class Pipeline:
         sources: what names the inputs.
         ingest: for each modality how it is read.
         align: the aligners, in order.
+        measure: what is measured of single members.
         augment: what makes children.
         policies: what travels with the shards, so that children can be made, or made again, elsewhere.
         curate: what decides, in order.
@@ -46,6 +61,7 @@ class Pipeline:
     sources: tuple[Source, ...]
     ingest: dict[Modality, Ingest]
     align: tuple[Align, ...]
+    measure: tuple[Measure, ...]
     augment: tuple[Augment, ...]
     policies: tuple[Mapping[str, Any], ...]
     curate: tuple[Curate, ...]
@@ -56,7 +72,17 @@ class Pipeline:
     def columns(self) -> Columns:
         """What rules can speak of."""
         members = {name: declared.modality for name, declared in self.members.items()}
-        return Columns(members, {step.label: {e.name: step.measures() for e in step.edges()} for step in self.align})
+        return Columns(
+            members,
+            {step.label: {e.name: step.measures() for e in step.edges()} for step in self.align},
+            {step.label: dict.fromkeys(step.of, _columns_of(step)) for step in self.measure},
+            frozenset(step.label for step in self.linked),
+        )
+
+    @property
+    def linked(self) -> list[Linked]:
+        """The measures that look at all samples together."""
+        return [step for step in self.measure if isinstance(step, Linked)]
 
     @property
     def as_of(self) -> str | None:
@@ -66,7 +92,8 @@ class Pipeline:
     @property
     def mapped(self) -> list[str]:
         """Labels of the steps that map parts to parts, in the order in which a sample meets them."""
-        return ["ingest", *(step.label for step in self.align), *(step.label for step in self.augment)]
+        steps: list[Align | Measure | Augment] = [*self.align, *self.measure, *self.augment]
+        return ["ingest", *(step.label for step in steps)]
 
 
 def resolve(document: Document, spec: Spec) -> Pipeline:
@@ -98,6 +125,7 @@ class _Resolver:
             sources,
             ingest,
             tuple(step for _, step in steps["align"] if isinstance(step, Align)),
+            tuple(step for _, step in steps["measure"] if isinstance(step, Measure)),
             tuple(step for _, step in steps["augment"] if isinstance(step, Augment) and step.makes_children),
             _policies(step for _, step in steps["augment"]),
             tuple(step for _, step in steps["curate"] if isinstance(step, Curate)),
@@ -105,7 +133,7 @@ class _Resolver:
             members,
         )
         self._check_contact(sources)
-        self._check_weights(steps["align"])
+        self._check_weights([*steps["align"], *steps["measure"]])
         self._give_up_if_wrong()
         self._check_sql(pipeline.columns, steps["curate"])
         self._give_up_if_wrong()
@@ -160,21 +188,28 @@ class _Resolver:
         return found
 
     def _check_labels(self, steps: dict[str, list[tuple[Keys, Step]]], members: dict[str, Declared]) -> None:
-        for block in ("sources", "align", "augment"):
+        for block in (("sources",), ("align", "measure"), ("augment",)):
             seen: set[str] = set()
-            for keys, step in steps[block]:
+            for keys, step in (found for name in block for found in steps[name]):
                 label = str(getattr(step, "label", step.step))
                 if label in seen:
                     fix = "give one a `name:` of its own" if "name" in type(step).model_fields else "remove one"
                     self._problem(keys, f"a step above is called '{label}' too; {fix}")
-                if block == "align" and (label in members or label in _RESERVED or not label.isidentifier()):
-                    self._problem(keys, f"an aligner cannot be called '{label}': rules could not tell it from a column")
+                if isinstance(step, Align | Measure):
+                    self._check_name(keys, label, members)
                 seen.add(label)
         for name in members.keys() & _RESERVED:
             self._problem(("sources",), f"a member cannot be called '{name}': that is a column of the catalog")
 
+    def _check_name(self, keys: Keys, label: str, members: dict[str, Declared]) -> None:
+        kind = "an aligner" if keys[0] == "align" else "a measure"
+        if label in members or label in _RESERVED or not label.isidentifier():
+            self._problem(keys, f"{kind} cannot be called '{label}': rules could not tell it from a column")
+        if label in _OWN_PARTS:
+            self._problem(keys, f"{kind} cannot be called '{label}': that is a folder of the build")
+
     def _check_reads(self, steps: dict[str, list[tuple[Keys, Step]]], members: dict[str, Declared]) -> None:
-        for keys, step in [*steps["align"], *steps["augment"], *steps["write"]]:
+        for keys, step in [*steps["align"], *steps["measure"], *steps["augment"], *steps["write"]]:
             for name, modality in step.reads().items():
                 if name not in members:
                     self._problem(keys, f"no source declares the member '{name}'{nearest(name, members)}")
@@ -187,6 +222,10 @@ class _Resolver:
             for label in step.findings() if isinstance(step, Augment) else ():
                 if label not in labels:
                     self._problem(keys, f"no aligner is called '{label}'{nearest(label, labels)}")
+        for keys, step in steps["measure"]:
+            source = step.vectors_of() if isinstance(step, Linked) else None
+            if source is not None and source not in labels:
+                self._problem(keys, f"no aligner is called '{source}'{nearest(source, labels)}")
 
     def _check_contact(self, sources: tuple[Source, ...]) -> None:
         """Who walks through other people's sites says whom they can write to."""
@@ -196,8 +235,8 @@ class _Resolver:
 
     def _check_weights(self, steps: list[tuple[Keys, Step]]) -> None:
         for keys, step in steps:
-            if isinstance(step, Align):
-                if step.reference and not Path(step.reference).is_file():
+            if isinstance(step, Align | Measure):
+                if isinstance(step, Align) and step.reference and not Path(step.reference).is_file():
                     fix = "give decided/<...>/calibrations.parquet of another build"
                     self._problem((*keys, "reference"), f"{step.reference} is not there; {fix}")
                 try:
@@ -218,6 +257,10 @@ class _Resolver:
 def _policies(steps: Iterable[Step]) -> tuple[Mapping[str, Any], ...]:
     found = (step.policy_of_shards() for step in steps if isinstance(step, Augment))
     return tuple(policy for policy in found if policy is not None)
+
+
+def _columns_of(step: Measure) -> dict[str, str]:
+    return step.columns() | (LINKED if isinstance(step, Linked) else {})
 
 
 def _offered(step: Step) -> dict[str, Declared]:

@@ -19,7 +19,7 @@ from mmdata.errors import PlanError
 from mmdata.listing import Chunk, Looked, crawl_folder, fingerprint, is_crawled, iter_chunks, iter_looked
 from mmdata.pipeline import Pipeline, resolve
 from mmdata.spec import Document
-from mmdata.steps.base import Align, Augment, Crawled, Fitted, Step
+from mmdata.steps.base import Align, Augment, Crawled, Fitted, Linked, Measure, Step
 from mmdata.store.files import SCRATCH_MARK
 
 
@@ -69,7 +69,8 @@ class Plan:
     @cached_property
     def _identities(self) -> dict[str, dict[str, Any]]:
         # Asked for once a plan: that of weights reads files.
-        steps: list[Step] = [*self.pipeline.align, *self.pipeline.augment, *self.pipeline.curate, self.pipeline.write]
+        pipeline = self.pipeline
+        steps: list[Step] = [*pipeline.align, *pipeline.measure, *pipeline.augment, *pipeline.curate, pipeline.write]
         return {_key(step): step.identity() for step in steps}
 
     @property
@@ -91,12 +92,17 @@ class Plan:
 
     def score_parts(self) -> list[tuple[str, str]]:
         """(label, fingerprint) of all score parts: of each base part, then of fits over all of them."""
-        parts = [(step.label, self.scored(step, base)) for step in self.pipeline.align for _, base in self.base_parts()]
+        steps: list[Align | Measure] = [*self.pipeline.align, *filter(is_mapped, self.pipeline.measure)]
+        parts = [(step.label, self.scored(step, base)) for step in steps for _, base in self.base_parts()]
         return parts + [(step.label, self.fitted(step)) for step in self.pipeline.align if isinstance(step, Fitted)]
+
+    def link_parts(self) -> list[tuple[str, str]]:
+        """(label, fingerprint) of the links that each `Linked` finds."""
+        return [(step.label, self.linked(step)) for step in self.pipeline.linked]
 
     def parts(self) -> list[tuple[str, str]]:
         """(label, fingerprint) of all parts but those of discovery."""
-        return [*self.fetch_parts(), *self.base_parts(), *self.score_parts()]
+        return [*self.fetch_parts(), *self.base_parts(), *self.score_parts(), *self.link_parts()]
 
     @property
     def mapped(self) -> list[str]:
@@ -116,8 +122,18 @@ class Plan:
         parts = [self.scored(step, base) for _, base in self.base_parts()]
         return fingerprint("fit", parts, self.pipeline.spec.seed)
 
-    def scored(self, step: Align, base: str) -> str:
-        """Fingerprint of what an aligner makes of a base part, and of the texts that aligners before it made."""
+    def linked(self, step: Linked) -> str:
+        """Fingerprint of the links between all originals."""
+        return fingerprint("link", self._identities[_key(step)], self.to_link(step))
+
+    def to_link(self, step: Linked) -> list[tuple[str, str]]:
+        """(label, fingerprint) of the score parts of originals that it links by: its own, or the aligner's it names."""
+        label = step.vectors_of()
+        of = step if label is None else self._aligner(label)
+        return [(of.label, self.scored(of, chunk.fingerprint)) for chunk in self.chunks]
+
+    def scored(self, step: Align | Measure, base: str) -> str:
+        """Fingerprint of what a step finds in a base part, and in the texts that aligners before it made."""
         made = [self.scored(self._aligner(label), base) for label in self.makers(step)]
         return fingerprint(self._identities[_key(step)], base, *([made] if made else []))
 
@@ -125,7 +141,7 @@ class Plan:
         """The score part of an aligner for a base part."""
         return self.part(label, self.scored(self._aligner(label), base))
 
-    def makers(self, step: Align | Augment) -> list[str]:
+    def makers(self, step: Align | Measure | Augment) -> list[str]:
         """Labels of the aligners before `step` that may make a text it reads."""
         align, read = self.pipeline.align, set(step.reads())
         if isinstance(step, Align):
@@ -147,7 +163,7 @@ class Plan:
         steps = [self._identities[_key(step)] for step in (*self.pipeline.curate, self.pipeline.write)]
         references = [Path(step.reference).read_bytes().hex() for step in self.pipeline.align if step.reference]
         losses = [(step.label, step.most_match_loss()) for step in self.pipeline.augment]
-        made = [self.base_parts(), self.score_parts(), list(self.pipeline.policies), losses]
+        made = [self.base_parts(), self.score_parts(), self.link_parts(), list(self.pipeline.policies), losses]
         return fingerprint(made, steps, references, self.pipeline.spec.seed)
 
     @property
@@ -241,6 +257,11 @@ def _failed_fetches(base: Path) -> bool:
     from mmdata.store.parts import failed_fetches
 
     return bool(failed_fetches(base))
+
+
+def is_mapped(step: Measure) -> bool:
+    """Whether a measure has parts: not one that links by an aligner's embeddings."""
+    return not (isinstance(step, Linked) and step.vectors_of())
 
 
 def _key(step: Step) -> str:

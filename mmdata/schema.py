@@ -33,7 +33,8 @@ def pipeline_schema() -> dict[str, Any]:
     schema = Spec.model_json_schema()
     schema["$defs"].pop("Call", None)
     for block, steps in registry.all_steps().items():
-        schema["properties"][block]["items"] = {"anyOf": [_entry(schema["$defs"], n, s) for n, s in steps.items()]}
+        entries = [_entry(schema["$defs"], name, step) for name, step in steps.items()]
+        schema["properties"][block]["items"] = {"anyOf": entries} if entries else {}
     for block in STEP_LISTS:
         schema["properties"][block].pop("default", None)
     return {"$schema": _DIALECT, **schema, "title": "mmdata pipeline"}

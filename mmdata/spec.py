@@ -109,6 +109,7 @@ class Spec(Frozen):
     sources: list[Call] = Field(min_length=1, description="where samples come from")
     ingest: list[Call] = Field(default=[], description="how each modality is read; one entry a modality")
     align: list[Call] = Field(default=[], description="what scores the agreement of modalities")
+    measure: list[Call] = Field(default=[], description="what is measured of single members, for rules and the catalog")
     augment: list[Call] = Field(default=[], description="what makes children of samples")
     curate: list[Call] = Field(default=[], description="what decides, in SQL: duplicates, rules, splits")
     write: list[Call] = Field(default=[], description="what is written; a WebDataset where nothing is said")
@@ -116,7 +117,7 @@ class Spec(Frozen):
     engine: EngineSpec = Field(default=EngineSpec(), description="how the build runs")
 
 
-STEP_LISTS = ("sources", "ingest", "align", "augment", "curate", "write")
+STEP_LISTS = ("sources", "ingest", "align", "measure", "augment", "curate", "write")
 
 
 @dataclass(frozen=True)

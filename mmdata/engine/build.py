@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from mmdata import __version__
-from mmdata.engine import children, fit, work
+from mmdata.engine import children, fit, measure, work
 from mmdata.engine.discover import discover
 from mmdata.engine.events import Reporter, StepProgress
 from mmdata.engine.fetch import fetch_part, unplanned_parts, wanted
@@ -31,8 +31,8 @@ from mmdata.errors import FatalError
 from mmdata.listing import Chunk
 from mmdata.models.device import accelerators
 from mmdata.net.fetcher import Fetcher
-from mmdata.plan import Plan
-from mmdata.steps.base import Align, Augment, Fitted
+from mmdata.plan import Plan, is_mapped
+from mmdata.steps.base import Align, Augment, Fitted, Linked, Measure
 from mmdata.store import catalog, shards
 from mmdata.store.fetches import Earlier
 from mmdata.store.files import sweep_scratch, write_json
@@ -137,6 +137,8 @@ class _Run:
             for step in self.plan.pipeline.align:
                 if isinstance(step, Fitted):
                     await self._fit(step)
+            for linked in self.plan.pipeline.linked:
+                await self._link(linked)
             plans = await self._decide()
             await self._write(plans)
         self.reporter.progress(list(self.steps.values()))
@@ -152,6 +154,7 @@ class _Run:
                 plan.score_parts(),
                 plan.fetch_parts(),
                 plan.retried_parts(),
+                plan.link_parts(),
             ),
         )
         self._refresh_catalog(force=True)
@@ -215,12 +218,14 @@ class _Run:
         if self.plan.pipeline.spec.fetch.downloads == "discard" and chunk.fetched:
             self.plan.part("fetch", chunk.fetched[0]).with_suffix(".tar").unlink(missing_ok=True)
         await self._align_all(chunk.fingerprint, base)
+        await self._measure_all(chunk.fingerprint, base)
         for step in self.plan.pipeline.augment:
             fingerprint = self.plan.child(step, chunk.fingerprint)
             out = self.plan.part(step.label, fingerprint)
             if not out.exists():
                 await self._augment(step, children.Known.of(self.plan, step, chunk.fingerprint), out)
             await self._align_all(fingerprint, out, of=chunk.fingerprint)
+            await self._measure_all(fingerprint, out, of=chunk.fingerprint)
         self._refresh_catalog()
 
     async def _ingest(self, chunk: Chunk, out: Path) -> None:
@@ -274,13 +279,31 @@ class _Run:
 
     async def _align_all(self, fingerprint: str, base: Path, of: str | None = None) -> None:
         """Score a base part; `of` is the fingerprint of the parents' part, where it holds children."""
-        plan = self.plan
-        for step in plan.pipeline.align:
-            out = plan.part(step.label, plan.scored(step, fingerprint))
+        for step in self.plan.pipeline.align:
+            out = self.plan.part(step.label, self.plan.scored(step, fingerprint))
             if not out.exists():
-                made = tuple(plan.scores_of(label, fingerprint) for label in plan.makers(step))
-                parents = of and work.Parents(plan.part("ingest", of), plan.scores_of(step.label, of))
-                await self._align(step, work.Batch(base, made, parents or None, (0, 0)), out)
+                await self._align(step, self._whole(step, fingerprint, base, of), out)
+
+    async def _measure_all(self, fingerprint: str, base: Path, of: str | None = None) -> None:
+        """Measure a base part; `of` as above."""
+        for step in filter(is_mapped, self.plan.pipeline.measure):
+            out = self.plan.part(step.label, self.plan.scored(step, fingerprint))
+            if not out.exists():
+                await self._measure(step, self._whole(step, fingerprint, base, of), out)
+
+    def _whole(self, step: Align | Measure, fingerprint: str, base: Path, of: str | None) -> work.Batch:
+        """A base part, what aligners made of it, and its parents."""
+        plan = self.plan
+        made = tuple(plan.scores_of(label, fingerprint) for label in plan.makers(step))
+        parents = work.Parents(plan.part("ingest", of), plan.part(step.label, plan.scored(step, of))) if of else None
+        return work.Batch(base, made, parents, (0, None))
+
+    async def _measure(self, step: Measure, batch: work.Batch, out: Path) -> None:
+        def arguments(poison: dict[str, str], to: Path = out) -> tuple[Any, ...]:
+            return (measure.measure_part, step, batch, to, poison)
+
+        done: work.Done = await self._despite_death(arguments, lambda: work.rows_of(batch.base)[1])
+        self._moved(step.label, done)
 
     async def _align(self, step: Align, batch: work.Batch, out: Path) -> None:
         """Score a part, batch by batch: workers decode ahead while the model scores."""
@@ -322,6 +345,13 @@ class _Run:
         self._moved(
             step.label, await self.pools.work(work.measured, fit.fit_corpus, step, seed, base, scores, keep, out)
         )
+
+    async def _link(self, step: Linked) -> None:
+        """Let a measure look at all originals together."""
+        out = self.plan.part(step.label, self.plan.linked(step))
+        if not out.exists():
+            parts = [self.plan.part(*part) for part in self.plan.to_link(step)]
+            self._moved(step.label, await self.pools.work(work.measured, measure.link_corpus, step, parts, out))
 
     async def _decide(self) -> list[ShardPlan]:
         scratch = self.plan.output / "scratch"

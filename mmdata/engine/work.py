@@ -236,13 +236,13 @@ class Batch:
         base: the part.
         made: score parts of aligners before, whose texts are members now.
         parents: where they are children.
-        span: first row, and the one after the last.
+        span: first row, and the one after the last; None: all.
     """
 
     base: Path
     made: tuple[Path, ...]
     parents: Parents | None
-    span: tuple[int, int]
+    span: tuple[int, int | None]
 
 
 def prepare_batch(step: Align, recipe: Any, batch: Batch, poison: Mapping[str, str]) -> Prepared:
@@ -277,8 +277,8 @@ def _changed_edges(step: Align, rows: Sequence[dict[str, Any]], parents: Parents
     """For each sample the edges whose score cannot be its parent's: those of which an end has other bytes."""
     if parents is None:
         return {row["sample_id"]: step.edges() for row in rows}
-    known = {row["sample_id"]: _digests(row) for row in read_base_rows(parents.base)}
-    return {row["sample_id"]: _differing(step, _digests(row), known[row["parent_id"]]) for row in rows}
+    known = {row["sample_id"]: digests(row) for row in read_base_rows(parents.base)}
+    return {row["sample_id"]: _differing(step, digests(row), known[row["parent_id"]]) for row in rows}
 
 
 def _differing(step: Align, own: Mapping[str, str], parent: Mapping[str, str]) -> list[Edge]:
@@ -286,7 +286,8 @@ def _differing(step: Align, own: Mapping[str, str], parent: Mapping[str, str]) -
     return [e for e in step.edges() if any(own.get(name) != parent.get(name) for name in (e.left, e.right))]
 
 
-def _digests(row: Mapping[str, Any]) -> dict[str, str]:
+def digests(row: Mapping[str, Any]) -> dict[str, str]:
+    """Of each member of a base row that could be read, what changes when its payload or its language does."""
     return {m["name"]: f"{m['sha256']} {m['lang']}" for m in row["members"] if m["error"] is None}
 
 
@@ -309,7 +310,7 @@ def inherited_scores(step: Align, base: Path, parents: Parents) -> list[dict[str
 
 def _still_there(step: Align, row: Mapping[str, Any], score: Mapping[str, Any]) -> bool:
     left = next(edge.left for edge in step.edges() if edge.name == score["edge"])
-    return left in _digests(row)
+    return left in digests(row)
 
 
 _loaded: dict[str, Scorer] = {}
@@ -404,7 +405,8 @@ def decide(plan: Plan, scratch: Path, memory: str) -> Done:
     base = [plan.part(*part) for part in plan.base_parts()]
     scores = [plan.part(*part) for part in plan.score_parts()]
     scratch.mkdir(parents=True, exist_ok=True)
-    rows = Rows(base, scores, [plan.part(*part) for part in plan.retried_parts()])
+    links = {label: plan.part(label, part) for label, part in plan.link_parts()}
+    rows = Rows(base, scores, [plan.part(*part) for part in plan.retried_parts()], links)
     curation = Curation.load(pipeline.columns, pipeline.spec.seed, rows, scratch, memory)
     (scratch / "decided").mkdir()
     of = {

@@ -18,15 +18,17 @@ from pydantic import Field
 from mmdata.errors import SampleError
 from mmdata.models.weights import Weights
 from mmdata.sample import Member, Modality, Sample
-from mmdata.spec import Frozen
+from mmdata.spec import Frozen, Names
 
 if TYPE_CHECKING:
     import numpy as np
+    import pyarrow as pa
     from numpy.typing import NDArray
 
     from mmdata.augment.policy import Others
     from mmdata.net.fetcher import Fetcher
     from mmdata.store.curation import Curation
+    from mmdata.store.links import Fingerprints
 
     Floats = NDArray[np.float32]
 
@@ -383,6 +385,71 @@ class Fitted(Align):
         """Score every pair; what is worth keeping (a reusable aligner) goes into `folder`, which is there.
 
         Raises FatalError where there is too little to learn from.
+        """
+
+
+class Measure(Step):
+    """Measures members one by one, in workers: typed columns for rules (`{label}.{member}.{column}`) and the catalog.
+
+    A member that cannot be measured has no values, and the catalog says why; its sample is not out.
+    """
+
+    modality: ClassVar[Modality]
+    name: str | None = Field(None, description="its name in rules and in the catalog; default: the step's")
+    of: Names = Field(min_length=1, description="members to measure")
+
+    @property
+    def label(self) -> str:
+        """The measure's name in rules and in the catalog."""
+        return self.name or self.step
+
+    def reads(self) -> dict[str, Modality | None]:
+        """What it measures; texts that aligners make are members too."""
+        return dict.fromkeys(self.of, self.modality)
+
+    @abstractmethod
+    def columns(self) -> dict[str, str]:
+        """Names and SQL types of the values, the same for each member."""
+
+    def weights(self) -> Weights | None:
+        """The weights it will load, without loading them; None: it has none. Raises WeightsError."""
+        return None
+
+    def load(self) -> Any:
+        """What `measure` works with (a session, a language model): made once in each worker that measures."""
+        return None
+
+    @abstractmethod
+    def measure(self, tool: Any, member: Member) -> Mapping[str, Any]:
+        """The values, by column; those that are not there are NULL, as are NaNs. Raises SampleError."""
+
+    def identity(self) -> dict[str, Any]:
+        """Parameters and the weights' content; where the weights lie does not matter."""
+        mine, weights = super().identity(), self.weights()
+        if weights is None:
+            return mine
+        mine["params"].pop("model", None)
+        return {**mine, "weights": weights.identity}
+
+
+class Linked(Measure):
+    """A measure that also looks at all originals together: which are close to each other, or to a reference set.
+
+    Rules see `{label}.{member}.nearest`, the distance to the nearest other original, and `.in_reference`, that to the
+    nearest item of a reference set; NULL where none is within reach.
+    """
+
+    def vectors_of(self) -> str | None:
+        """Label of the aligner whose embeddings it links by; then it measures nothing itself. None: its own columns."""
+        return None
+
+    @abstractmethod
+    def link(self, found: Fingerprints, folder: Path) -> Iterator[pa.Table]:
+        """Pairs that are close, once all parts are there: tables of `mmdata.store.links.LINKS`, in an order that stays.
+
+        Args:
+            found: what was measured; the originals of the build, never children.
+            folder: for what does not fit in memory; it is there, and removed afterwards.
         """
 
 

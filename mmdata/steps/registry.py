@@ -19,6 +19,7 @@ FAMILIES: Final[dict[str, type[base.Step]]] = {
     "sources": base.Source,
     "ingest": base.Ingest,
     "align": base.Align,
+    "measure": base.Measure,
     "augment": base.Augment,
     "curate": base.Curate,
     "write": base.Write,
@@ -52,6 +53,7 @@ OWN: Final[dict[str, dict[str, str]]] = {
         "clap": "align.clap:Clap",
         "tags": "align.tags:Tags",
     },
+    "measure": {},
     "augment": {"joint": "augment.joint:Joint", "segments": "augment.segments:Segments"},
     "curate": {
         "duplicates": "curate.duplicates:Duplicates",

@@ -15,9 +15,9 @@ from typing import Any, Final
 
 from mmdata.errors import MmdataError
 from mmdata.store import sql
-from mmdata.store.curation import base_rows, parquet
+from mmdata.store.curation import base_rows, links_of
 from mmdata.store.files import SCRATCH_MARK, write_json
-from mmdata.store.sql import quoted
+from mmdata.store.sql import parquet, quoted
 
 _MEMBER: Final = (
     "STRUCT(modality VARCHAR, name VARCHAR, mime VARCHAR, bytes BIGINT, sha256 VARCHAR, width INTEGER, height INTEGER, "
@@ -107,8 +107,8 @@ SELECT policy, operator, count(*) FILTER (WHERE reason IS NULL) AS made, count(r
 FROM drawn GROUP BY policy, operator
 """,
     "scores": """
-SELECT s.sample_id, s.aligner, s.edge, s.score, c.percentile, c.match, s.measures
-FROM scored s LEFT JOIN calibrated c USING (sample_id, aligner, edge) WHERE s.reason IS NULL AND s.edge IS NOT NULL
+SELECT s.sample_id, s.aligner, s.edge, s.score, c.percentile, c.match, s.measures, s.reason, s.detail
+FROM scored s LEFT JOIN calibrated c USING (sample_id, aligner, edge) WHERE s.edge IS NOT NULL
 """,
 }
 # The curve is for other builds (`reference`): a thousand numbers that nobody reads in a table.
@@ -155,6 +155,7 @@ class Build:
         scores: score parts.
         fetches: fetch parts.
         retried: base parts whose failed fetches are spoken of by others.
+        links: parts of links between samples.
     """
 
     name: str
@@ -163,6 +164,7 @@ class Build:
     scores: Sequence[tuple[str, str]]
     fetches: Sequence[tuple[str, str]]
     retried: Sequence[tuple[str, str]]
+    links: Sequence[tuple[str, str]] = ()
 
 
 def describe_build(output: Path, build: Build) -> None:
@@ -269,6 +271,8 @@ def _queries(folder: Path, build: dict[str, Any]) -> dict[str, str]:
     if parts["base"]:
         retried = [folder / "parts" / label / f"{part}.parquet" for label, part in build["retried"]]
         found["base"] = base_rows(parts["base"], retried)
+    links = {label: folder / "parts" / label / f"{part}.parquet" for label, part in build.get("links", ())}
+    found["links"] = links_of({label: path for label, path in links.items() if path.exists()})
     found["embeddings"] = _embeddings(folder, build) or found["embeddings"]
     return found | _VIEWS
 

@@ -1,22 +1,23 @@
 """The tables that curation decides over.
 
 `candidates` has one row for each sample that did not fail, with a struct column for each declared member (NULL where
-the sample has none) and for each aligner, with a struct for each edge: `image.width`, `caption.words`,
-`clip.image_caption.score`. `match` is the probability that all members belong together. `parent` holds the aligners'
-findings of a child's parent. `fates` grows as steps decide; `undecided` are the candidates without a fate.
+the sample has none), for each aligner, with a struct for each edge, and for each measure, with a struct for each
+member: `image.width`, `clip.image_caption.score`, `picture.image.sharpness`. `match` is the probability that all
+members belong together. `parent` holds what aligners and measures found in a child's parent. `fates` grows as steps
+decide; `undecided` are the candidates without a fate.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmdata.sample import MEASURES, Modality
 from mmdata.spec import nearest
 from mmdata.store import sql
-from mmdata.store.sql import identifier, quoted
+from mmdata.store.sql import identifier, parquet, quoted
 
 if TYPE_CHECKING:
     import duckdb
@@ -30,6 +31,8 @@ _PLACES = "CREATE TABLE places (sample_id VARCHAR, group_id VARCHAR, split VARCH
 
 # Of each edge: what the aligner gave; the share of mismatched pairs that score less; the probability of a true pair.
 _JUDGED = {"score": "FLOAT", "percentile": "FLOAT", "match": "FLOAT"}
+# Of each member that a `Linked` looks at: distances to the nearest other original and reference item within reach.
+LINKED = {"nearest": "DOUBLE", "in_reference": "DOUBLE"}
 
 
 @dataclass(frozen=True)
@@ -39,20 +42,30 @@ class Columns:
     Attributes:
         members: the modality of each.
         aligners: of each, its edges and the measures of each edge with their SQL types.
+        measures: of each, its members and their columns with their SQL types.
+        linked: those of `measures` that link samples.
     """
 
     members: Mapping[str, Modality]
     aligners: Mapping[str, Mapping[str, Mapping[str, str]]]
+    measures: Mapping[str, Mapping[str, Mapping[str, str]]] = field(default_factory=dict)
+    linked: frozenset[str] = frozenset()
+
+    @property
+    def findings(self) -> dict[str, dict[str, dict[str, str]]]:
+        """Of each aligner and measure, in that order: its edges or members, and what rules see of each."""
+        found = {a: {e: {**_JUDGED, **fields} for e, fields in edges.items()} for a, edges in self.aligners.items()}
+        return found | {label: {m: dict(c) for m, c in members.items()} for label, members in self.measures.items()}
 
     def names(self) -> list[str]:
         """Every name a rule may use, for error messages."""
         found = ["sample_id", "source", "key", "parent_id", "variant", "attributes", "match"]
         found += [f"{m}.{field}" for m, modality in self.members.items() for field in MEASURES[modality]]
         return found + [
-            f"{aligner}.{edge}.{field}"
-            for aligner, edges in self.aligners.items()
-            for edge, measures in edges.items()
-            for field in (*_JUDGED, *measures)
+            f"{label}.{part}.{field}"
+            for label, parts in self.findings.items()
+            for part, fields in parts.items()
+            for field in fields
         ]
 
 
@@ -64,11 +77,13 @@ class Rows:
         base: base parts.
         scores: score parts.
         retried: those of `base` whose failed fetches are spoken of by others of `base`.
+        links: of each `Linked`, the part of its links.
     """
 
     base: Sequence[Path]
     scores: Sequence[Path]
     retried: Sequence[Path] = ()
+    links: Mapping[str, Path] = field(default_factory=dict)
 
 
 class Curation:
@@ -85,10 +100,10 @@ class Curation:
         """Tables of the right types without rows: what a plan checks SQL against."""
         connection = sql.connect(enable_external_access=False)
         struct = [f"{identifier(m)} STRUCT({_fields(MEASURES[kind])})" for m, kind in columns.members.items()]
-        struct += [f"{identifier(a)} {_score_type(edges)}" for a, edges in columns.aligners.items()]
-        if columns.aligners:
-            parents = ", ".join(f"{identifier(a)} {_score_type(edges)}" for a, edges in columns.aligners.items())
-            struct.append(f"parent STRUCT({parents})")
+        findings = [f"{identifier(label)} {_found_type(parts)}" for label, parts in columns.findings.items()]
+        struct += findings
+        if findings:
+            struct.append(f"parent STRUCT({', '.join(findings)})")
         texts = ("sample_id", "source", "key", "parent_id", "variant")
         names = ", ".join(
             [*(f"{name} VARCHAR" for name in texts), "attributes MAP(VARCHAR, VARCHAR)", "match FLOAT", *struct]
@@ -116,6 +131,7 @@ class Curation:
             connection.execute(f"CREATE TABLE scores AS SELECT * FROM {parquet(rows.scores)}")
         else:
             connection.execute(_NO_SCORES)
+        connection.execute(f"CREATE TABLE links AS {links_of(rows.links)}")
         connection.execute("SET enable_external_access = false")
         connection.execute("SET lock_configuration = true")
         connection.execute(_FATES)
@@ -164,22 +180,27 @@ def base_rows(base: Sequence[Path], retried: Sequence[Path]) -> str:
     return query
 
 
-def parquet(paths: Sequence[Path], *, filename: bool = False) -> str:
-    """`read_parquet([...])` over exactly these files."""
-    names = ", ".join(quoted(str(path)) for path in paths)
-    return f"read_parquet([{names}]{', filename=true' if filename else ''})"
+def links_of(parts: Mapping[str, Path]) -> str:
+    """A query of the links that each measure found, with the measure's label beside them."""
+    queries = [f"SELECT {quoted(label)} AS measure, * FROM {parquet([path])}" for label, path in parts.items()]
+    return " UNION ALL BY NAME ".join(queries) or _NO_LINKS
 
 
 _NOTHING_CALIBRATED = (
     "SELECT NULL::VARCHAR AS sample_id, NULL::VARCHAR AS aligner, NULL::VARCHAR AS edge, NULL::FLOAT AS percentile, "
     "NULL::FLOAT AS match WHERE false"
 )
+_NO_LINKS = (
+    "SELECT NULL::VARCHAR AS measure, NULL::VARCHAR AS member, NULL::VARCHAR AS sample_id, NULL::VARCHAR AS other_id, "
+    "NULL::DOUBLE AS distance, NULL::VARCHAR AS other_source WHERE false"
+)
 _NO_SCORES = (
     "CREATE TABLE scores (sample_id VARCHAR, aligner VARCHAR, edge VARCHAR, score FLOAT, strength FLOAT, "
     '"null" FLOAT[], null_strength FLOAT[], '
     "measures VARCHAR, new_name VARCHAR, new_text VARCHAR, new_lang VARCHAR, reason VARCHAR, detail VARCHAR)"
 )
-# A vetoed child was never made: nobody lost a sample, so it is dropped, not failed.
+# A vetoed child was never made: nobody lost a sample, so it is dropped, not failed. A reason beside an edge says why a
+# measure has no values there, which costs nobody anything.
 _FAILED = """
 INSERT INTO fates
 SELECT sample_id, 'failed', failed_step, reason, NULL, NULL, detail FROM base
@@ -189,7 +210,17 @@ SELECT sample_id, 'dropped', failed_step, reason, NULL, NULL, detail FROM base
 WHERE failed_step IS NOT NULL AND parent_id IS NOT NULL
 UNION ALL
 SELECT s.sample_id, 'failed', min(s.aligner), min_by(s.reason, s.aligner), NULL, NULL, min_by(s.detail, s.aligner)
-FROM scores s WHERE s.reason IS NOT NULL GROUP BY s.sample_id
+FROM scores s WHERE s.reason IS NOT NULL AND s.edge IS NULL GROUP BY s.sample_id
+"""
+
+
+# A link is of both its ends, unless one is of a reference set.
+_NEAREST = """
+SELECT sample_id, measure AS aligner, member AS edge, min(distance) FILTER (WHERE other_source IS NULL) AS nearest,
+    min(distance) FILTER (WHERE other_source IS NOT NULL) AS in_reference
+FROM (SELECT measure, member, sample_id, distance, other_source FROM links UNION ALL
+    SELECT measure, member, other_id, distance, NULL FROM links WHERE other_source IS NULL)
+GROUP BY sample_id, measure, member
 """
 
 
@@ -197,25 +228,25 @@ def _fields(measures: Mapping[str, str]) -> str:
     return ", ".join(f"{identifier(name)} {kind}" for name, kind in measures.items())
 
 
-def _score_type(edges: Mapping[str, Mapping[str, str]]) -> str:
-    each = (f"{identifier(edge)} STRUCT({_fields({**_JUDGED, **measures})})" for edge, measures in edges.items())
-    return f"STRUCT({', '.join(each)})"
+def _found_type(parts: Mapping[str, Mapping[str, str]]) -> str:
+    return f"STRUCT({', '.join(f'{identifier(part)} STRUCT({_fields(fields)})' for part, fields in parts.items())})"
 
 
 def _candidates(columns: Columns) -> str:
     """One pass over the rows for the members, one grouping of the scores, one join of children to parents."""
     members = [_member_column(name, kind) for name, kind in columns.members.items()]
-    aligners = [_aligner_column(name, edges) for name, edges in columns.aligners.items()]
-    named = [identifier(name) for name in columns.aligners]
+    findings = [_found_column(columns, label, parts) for label, parts in columns.findings.items()]
+    named = [identifier(label) for label in columns.findings]
     own = "".join(f", p.{name}" for name in named)
     parent = "".join(f", {name} := q.{name}" for name in named).removeprefix(", ")
     parents = f", CASE WHEN b.parent_id IS NULL THEN NULL ELSE struct_pack({parent}) END AS parent" if named else ""
-    pivot = f"SELECT sample_id{''.join(', ' + a for a in aligners)} FROM judged GROUP BY sample_id"
+    pivot = f"SELECT sample_id{''.join(', ' + f for f in findings)} FROM judged GROUP BY sample_id"
     return f"""
 CREATE TABLE candidates AS
 WITH judged AS (
     SELECT s.sample_id, s.aligner, s.edge, s.score, s.measures, c.percentile, c.match
-    FROM scores s LEFT JOIN calibrated c USING (sample_id, aligner, edge)),
+    FROM scores s LEFT JOIN calibrated c USING (sample_id, aligner, edge)
+    UNION ALL BY NAME {_NEAREST}),
 pivoted AS ({pivot})
 SELECT b.sample_id, b.source, b.key, b.parent_id, b.variant,
     CAST(json(b.attributes) AS MAP(VARCHAR, VARCHAR)) AS attributes,
@@ -232,16 +263,17 @@ def _member_column(name: str, kind: Modality) -> str:
     return f"CASE WHEN {found} IS NULL THEN NULL ELSE struct_pack({fields}) END AS {identifier(name)}"
 
 
-def _aligner_column(name: str, edges: Mapping[str, Mapping[str, str]]) -> str:
-    each = (f"{identifier(edge)} := {_edge_struct(name, edge, measures)}" for edge, measures in edges.items())
-    return f"struct_pack({', '.join(each)}) AS {identifier(name)}"
+def _found_column(columns: Columns, label: str, parts: Mapping[str, Mapping[str, str]]) -> str:
+    each = (f"{identifier(part)} := {_found_struct(columns, label, part)}" for part in parts)
+    return f"struct_pack({', '.join(each)}) AS {identifier(label)}"
 
 
-def _edge_struct(aligner: str, edge: str, measures: Mapping[str, str]) -> str:
-    where = f"FILTER (WHERE aligner = {quoted(aligner)} AND edge = {quoted(edge)})"
-    fields = [f"{field} := max({field}) {where}" for field in _JUDGED]
-    for measure, kind in measures.items():
+def _found_struct(columns: Columns, label: str, part: str) -> str:
+    where = f"FILTER (WHERE aligner = {quoted(label)} AND edge = {quoted(part)})"
+    plain = _JUDGED if label in columns.aligners else LINKED if label in columns.linked else {}
+    fields = []
+    for name, kind in columns.findings[label][part].items():
         # `->>` of a list or an object is its JSON.
-        value = f"TRY_CAST(measures ->> {quoted('$.' + measure)} AS {kind})"
-        fields.append(f"{identifier(measure)} := max({value}) {where}")
+        value = name if name in plain else f"TRY_CAST(measures ->> {quoted('$.' + name)} AS {kind})"
+        fields.append(f"{identifier(name)} := max({value}) {where}")
     return f"struct_pack({', '.join(fields)})"

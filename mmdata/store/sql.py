@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import duckdb
+    import pyarrow as pa
 
 # The package's Python layer takes 0.2 s to import, five times what the engine itself takes, and a plan has half a
-# second. Only `connect`, `execute` and `fetch*` are used of it, which the compiled module has by itself.
+# second. But in `arrow` only `connect`, `execute` and `fetch*` are used of it, which the compiled module has by itself.
 try:
     import _duckdb as engine
 except ImportError:
@@ -25,6 +28,14 @@ def connect(database: str = ":memory:", **config: Any) -> duckdb.DuckDBPyConnect
     return connection
 
 
+def arrow(connection: duckdb.DuckDBPyConnection, query: str) -> pa.Table:
+    """What a query gives, as a table."""
+    # The compiled module has no tables by itself.
+    import duckdb  # noqa: F401
+
+    return connection.sql(query).to_arrow_table()
+
+
 def quoted(text: str) -> str:
     """A string literal."""
     return "'" + text.replace("'", "''") + "'"
@@ -33,3 +44,9 @@ def quoted(text: str) -> str:
 def identifier(name: str) -> str:
     """A quoted identifier."""
     return '"' + name.replace('"', '""') + '"'
+
+
+def parquet(paths: Sequence[Path], *, filename: bool = False) -> str:
+    """`read_parquet([...])` over exactly these files."""
+    names = ", ".join(quoted(str(path)) for path in paths)
+    return f"read_parquet([{names}]{', filename=true' if filename else ''})"

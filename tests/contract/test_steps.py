@@ -23,7 +23,7 @@ from film import write_film
 from PIL import Image as Pictures
 
 from mmdata.augment.policy import nobody
-from mmdata.engine import children, work
+from mmdata.engine import children, measure, work
 from mmdata.errors import SampleError
 from mmdata.models.clap import ClapRecipe
 from mmdata.models.clip_image import ImageRecipe
@@ -31,7 +31,21 @@ from mmdata.models.towers import TextRecipe
 from mmdata.sample import MODALITIES, Member, Sample, child_id
 from mmdata.steps import registry
 from mmdata.steps.align.reconcile import _Recipe as ReconcileRecipe
-from mmdata.steps.base import Align, Augment, Curate, Discovered, Ingest, Input, Ref, Source, Step, Veto, Write
+from mmdata.steps.base import (
+    Align,
+    Augment,
+    Curate,
+    Discovered,
+    Ingest,
+    Input,
+    Linked,
+    Measure,
+    Ref,
+    Source,
+    Step,
+    Veto,
+    Write,
+)
 from mmdata.store.curation import Columns, Curation, Rows
 from mmdata.store.parts import SCORE_SCHEMA, BasePartWriter, iter_samples, read_base_rows, write_table
 
@@ -187,7 +201,7 @@ def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mmdata.models.weights import Weights
 
     for name, step in STEPS.items():
-        if name.startswith("align."):
+        if name.startswith("align.") or (issubclass(step, Measure) and "weights" in vars(step)):
             monkeypatch.setattr(step, "weights", lambda _: Weights("content", Path("model")))
 
 
@@ -400,6 +414,46 @@ class Touched(dict[str, Member]):
     def get(self, name: str, default: Any = None) -> Any:
         self.names.add(name)
         return super().get(name, default)
+
+
+def measured(step: Measure, folder: Path, *samples: Sample) -> list[dict[str, Any]]:
+    """Rows of the score part; the values of each by column."""
+    out = folder / "measured.parquet"
+    measure.measure_part(step, work.Batch(part(folder, *samples), (), None, (0, None)), out, {})
+    rows: list[dict[str, Any]] = pq.read_table(out).to_pylist()
+    return [{**row, "measures": row["measures"] and json.loads(row["measures"])} for row in rows]
+
+
+def maps(step: Measure) -> bool:
+    """Whether it measures members itself."""
+    return not (isinstance(step, Linked) and step.vectors_of())
+
+
+@pytest.mark.parametrize("name", of(Measure))
+def test_a_measure_gives_its_columns_and_the_same_twice(name: str, tmp_path: Path) -> None:
+    step: Measure = made(name)
+    assert set(step.reads().values()) == {step.modality}
+    curation = Curation.empty(Columns({}, {}, {"m": {"x": step.columns()}}))  # SQL types that there are
+    assert curation.one("SELECT count(*) FROM candidates") == 0
+    if not maps(step):
+        return
+    rows = measured(step, tmp_path, sample(1), sample(2))
+    assert rows == measured(step, tmp_path, sample(1), sample(2))
+    assert [(row["sample_id"][-1], row["edge"]) for row in rows] == [(n, m) for n in "12" for m in sorted(step.of)]
+    for row in rows:
+        assert (row["aligner"], row["score"], row["reason"]) == (step.label, None, None)
+        assert set(row["measures"]) <= set(step.columns())
+
+
+@pytest.mark.parametrize("name", of(Measure))
+def test_a_measure_says_why_a_broken_member_has_no_values_and_nothing_of_none(name: str, tmp_path: Path) -> None:
+    step: Measure = made(name)
+    if not maps(step):
+        return
+    for row in measured(step, tmp_path, broken(step.modality)) if step.modality != "text" else ():
+        assert (row["measures"], bool(row["reason"]), bool(row["detail"])) == (None, True, True)
+    assert measured(step, tmp_path / "none", replace(sample(), members={})) == []
+    assert measured(step, tmp_path / "empty") == []
 
 
 @pytest.mark.parametrize("name", of(Augment))
