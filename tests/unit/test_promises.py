@@ -156,7 +156,7 @@ def test_exported_names() -> None:
         "FatalError",
         "LedgerError",
     }
-    families = {"Source", "Ingest", "Align", "Augment", "Curate", "Write"}
+    families = {"Source", "Ingest", "Align", "Measure", "Augment", "Curate", "Write"}
     assert families | {"Step", "Declared", "Ref", "Input", "Score", "Edge", "NewText"} <= set(vars(base))
     assert {cls.__name__ for cls in registry.FAMILIES.values()} == families
     assert tuple(registry.FAMILIES) == STEP_LISTS
@@ -167,6 +167,7 @@ def test_the_steps_that_pipelines_name() -> None:
         "sources": ["files", "huggingface", "table", "video", "warc", "web", "webdataset"],
         "ingest": ["audio", "image", "tensor", "text", "video"],
         "align": ["clap", "clip", "crossfit", "ocr", "reconcile", "regions", "tags", "timing", "whisper"],
+        "measure": [],
         "augment": ["joint", "segments"],
         "curate": ["duplicates", "rules", "splits"],
         "write": ["webdataset"],

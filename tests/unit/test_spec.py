@@ -52,8 +52,8 @@ def test_a_good_file_is_read_with_its_defaults(read: Any) -> None:
         (
             GOOD + "zzz: 1\n",
             (
-                "p.yaml:4:1 zzz: unknown key 'zzz'; known here: align, augment, curate, engine, fetch, ingest, name, "
-                "seed, sources, write"
+                "p.yaml:4:1 zzz: unknown key 'zzz'; known here: align, augment, curate, engine, fetch, ingest, "
+                "measure, name, seed, sources, write"
             ),
         ),
         (GOOD + "engine: {wrkers: 2}\n", "p.yaml:4:10 engine.wrkers: unknown key 'wrkers'; did you mean 'workers'?"),
