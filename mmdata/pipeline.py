@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from mmdata import spec as specs
 from mmdata.errors import PlanError, WeightsError
 from mmdata.sample import Modality
-from mmdata.spec import Document, Keys, Spec, nearest
+from mmdata.spec import Document, Keys, ParameterError, Spec, nearest
 from mmdata.steps import registry
 from mmdata.steps.base import (
     Align,
@@ -77,6 +77,7 @@ class Pipeline:
             {step.label: {e.name: step.measures() for e in step.edges()} for step in self.align},
             {step.label: dict.fromkeys(step.of, _columns_of(step)) for step in self.measure},
             frozenset(step.label for step in self.linked),
+            tuple(source.label for source in self.sources),
         )
 
     @property
@@ -250,6 +251,9 @@ class _Resolver:
             if isinstance(step, Curate):
                 try:
                     step.check(curation)
+                except ParameterError as error:
+                    for below, message in error.problems:
+                        self._problem((*keys, *below), message)
                 except (ValueError, sql.Error) as error:
                     self._problem(keys, explained(error, columns) if isinstance(error, sql.Error) else str(error))
 

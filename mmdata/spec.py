@@ -46,6 +46,15 @@ class Frozen(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class ParameterError(ValueError):
+    """Parameters of a step that are wrong: `problems` has for each the keys below the step and a sentence."""
+
+    def __init__(self, problems: Sequence[tuple[Keys, str]]) -> None:
+        """Keep every problem, so that one run shows them all."""
+        self.problems = problems
+        super().__init__("\n".join(message for _, message in problems))
+
+
 class Call(Frozen):
     """One entry of a list of steps: the step's name and its parameters, not yet resolved."""
 
@@ -243,13 +252,22 @@ def _has(value: Any, part: str | int) -> bool:
 
 def _fields_at(model: Any, location: Keys) -> list[str]:
     """Names of the fields of the model that stands at `location` below `model`."""
+    among = [model]
     for part in location:
-        annotation = model.model_fields[part].annotation if part in getattr(model, "model_fields", {}) else None
-        candidates = [annotation, *getattr(annotation, "__args__", ())]
-        models = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
-        if models:
-            model = models[0]
+        if part in getattr(model, "model_fields", {}):
+            among = list(_models_in(model.model_fields[part].annotation))
+        # Of a union pydantic says which model was meant, by its tag: the name of the class.
+        meant = [one for one in among if one.__name__ == part]
+        if meant or among:
+            model = (meant or among)[0]
     return list(model.model_fields)
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in getattr(annotation, "__args__", ()):
+        yield from _models_in(inner)
 
 
 def _calls(document: Document, block: str, entries: Any, problems: list[str]) -> Iterator[Any]:

@@ -44,12 +44,14 @@ class Columns:
         aligners: of each, its edges and the measures of each edge with their SQL types.
         measures: of each, its members and their columns with their SQL types.
         linked: those of `measures` that link samples.
+        sources: their names.
     """
 
     members: Mapping[str, Modality]
     aligners: Mapping[str, Mapping[str, Mapping[str, str]]]
     measures: Mapping[str, Mapping[str, Mapping[str, str]]] = field(default_factory=dict)
     linked: frozenset[str] = frozenset()
+    sources: Sequence[str] = ()
 
     @property
     def findings(self) -> dict[str, dict[str, dict[str, str]]]:

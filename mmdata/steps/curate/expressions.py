@@ -1,0 +1,221 @@
+"""SQL expressions of pipeline files: what may stand in one, taken apart and written anew by DuckDB's own parser.
+
+An expression looks at one sample, and gives the same whenever and wherever it is asked. What does not is refused by a
+plan: subqueries, aggregates and windows (they look at other samples), `random()`, `now()` and the like (DuckDB's
+catalogue of functions says which).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Final
+
+from mmdata.store import sql
+from mmdata.store.curation import Curation, explained
+from mmdata.store.sql import quoted
+
+_COMPARISONS: Final = (
+    "COMPARE_GREATERTHAN",
+    "COMPARE_GREATERTHANOREQUALTO",
+    "COMPARE_LESSTHAN",
+    "COMPARE_LESSTHANOREQUALTO",
+)
+_NUMBERS: Final = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "FLOAT", "DOUBLE", "DECIMAL", "U", "BIGNUM")
+NULL_TYPE: Final = '"NULL"'
+
+
+@dataclass(frozen=True)
+class Conjunct:
+    """One of the expressions that AND joins.
+
+    Attributes:
+        sql: the expression.
+        value: SQL of what was compared, `NULL` where it is no comparison with a constant.
+        threshold: SQL of the constant.
+    """
+
+    sql: str
+    value: str = "NULL"
+    threshold: str = "NULL"
+
+
+def conjuncts(curation: Curation, expression: str) -> list[Conjunct]:
+    """Split `a >= 1 AND b` by DuckDB's own parser. Raises ValueError for what is not one expression."""
+    tree = _parsed(curation, expression)
+    return [_conjunct(curation, tree, part) for part in _split(_selected(tree))]
+
+
+def written(curation: Curation, expression: str) -> str:
+    """The expression as DuckDB writes it: without comments, and safe to put between brackets.
+
+    Raises ValueError for what is not one expression.
+    """
+    tree = _parsed(curation, expression)
+    return _written(curation, tree, {**_selected(tree), "alias": ""})
+
+
+def checked_type(curation: Curation, expression: str) -> str:
+    """The SQL type of an expression over one sample.
+
+    Raises ValueError, with the nearest name where a column is unknown, for what does not bind, looks at other samples,
+    or does not give the same twice.
+    """
+    _refuse_unsteady(_selected(_parsed(curation, expression)))
+    text = written(curation, expression)
+    try:
+        # As steps use it: what may not stand in WHERE (an aggregate, a window) is refused.
+        curation.connection.execute(f"EXPLAIN SELECT 1 FROM candidates WHERE ({text}) IS NULL")
+        kind = curation.one(f"SELECT column_type FROM (DESCRIBE SELECT {text} FROM candidates)")
+    except sql.Error as error:
+        raise ValueError(explained(error, curation.columns)) from None
+    return str(kind)
+
+
+def check_condition(curation: Curation, expression: str) -> None:
+    """Raises ValueError for an expression that is not true or false (see `checked_type`)."""
+    kind = checked_type(curation, expression)
+    if kind not in ("BOOLEAN", NULL_TYPE):
+        raise ValueError(f"must be true or false, but is {kind}; compare it: `{expression} >= ...`")
+
+
+def check_number(curation: Curation, expression: str) -> None:
+    """Raises ValueError for an expression that is no number (see `checked_type`)."""
+    kind = checked_type(curation, expression)
+    if not kind.startswith(_NUMBERS) or kind.startswith(("UUID", "UNION")) or kind.endswith("]"):
+        raise ValueError(f"must be a number, but `{expression}` is {kind}")
+
+
+def check_text(curation: Curation, expression: str) -> None:
+    """Raises ValueError for an expression that is no text (see `checked_type`)."""
+    kind = checked_type(curation, expression)
+    if kind != "VARCHAR":
+        raise ValueError(f"must be a text, but `{expression}` is {kind}; cast it: `CAST(... AS VARCHAR)`")
+
+
+def check_order(curation: Curation, order: str) -> None:
+    """Raises ValueError for what cannot stand behind ORDER BY, or does not give the same order twice."""
+    query = f"SELECT 1 FROM candidates ORDER BY {order}\n"
+    try:
+        tree = _tree(curation, query)
+        node = tree["statements"][0]["node"] if len(tree["statements"]) == 1 else {}
+        kinds = [modifier["type"] for modifier in node.get("modifiers", [])]
+        if kinds != ["ORDER_MODIFIER"]:
+            raise ValueError("must be an order, as behind SQL's ORDER BY: `image.width DESC, key`")
+        for one in node["modifiers"][0]["orders"]:
+            _refuse_unsteady(one["expression"])
+        curation.connection.execute(f"EXPLAIN SELECT row_number() OVER (ORDER BY {order}) FROM candidates")
+    except sql.Error as error:
+        raise ValueError(explained(error, curation.columns)) from None
+
+
+def _parsed(curation: Curation, expression: str) -> dict[str, Any]:
+    """The tree of `SELECT expression FROM candidates`. Raises ValueError."""
+    tree = _tree(curation, f"SELECT {expression}\nFROM candidates")
+    node = tree["statements"][0]["node"] if len(tree["statements"]) == 1 else {}
+    table = node.get("from_table", {})
+    plain = table.get("table_name") == "candidates" and not table.get("alias") and not node.get("where_clause")
+    more = plain and (node["modifiers"] or len(node["select_list"]) != 1 or node["group_expressions"])
+    if not plain or more or node.get("having") or node.get("qualify") or node.get("sample"):
+        raise ValueError("must be one SQL expression over the columns of a sample")
+    return tree
+
+
+def _tree(curation: Curation, query: str) -> dict[str, Any]:
+    tree: dict[str, Any] = json.loads(curation.one(f"SELECT json_serialize_sql({quoted(query)})"))
+    if tree.get("error"):
+        raise ValueError(f"does not parse: {str(tree.get('error_message')).splitlines()[0]}")
+    return tree
+
+
+def _selected(tree: dict[str, Any]) -> dict[str, Any]:
+    node: dict[str, Any] = tree["statements"][0]["node"]["select_list"][0]
+    return node
+
+
+def _split(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    if node["type"] == "CONJUNCTION_AND":
+        for child in node["children"]:
+            yield from _split(child)
+    else:
+        yield {**node, "alias": ""}
+
+
+def _conjunct(curation: Curation, tree: dict[str, Any], node: dict[str, Any]) -> Conjunct:
+    text = _written(curation, tree, node)
+    if node["type"] in _COMPARISONS:
+        for value, constant in (("left", "right"), ("right", "left")):
+            if node[constant]["class"] == "CONSTANT" and node[value]["class"] != "CONSTANT":
+                limit = _written(curation, tree, node[constant])
+                return Conjunct(text, _written(curation, tree, node[value]), f"TRY_CAST({limit} AS DOUBLE)")
+    return Conjunct(text)
+
+
+def _written(curation: Curation, tree: dict[str, Any], node: dict[str, Any]) -> str:
+    """The SQL of one node of the tree, written by DuckDB."""
+    statement = json.loads(json.dumps(tree))
+    statement["statements"][0]["node"]["select_list"] = [node]
+    text = str(curation.one(f"SELECT json_deserialize_sql({quoted(json.dumps(statement))})"))
+    return text.removeprefix("SELECT ").removesuffix(" FROM candidates")
+
+
+def _refuse_unsteady(node: dict[str, Any]) -> None:
+    """Raises ValueError where the expression looks at other samples, or may give another result another time."""
+    for inner in _nodes(node):
+        if inner["class"] == "SUBQUERY":
+            raise ValueError(
+                "looks at other samples (a subquery), but an expression is about one; for a share of them use "
+                "`{top: 0.3, by: ...}` or the step `quota`"
+            )
+        if inner["class"] == "STAR":
+            raise ValueError("must name its columns, `*` and COLUMNS() are many")
+        name = _called(inner)
+        if name in _unsteady() or (name == "age" and len(inner.get("arguments", ())) == 1):
+            raise ValueError(f"{name}() gives something else each time, and builds repeat; leave it out")
+
+
+def _called(node: dict[str, Any]) -> str:
+    """The function that a node calls; `current_date` parses as a column."""
+    if node["class"] == "FUNCTION":
+        return str(node["function_name"]).lower()
+    names: list[str] = node["column_names"] if node["class"] == "COLUMN_REF" else []
+    return str(names[0]).lower() if len(names) == 1 else ""
+
+
+def _nodes(value: Any) -> Iterator[dict[str, Any]]:
+    """All nodes of a parsed expression, but those inside of subqueries."""
+    if isinstance(value, list):
+        for one in value:
+            yield from _nodes(one)
+    elif isinstance(value, dict):
+        if "class" in value:
+            yield value
+        if value.get("class") != "SUBQUERY":
+            yield from _nodes(list(value.values()))
+
+
+@cache
+def _unsteady() -> frozenset[str]:
+    """Functions that depend on more than their arguments, by DuckDB's own catalogue.
+
+    VOLATILE is `random()`; CONSISTENT_WITHIN_QUERY is `now()`, but also arithmetic with time zones: a function counts
+    where all its forms are so. Macros are as what they call.
+    """
+    query = "SELECT function_name, stability, macro_definition FROM duckdb_functions() WHERE function_type IN {}"
+    connection = sql.connect()
+    forms: dict[str, set[str]] = {}
+    for name, stability, _ in connection.execute(query.format("('scalar')")).fetchall():
+        forms.setdefault(name, set()).add(stability)
+    found = {name for name, kinds in forms.items() if "VOLATILE" in kinds or kinds == {"CONSISTENT_WITHIN_QUERY"}}
+    found |= {"current_timestamp", "localtimestamp", "current_time", "localtime"}
+    for name, _, body in connection.execute(query.format("('macro')")).fetchall():
+        if any(word in found for word in _words(body)):
+            found.add(name)
+    connection.close()
+    return frozenset(found)
+
+
+def _words(text: str) -> list[str]:
+    return "".join(letter if letter.isidentifier() or letter.isdecimal() else " " for letter in text).split()
