@@ -129,7 +129,8 @@ class AudioOperator:
             if name in words:
                 words[name] = self._timed(words[name], drawn, sounds[name])
             self._check_speech(view, name, drawn, sounds[name])
-        return Change(replace(view, sounds=sounds, words=words), self.kind.effects, drawn)
+        changed = replace(view, sounds=sounds, words=words)
+        return Change(changed, self.kind.effects, drawn, retimed=self.kind.times != "keep")
 
     def _applied(self, sound: Sound, rng: np.random.Generator) -> tuple[np.ndarray[Any, Any], dict[str, Any]]:
         with libraries.seeded(rng), warnings.catch_warnings():

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any, Final, Literal
 
 import numpy as np
 from pydantic import Field, ValidationError, field_validator
 
-from mmdata.augment.base import Change, Operator, Sound, Text, VetoError, View, WordTime
+from mmdata.augment.base import Change, Operator, Sound, VetoError, View
+from mmdata.augment.time_crop import TimeCrop
 from mmdata.spec import Frozen, nearest
 
 _CHANGES: Final = frozenset({"audio"})
@@ -54,7 +54,8 @@ class Speed(_Own):
             sounds[name] = Sound(resampled(sound.audio_CT, drawn), sound.rate_hz)
             if name in words:
                 words[name] = faster(words[name], drawn)
-        return Change(replace(view, sounds=sounds, words=words), frozenset({"tempo", "pitch"}), {"factor": drawn})
+        changed = replace(view, sounds=sounds, words=words)
+        return Change(changed, frozenset({"tempo", "pitch"}), {"factor": drawn}, retimed=True)
 
 
 def resampled(audio_CT: np.ndarray[Any, Any], factor: float) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -64,78 +65,6 @@ def resampled(audio_CT: np.ndarray[Any, Any], factor: float) -> np.ndarray[Any, 
     ratio = math.gcd(round(factor * _FINEST), _FINEST)
     up, down = _FINEST // ratio, round(factor * _FINEST) // ratio
     return np.asarray(np.clip(resample_poly(audio_CT, up, down, axis=1), -1.0, 1.0), np.float32)
-
-
-class TimeCrop(_Own):
-    """A stretch of the recording, cut between words where their times are known; the words inside only."""
-
-    name: str = Field("time_crop", exclude=True)
-    min_s: float = Field(1.0, gt=0, description="length at least, seconds")
-    max_s: float = Field(10.0, gt=0, description="length at most, seconds")
-
-    @field_validator("max_s")
-    @classmethod
-    def _longer(cls, max_s: float, info: Any) -> float:
-        if max_s < info.data.get("min_s", 0.0):
-            raise ValueError("less than min_s")
-        return max_s
-
-    def __call__(self, view: View, rng: np.random.Generator) -> Change:
-        """Cut every sound. Raises VetoError `too_short`, `words_unknown`."""
-        sounds, words, texts = dict(view.sounds), dict(view.words), dict(view.texts)
-        drawn: dict[str, Any] = {}
-        anew: set[str] = set()
-        for name, sound in view.sounds.items():
-            start_s, end_s = self._span(name, sound, view.words.get(name, ()), rng)
-            first, last = round(start_s * sound.rate_hz), round(end_s * sound.rate_hz)
-            sounds[name] = Sound(np.ascontiguousarray(sound.audio_CT[:, first:last]), sound.rate_hz)
-            inside = [w for w in view.words.get(name, ()) if start_s <= w.start_s and w.end_s <= end_s]
-            if name in words:
-                words[name] = tuple(WordTime(w.word, w.start_s - start_s, w.end_s - start_s) for w in inside)
-            for text in view.spoken.get(name, ()):
-                texts[text] = _said(texts[text], view.words.get(name, ()), inside, text)
-                anew.add(text)
-            drawn[name] = [round(start_s, 4), round(end_s, 4)]
-        changed = replace(view, sounds=sounds, words=words, texts=texts)
-        return Change(changed, frozenset({"cut"}), drawn, spoken_anew=frozenset(anew))
-
-    def _span(
-        self, name: str, sound: Sound, words: tuple[WordTime, ...], rng: np.random.Generator
-    ) -> tuple[float, float]:
-        """Bounds in pauses between words."""
-        total_s = sound.audio_CT.shape[1] / sound.rate_hz
-        if total_s <= self.min_s:
-            raise VetoError("too_short", f"'{name}' has {total_s:.2f} s, and {self.min_s} s would be left")
-        wanted_s = float(rng.uniform(self.min_s, min(self.max_s, total_s)))
-        start_s = float(rng.uniform(0.0, total_s - wanted_s))
-        bounds = np.array([0.0, *((a.end_s + b.start_s) / 2 for a, b in pairwise(words)), total_s])
-        if not words:
-            return start_s, start_s + wanted_s
-        fits = [
-            (abs(a - start_s) + abs(b - start_s - wanted_s), float(a), float(b))
-            for n, a in enumerate(bounds)
-            for b in bounds[n + 1 :]
-            if self.min_s <= b - a <= self.max_s
-        ]
-        if not fits:
-            raise VetoError("too_short", f"no words of '{name}' take {self.min_s} to {self.max_s} s")
-        _, first, last = min(fits)
-        return first, last
-
-
-def _said(text: Text, words: tuple[WordTime, ...], inside: list[WordTime], name: str) -> Text:
-    """The words inside, as the text writes them. Raises VetoError where the text is not the words."""
-    whole = text.text.split()
-    if not words or [_bare(w.word) for w in words] != [_bare(w) for w in whole]:
-        raise VetoError("words_unknown", f"when each word of '{name}' is said is not known: give `times:`")
-    if not inside:
-        raise VetoError("words_unknown", f"no word of '{name}' is said there")
-    first = words.index(inside[0])
-    return Text(" ".join(whole[first : first + len(inside)]), text.lang)
-
-
-def _bare(word: str) -> str:
-    return "".join(filter(str.isalnum, word.casefold()))
 
 
 class AddNoise(_Own):
@@ -205,7 +134,7 @@ def _reverberated(sound: Sound, rt60_s: float, wet_db: float, rng: np.random.Gen
     return Sound((mixed_CT / max(1.0, float(np.abs(mixed_CT).max()))).astype(np.float32), sound.rate_hz)
 
 
-OWN: Final[dict[str, type[_Own]]] = {"speed": Speed, "time_crop": TimeCrop, "add_noise": AddNoise, "reverb": Reverb}
+OWN: Final[dict[str, type[Frozen]]] = {"speed": Speed, "time_crop": TimeCrop, "add_noise": AddNoise, "reverb": Reverb}
 
 
 def own_operator(name: str, params: Mapping[str, Any]) -> Operator:

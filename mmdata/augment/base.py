@@ -38,6 +38,9 @@ EFFECTS: Final = frozenset(
         "echo",
         "reverse",
         "cut",  # parts are gone or silent
+        # tensors
+        "strength",  # what sensors felt is stronger, weaker or shakier
+        "gap",  # parts of a recording are gone or covered
     }
 )
 """What an operator may do to what texts say; the words that mind stand in `mmdata/augment/words/`."""
@@ -72,6 +75,32 @@ class Sound:
 
     audio_CT: NDArray[np.float32]
     rate_hz: int
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An array; time is its last axis where it has a rate, channels are its first.
+
+    Attributes:
+        value: as it was read.
+        rate_hz: points a second, None where it has no time.
+    """
+
+    value: NDArray[Any]
+    rate_hz: float | None = None
+
+
+@dataclass(frozen=True)
+class Sides:
+    """What a mirror does to the channels of a tensor: those of the left and of the right change places.
+
+    Attributes:
+        swap: pairs of channels that change places.
+        negate: channels that point to a side: their sign changes.
+    """
+
+    swap: tuple[tuple[int, int], ...] = ()
+    negate: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -121,18 +150,20 @@ class View:
         spoken: for each sound the texts that it says: they change together or not at all.
         members: names of all members but notes, decoded or not, by modality.
         gone: members that were taken away.
+        sides: of tensors whose sides are known, by member name.
     """
 
     pictures: Mapping[str, Picture] = field(default_factory=dict)
     clips: Mapping[str, tuple[Picture, ...]] = field(default_factory=dict)
     sounds: Mapping[str, Sound] = field(default_factory=dict)
     texts: Mapping[str, Text] = field(default_factory=dict)
-    tensors: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
     boxes: Mapping[str, tuple[Box, ...]] = field(default_factory=dict)
     words: Mapping[str, tuple[WordTime, ...]] = field(default_factory=dict)
     spoken: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     members: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     gone: frozenset[str] = frozenset()
+    sides: Mapping[str, Sides] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -145,6 +176,7 @@ class Change:
         drawn: what was chosen at random, for people: numbers and words that JSON has. Empty: nothing changed.
         gone: phrases that left the picture, by text member: they may no longer be claimed.
         spoken_anew: texts that changed together with the sound that says them.
+        retimed: whether what is heard at a time is at another time now, or gone.
     """
 
     view: View
@@ -152,6 +184,7 @@ class Change:
     drawn: Mapping[str, Any] = field(default_factory=dict)
     gone: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     spoken_anew: frozenset[str] = frozenset()
+    retimed: bool = False
 
 
 class Operator(Protocol):

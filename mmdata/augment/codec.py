@@ -10,13 +10,13 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from mmdata.augment.base import Picture, Sound, Text
+from mmdata.augment.base import Picture, Sound, Tensor, Text
 from mmdata.errors import SampleError
 from mmdata.sample import Member
 
 # A recording is decoded whole: as float32 an hour of stereo at 48 kHz would take 1.4 GB.
 _MOST_SECONDS: Final = 600.0
-_TENSOR_BYTES: Final = 256 << 20
+_TENSOR_ELEMENTS: Final = 64 << 20
 _CLIP_BYTES: Final = 1 << 30
 # What soundfile writes without loss; everything else becomes FLAC.
 _LOSSLESS: Final = {"wav": "WAV", "flac": "FLAC"}
@@ -125,23 +125,19 @@ def _film_limits() -> Any:
     return Limits(_MOST_SECONDS, 1 << 20, _CLIP_BYTES)
 
 
-def decode_tensor(member: Member) -> NDArray[Any]:
-    """A `.npy` file. Raises SampleError `bad_tensor`."""
-    try:
-        header = np.lib.format.read_magic(io.BytesIO(member.data))
-        if len(member.data) > _TENSOR_BYTES:
-            raise ValueError(f"larger than {_TENSOR_BYTES} bytes (version {header})")
-        value: NDArray[Any] = np.load(io.BytesIO(member.data), allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise SampleError("bad_tensor", f"no .npy file that can be read: {error}") from None
-    return value
+def decode_tensor(member: Member) -> Tensor:
+    """As `mmdata.media.tensor` stores it. Raises SampleError as that does."""
+    from mmdata.media.tensor import Limits, read_tensor
+
+    return Tensor(read_tensor(member.data, Limits(_TENSOR_ELEMENTS)), member.measures.get("rate_hz"))
 
 
-def encode_tensor(member: Member, value: NDArray[Any]) -> Member:
-    """As `.npy`."""
-    buffer = io.BytesIO()
-    np.save(buffer, value, allow_pickle=False)
-    return replace(member, data=buffer.getvalue())
+def encode_tensor(member: Member, tensor: Tensor) -> Member:
+    """As npy, measured anew."""
+    from mmdata.media.tensor import measure_tensor, write_tensor
+
+    value = np.ascontiguousarray(tensor.value)
+    return replace(member, data=write_tensor(value), measures=measure_tensor(value, tensor.rate_hz))
 
 
 def encode_text(member: Member, text: Text) -> Member:

@@ -5,15 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from mmdata.augment.base import Sides
 from mmdata.augment.policy import Entry, Notes, Others, Policy, nobody
 from mmdata.augment.registry import operator
 from mmdata.sample import Sample
 
 
 def load_policy(spec: Mapping[str, Any]) -> Policy:
-    """A policy of `label`, `apply` (each with `op`, `params`, `p`), `boxes`, `times`, `spoken`. Raises ValueError."""
+    """A policy of `label`, `apply` (each with `op`, `params`, `p`), `boxes`, `times`, `spoken` and `sides`.
+
+    Raises ValueError.
+    """
     entries = [Entry(operator(one["op"], one["params"]), one["params"], one.get("p", 1.0)) for one in spec["apply"]]
-    notes = Notes(spec.get("boxes") or {}, spec.get("times") or {}, spec.get("spoken"))
+    sides = {
+        name: Sides(tuple(map(tuple, one.get("swap") or ())), tuple(one.get("negate") or ()))
+        for name, one in (spec.get("sides") or {}).items()
+    }
+    notes = Notes(spec.get("boxes") or {}, spec.get("times") or {}, spec.get("spoken"), sides)
     return Policy(spec["label"], entries, notes)
 
 

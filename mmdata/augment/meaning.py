@@ -36,6 +36,8 @@ MINDS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "echo": ("space_named", ("space",)),
     "reverse": ("order_named", ("order",)),
     "cut": ("may_be_cut", ("whole", "order")),
+    "strength": ("strength_named", ("strength",)),
+    "gap": ("may_be_cut", ("whole", "count", "order")),
 }
 _AMBIGUOUS: Final = {"mirror": "ambiguous_side", "upside_down": "ambiguous_height"}
 _MARKS: Final = ".!?。！？…"  # noqa: RUF001 - full-width marks on purpose

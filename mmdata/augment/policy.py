@@ -14,8 +14,8 @@ from typing import Any, Final, cast
 
 import numpy as np
 
-from mmdata.augment import codec, meaning, notes
-from mmdata.augment.base import Box, Change, Mixer, Operator, Picture, Sound, Text, VetoError, View
+from mmdata.augment import codec, meaning, notes, tensor
+from mmdata.augment.base import Box, Change, Mixer, Operator, Picture, Sides, Sound, Text, VetoError, View
 from mmdata.errors import SampleError
 from mmdata.sample import MODALITIES, Member, Sample, child_id
 
@@ -46,11 +46,13 @@ class Notes:
         boxes: image member: the text member with its boxes.
         times: audio member: the text member with the times of its words.
         spoken: audio member: the texts that it says; None: every text may be what any sound says.
+        sides: tensor: what a mirror does to its channels.
     """
 
     boxes: Mapping[str, str] = field(default_factory=dict)
     times: Mapping[str, str] = field(default_factory=dict)
     spoken: Mapping[str, Sequence[str]] | None = None
+    sides: Mapping[str, Sides] = field(default_factory=dict)
 
     @property
     def members(self) -> frozenset[str]:
@@ -158,7 +160,8 @@ class _Work:
         self.policy = policy
         self.sample = sample
         self.others = others
-        self.changes = changes
+        # What a mirror of the picture mirrors too.
+        self.changes = changes = changes | ({"tensor"} if policy.notes.sides else set())
         self.before = self.view = decoded(sample, policy.notes, changes)
         self.applied: list[dict[str, Any]] = []
         self.skipped: list[dict[str, str]] = []
@@ -176,10 +179,24 @@ class _Work:
             change = operator(self.view, rng)
         if change.view is self.view:
             raise VetoError("nothing_changed", "what was drawn changes nothing")
+        if change.retimed:
+            self._check_in_step(operator.name, change.view)
+        if "mirror" in change.effects:
+            change = replace(change, view=tensor.mirrored(change.view, self.view))
         self.view = told(self.view, change)
         self.partner_id = partner.sample_id if partner else self.partner_id
         row = {"op": operator.name, "params": dict(step.entry.params), "seed": step.seed, "drawn": dict(change.drawn)}
         self.applied.append(row)
+
+    def _check_in_step(self, name: str, after: View) -> None:
+        """What runs along with a sound must be cut and stretched like it. Raises VetoError."""
+        for member in self.sample.members.values():
+            place = {"tensor": "tensors", "video": "clips"}.get(member.modality)
+            runs = member.modality == "video" or member.measures.get("rate_hz")
+            if place and runs and member.name not in after.gone:
+                old, new = (getattr(view, place).get(member.name) for view in (self.view, after))
+                if old is new:
+                    raise VetoError("out_of_step", f"'{member.name}' may run along, and {name} does not change it")
 
     def _partner(self, rng: np.random.Generator) -> Sample:
         if self.partner_id is not None:
@@ -266,7 +283,7 @@ def decoded(sample: Sample, known: Notes, changes: frozenset[str]) -> View:
     spoken = {s: tuple(texts if known.spoken is None else known.spoken.get(s, ())) for s in heard}
     names = {str(kind): tuple(n for n, m in members.items() if m.modality == kind) for kind in MODALITIES}
     clips, tensors = parts.get("clips", {}), parts.get("tensors", {})
-    return View(pictures, clips, sounds, texts, tensors, boxes, words, spoken, names)
+    return View(pictures, clips, sounds, texts, tensors, boxes, words, spoken, names, sides=known.sides)
 
 
 def told(before: View, change: Change) -> View:

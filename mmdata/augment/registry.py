@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from mmdata.augment import mix
+from mmdata.augment import mix, tensor
 from mmdata.augment.audio import audio_operator, audio_operators
 from mmdata.augment.audio_own import validated
 from mmdata.augment.base import Mixer, Operator
@@ -20,6 +20,7 @@ from mmdata.spec import nearest
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
+_OWN = {**mix.OWN, **tensor.OWN}
 _Maker = Callable[[str, Mapping[str, Any]], Operator | Mixer]
 
 
@@ -50,7 +51,7 @@ def _makers() -> dict[str, tuple[_Maker, str]]:
         "text": (text_operator, text_operators()),
     }
     every = [name for _, names in libraries.values() for name in names]
-    found: dict[str, tuple[_Maker, str]] = {name: (_own, name) for name in mix.OWN}
+    found: dict[str, tuple[_Maker, str]] = {name: (_own, name) for name in _OWN}
     for modality, (maker, names) in libraries.items():
         for name in names:
             found[name if every.count(name) == 1 else f"{modality}.{name}"] = (maker, name)
@@ -58,7 +59,7 @@ def _makers() -> dict[str, tuple[_Maker, str]]:
 
 
 def _own(name: str, params: Mapping[str, Any]) -> Operator | Mixer:
-    found: Operator | Mixer = validated(name, mix.OWN[name], params)
+    found: Operator | Mixer = validated(name, _OWN[name], params)
     return found
 
 

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
+from pydantic import BeforeValidator, Field, NonNegativeInt, WithJsonSchema, model_validator
 
 from mmdata.sample import Modality, Sample
 from mmdata.spec import Frozen
@@ -26,6 +26,17 @@ class Applied(Frozen):
     op: str = Field(description="its name")
     params: dict[str, Any] = Field(default={}, description="its own parameters")
     p: float = Field(1.0, gt=0, le=1, description="how likely a child goes through it")
+
+
+class Mirrored(Frozen):
+    """What a mirror does to the channels of a tensor (its first axis)."""
+
+    swap: list[tuple[NonNegativeInt, NonNegativeInt]] = Field(
+        default=[], description="pairs of channels that change places: those of the left and of the right wrist"
+    )
+    negate: list[NonNegativeInt] = Field(
+        default=[], description="channels that point to a side (a lateral acceleration): their sign changes"
+    )
 
 
 def _spelled(value: Any) -> Any:
@@ -56,9 +67,10 @@ class Joint(Augment):
     """Children by operators that know what they do to every modality.
 
     Operators are albumentations' (`HorizontalFlip`), audiomentations' (`PitchShift`), nlpaug's (`KeyboardAug`) and our
-    own (`synonyms`, `speed`, `time_crop`, `add_noise`, `mixgen`, `cutmix`, `mix_sounds`, `drop_modality`). Each keeps,
-    rewrites or vetoes what texts say, in six languages; an operator that cannot stay true is left out of a child, with
-    its reason in the child's record. A child without any is a veto.
+    own (`synonyms`, `speed`, `time_crop`, `add_noise`, `mixgen`, `cutmix`, `mix_sounds`, `drop_modality`; of tensors
+    `jitter`, `scale`, `mask_time`, `drop_channels`, `mirror_channels`). Each keeps, rewrites or vetoes what texts say,
+    in six languages; an operator that cannot stay true is left out of a child, with its reason in the child's record.
+    A child without any is a veto.
     """
 
     step: ClassVar[str] = "joint"
@@ -79,6 +91,9 @@ class Joint(Augment):
     )
     spoken: dict[str, list[str]] | None = Field(
         None, description="audio member: the texts it says; default: every text may be what any sound says"
+    )
+    sides: dict[str, Mirrored] = Field(
+        default={}, description="tensor: what a mirror does to it; one that is not named here is never mirrored along"
     )
     max_match_loss: float | None = Field(
         None, ge=0, le=1, description="drop a child whose match is by more than this below its parent's"
@@ -126,6 +141,7 @@ class Joint(Augment):
             "children": self.children,
             "apply": [entry.model_dump(mode="json") for entry in self.apply],
             **{name: getattr(self, name) for name in ("boxes", "times", "spoken")},
+            **({"sides": self.model_dump(mode="json")["sides"]} if self.sides else {}),
         }
 
     def reads(self) -> dict[str, Modality | None]:
@@ -135,7 +151,7 @@ class Joint(Augment):
             found |= dict.fromkeys(notes, kind) | dict.fromkeys(notes.values(), "text")  # type: ignore[arg-type]
         for sound, texts in (self.spoken or {}).items():
             found |= {sound: "audio", **dict.fromkeys(texts, "text")}
-        return found
+        return found | dict.fromkeys(self.sides, "tensor")
 
     def make(self, sample: Sample, seed: int, others: Others) -> Iterator[Sample | Veto]:
         """The children; a veto for each that could not be made. Raises SampleError where a member cannot be decoded."""
