@@ -86,6 +86,11 @@ class Pipeline:
         return [step for step in self.measure if isinstance(step, Linked)]
 
     @property
+    def mixes_online(self) -> bool:
+        """Whether a trainer's loader mixes samples, and must know which a build would have mixed."""
+        return any(policy.get("mixes") and policy.get("mode") == "online" for policy in self.policies)
+
+    @property
     def as_of(self) -> str | None:
         """The date that fetched parts are of."""
         return self.spec.fetch.as_of.isoformat() if self.spec.fetch.as_of else None

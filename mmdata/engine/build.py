@@ -33,7 +33,7 @@ from mmdata.models.device import accelerators
 from mmdata.net.fetcher import Fetcher
 from mmdata.plan import Plan, is_mapped
 from mmdata.steps.base import Align, Augment, Fitted, Linked, Measure
-from mmdata.store import catalog, shards
+from mmdata.store import catalog, partners, shards
 from mmdata.store.fetches import Earlier
 from mmdata.store.files import sweep_scratch, write_json
 from mmdata.store.selection import ShardPlan, read_shard_plans
@@ -373,6 +373,9 @@ class _Run:
         # Half-old, half-new shards are no data set: without a manifest no trainer takes them for one.
         (folder / "manifest.json").unlink(missing_ok=True)
         await in_order((self._write_one(plan) for plan in todo), self.workers)
+        mixing = self.plan.base_parts() if self.plan.pipeline.mixes_online else []
+        originals = [self.plan.part(label, part) for label, part in mixing if label == "ingest"]
+        await self.pools.work(partners.write_partners, folder, originals)
         members = {name: (declared.modality, declared.lang) for name, declared in self.plan.pipeline.members.items()}
         name = self.plan.pipeline.spec.name
         policies = self.plan.pipeline.policies

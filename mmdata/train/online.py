@@ -1,14 +1,21 @@
 """Online augmentation: the policy that travels with the shards, applied as a build would have applied it.
 
 A child is the same as in a build: it follows from the pipeline's seed, the sample and the number of the child, which
-here is the epoch. Where nothing can be applied to a sample, it is seen as it is.
+here is the epoch; what is mixed in is the other that a build would have mixed in. Where nothing can be applied to a
+sample, or a build would have dropped the child, it is seen as it is.
+
+Shapes: N samples.
 """
 
 from __future__ import annotations
 
+import bisect
 import functools
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import numpy.typing as npt
 
 from mmdata.errors import TrainError
 from mmdata.sample import Member, Sample
@@ -18,6 +25,7 @@ from mmdata.train.shards import ShardIndex, ShardReader
 if TYPE_CHECKING:
     from mmdata.augment.policy import Policy
 
+_PARTNERS_NAME: Final = "partners.npy"
 _ABOUT = ("width", "height", "duration_s", "sample_rate", "channels", "chars", "words", "rate_hz")
 
 
@@ -43,7 +51,7 @@ class OnlineAugment:
         policy = self._policies[epoch % len(self._policies)]
         try:
             child = policy.child(self._sample(row), epoch // len(self._policies), self._seed, self._other)
-        except VetoError:
+        except (VetoError, _ElsewhereError):
             return None
         return {name: member.data for name, member in child.members.items()}
 
@@ -56,20 +64,21 @@ class OnlineAugment:
         except (ValueError, KeyError) as error:
             raise TrainError(f"{self._index.folder}: its policy of augmentation is unknown here: {error}") from None
 
-    @functools.cached_property
-    def _rows(self) -> dict[str, int]:
-        """Rows by sample id, in the order of the ids; only mixing needs them."""
-        return {self._index.id(int(row)): int(row) for row in self._index.ids_N.argsort(kind="stable")}
-
-    @functools.cached_property
-    def _ids(self) -> list[str]:
-        return list(self._rows)
-
     def _other(self, but: str, draw: int) -> Sample | None:
+        """The sample that a build would have mixed in. Raises _ElsewhereError where it is not in the split."""
         from mmdata.augment.policy import chosen
 
-        key = chosen(self._ids, but, draw)
-        return None if key is None else self._sample(self._rows[key])
+        key = chosen(self._partners.of(but), but, draw)
+        if key is None:
+            return None
+        row = self._partners.row(key)
+        if row is None:
+            raise _ElsewhereError
+        return self._sample(row)
+
+    @functools.cached_property
+    def _partners(self) -> _Partners:
+        return _Partners(self._index)
 
     def _sample(self, row: int) -> Sample:
         record = self._reader.record(row)
@@ -86,6 +95,57 @@ class OnlineAugment:
         return Member(
             name, kind, str(about["mime"]), extension, self._reader.read(row, name), about.get("lang"), measures
         )
+
+
+class _ElsewhereError(Exception):
+    """The other parent was dropped, or is in another split: a build drops such a child whole."""
+
+
+class _Partners:
+    """Who may be mixed with whom: what stands beside the shards, as `mmdata.store.partners` writes it.
+
+    What stands there no original for, a segment say, may be mixed with its like in the split.
+    """
+
+    def __init__(self, index: ShardIndex) -> None:
+        """Raises TrainError where nothing stands beside the shards."""
+        path = index.folder / _PARTNERS_NAME
+        try:
+            rows_N = np.load(path, mmap_mode="r", allow_pickle=False)
+            self._ids_N, group_N = np.asarray(rows_N["sample_id"]), np.asarray(rows_N["group"])
+        except (OSError, ValueError, IndexError) as error:
+            raise TrainError(f"{path}: who may be mixed cannot be read; build the shards again: {error}") from None
+        # By group, in each by id.
+        self._order_N = group_N.argsort(kind="stable")
+        self._sorted_N = group_N[self._order_N]
+        self._group_N = group_N
+        self._by_id_N = index.ids_N.argsort(kind="stable")
+        self._split_N = index.ids_N[self._by_id_N]
+
+    def of(self, sample_id: str) -> list[str]:
+        """The ids among which a partner is chosen, sorted."""
+        at = self._at(self._ids_N, sample_id)
+        if at is None:
+            return self._unlisted
+        group = self._group_N[at]
+        first, last = np.searchsorted(self._sorted_N, group), np.searchsorted(self._sorted_N, group, "right")
+        return [one.decode() for one in self._ids_N[self._order_N[first:last]]]
+
+    def row(self, sample_id: str) -> int | None:
+        """Where a sample is in the split; None where it is not."""
+        at = self._at(self._split_N, sample_id)
+        return None if at is None else int(self._by_id_N[at])
+
+    @functools.cached_property
+    def _unlisted(self) -> list[str]:
+        return [one.decode() for one in np.setdiff1d(self._split_N, self._ids_N)]
+
+    @staticmethod
+    def _at(ids_N: npt.NDArray[np.bytes_], sample_id: str) -> int | None:
+        key = sample_id.encode()
+        # numpy's own search would copy the whole column, which is mapped from the disk.
+        at = bisect.bisect_left(range(len(ids_N)), key, key=ids_N.__getitem__)
+        return at if at < len(ids_N) and ids_N[at] == key else None
 
 
 def online_augment(folder: ShardFolder, index: ShardIndex, member_max_bytes: int) -> OnlineAugment | None:

@@ -6,6 +6,8 @@ import io
 import json
 import math
 import tarfile
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import pytest
 
 from mmdata.augment.load import replay
 from mmdata.demo.scenes import write_scenes
+from mmdata.errors import TrainError
 from mmdata.sample import Member, Sample
 from mmdata.train.manifest import open_folder
 from mmdata.train.online import online_augment
@@ -46,10 +49,10 @@ def scenes(cli):
     return cli
 
 
-def build(cli: Any, output: str, *, workers: int = 2, **policy: Any) -> str:
+def build(cli: Any, output: str, *, workers: int = 2, source: Any = SOURCE, **policy: Any) -> str:
     joint = {"apply": APPLY, "spoken": {}, **policy}
     cli.spec(
-        sources=[SOURCE],
+        sources=[source],
         augment=[{"joint": joint}],
         curate=[{"splits": {"shares": {"train": 0.8, "val": 0.2}}}],
         engine={"workers": workers, "part_samples": 8},
@@ -152,6 +155,52 @@ def assert_online_is(shards: Path, made: dict[tuple[str, str], dict[str, bytes]]
                 assert child == {name: files[one["field"]] for name, one in about.items()}
                 seen += 1
     assert seen == len(made) > 0
+
+
+MIXERS = [{"mixgen": {"p": 0.6}}, {"cutmix": {"p": 0.8}}, {"mix_sounds": {"p": 0.8}}, {"GaussNoise": {"p": 0.3}}]
+
+
+def test_online_mixes_the_partners_that_a_build_mixes_on_any_number_of_workers(scenes):
+    # A corner that few patches cover.
+    for caption in (scenes.folder / "media").rglob("*.txt"):
+        caption.with_suffix(".boxes").write_text('[{"box": [0, 0, 4, 4]}]')
+    members = {**SOURCE["files"]["members"], "boxes": {"path": "{stem}.boxes", "modality": "text"}}
+    source = {"files": {**SOURCE["files"], "members": members}}
+    policy = {"apply": MIXERS, "boxes": {"image": "boxes"}, "children": 3}
+    for output, workers in (("one", 1), ("three", 3)):
+        build(scenes, output, source=source, workers=workers, **policy)
+    build(scenes, "online", source=source, mode="online", **policy)
+    samples = shard_samples(scenes.folder / "one/shards")
+    assert samples == shard_samples(scenes.folder / "three/shards")
+    made = made_children(samples)
+    seen = [json.loads(files["json"])["augmentation"]["applied"] for files in made.values()]
+    assert {one["op"] for applied in seen for one in applied} == {next(iter(op)) for op in MIXERS}
+    (dropped,) = scenes.query("SELECT count(*) AS n FROM fates WHERE rule = 'mixes_splits'", "one")
+    assert dropped["n"] > 0
+    assert_online_is(scenes.folder / "online/shards", made, epochs=3)
+    folder = scenes.folder / "online/shards"
+    with ProcessPoolExecutor(3) as pool:
+        by_workers = list(pool.map(partial(online_child, folder), range(2 * len(made) // 3)))
+    assert by_workers == [online_child(folder, row) for row in range(2 * len(made) // 3)]
+    assert any(by_workers)
+
+
+def online_child(shards: Path, row: int) -> Any:
+    folder = open_folder(shards)
+    index = index_split(folder, "train", list(folder.manifest.members))
+    online = online_augment(folder, index, 1 << 20)
+    assert online is not None
+    return online.child(1, row % len(index))
+
+
+def test_a_loader_without_the_list_of_partners_says_so(scenes):
+    build(scenes, "out", mode="online", apply=["mixgen"])
+    shards = scenes.folder / "out/shards"
+    (shards / "partners.npy").unlink()
+    with pytest.raises(TrainError, match=r"partners\.npy: who may be mixed cannot be read; build the shards again"):
+        online_child(shards, 0)
+    build(scenes, "out", mode="online", apply=["HorizontalFlip"])
+    assert not (shards / "partners.npy").exists()
 
 
 def test_what_is_mixed_of_two_splits_is_dropped(scenes):

@@ -113,9 +113,16 @@ class Joint(Augment):
         return self
 
     @property
+    def mixes(self) -> bool:
+        """Whether children have two parents."""
+        from mmdata.augment.base import Mixer
+
+        return any(isinstance(entry.operator, Mixer) for entry in self.policy.entries)
+
+    @property
     def policy(self) -> Policy:
         """The operators. Raises ValueError."""
-        return _policy(json.dumps(self.policy_of_shards(), sort_keys=True))
+        return _policy(json.dumps(self._policy(), sort_keys=True))
 
     @property
     def makes_children(self) -> bool:
@@ -134,7 +141,10 @@ class Joint(Augment):
         return self.max_match_loss
 
     def policy_of_shards(self) -> dict[str, Any]:
-        """Label, mode, operators and notes."""
+        """Label, mode, operators and notes, and whether they mix samples."""
+        return {**self._policy(), **({"mixes": True} if self.mixes else {})}
+
+    def _policy(self) -> dict[str, Any]:
         return {
             "label": self.label,
             "mode": self.mode,
