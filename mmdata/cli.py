@@ -79,6 +79,7 @@ def build(spec: Path, output: Path | None, overrides: tuple[str, ...], as_json: 
             splits=outcome.splits,
             wall_s=outcome.wall_s,
             calibrations=outcome.calibrations,
+            crossings=outcome.crossings,
         )
     else:
         click.echo(_told(found, outcome))
@@ -204,6 +205,9 @@ def _told(found: Plan, outcome: Outcome) -> str:
         lines.append(f"{sum(outcome.children.values())} children = " + _sum(outcome.children))
     lines += [_operator(row) for row in outcome.operators]
     lines += [_noise(row) for row in outcome.calibrations]
+    lines += _twins(outcome.crossings)
+    if outcome.moved and not outcome.did_nothing:
+        lines.append(f"splits: {outcome.moved} samples moved to another split since the last build")
     lines.append("shards: " + ", ".join(f"{name} {count} samples" for name, count in outcome.splits.items()))
     return "\n".join(lines)
 
@@ -213,6 +217,22 @@ def _operator(row: dict[str, Any]) -> str:
     judged = "" if change is None else f", mean change of match {change:+.3f}"
     counts = f"made {row['made']}, vetoed {row['vetoed']}, dropped {row['dropped']}"
     return f"{row['policy']}: {row['operator']}: {counts}{judged}"
+
+
+def _twins(crossings: list[dict[str, Any]]) -> list[str]:
+    """What lies in two splits, told of the smaller one; that nothing does is said too."""
+    lines = [
+        f"splits: {row['samples']} of {row['of_samples']} samples of {row['split']} have a twin in "
+        f"{row['other_split']}, by {row['twins_by']}"
+        for row in crossings
+        if row["samples"] and row["of_samples"] <= _total(crossings, row["other_split"])
+    ]
+    looked_at = ", ".join(dict.fromkeys(row["twins_by"] for row in crossings))
+    return lines or ([f"splits: no sample has a twin in another, by {looked_at}"] if crossings else [])
+
+
+def _total(crossings: list[dict[str, Any]], split: str) -> int:
+    return next(int(row["of_samples"]) for row in crossings if row["split"] == split)
 
 
 def _noise(row: dict[str, Any]) -> str:

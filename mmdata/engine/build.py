@@ -66,6 +66,8 @@ class Outcome:
     splits: dict[str, int]
     calibrations: list[dict[str, Any]]
     operators: list[dict[str, Any]]
+    crossings: list[dict[str, Any]]
+    moved: int
     wall_s: float
     did_nothing: bool
 
@@ -494,7 +496,15 @@ def _keep_only(decided: Path) -> None:
 
 def _outcome(plan: Plan, began: float, *, did_nothing: bool) -> Outcome:
     counts = catalog.counts(plan.output)
-    noise = catalog.calibrations(plan.output)
-    wall_s = time.time() - began
-    made = catalog.operators(plan.output)
-    return Outcome(plan.inputs, counts["fates"], counts["children"], counts["splits"], noise, made, wall_s, did_nothing)
+    return Outcome(
+        inputs=plan.inputs,
+        fates=counts["fates"],
+        children=counts["children"],
+        splits=counts["splits"],
+        calibrations=catalog.calibrations(plan.output),
+        operators=catalog.operators(plan.output),
+        crossings=catalog.crossings(plan.output),
+        moved=catalog.moved(plan.output),
+        wall_s=time.time() - began,
+        did_nothing=did_nothing,
+    )

@@ -28,6 +28,7 @@ from mmdata.listing import Chunk, input_line, parse_line
 from mmdata.plan import Plan
 from mmdata.sample import Failure, Member, Modality, Sample, sample_id
 from mmdata.steps.base import Align, Discovered, Edge, Found, Ingest, Input, Place, Score, Scorer
+from mmdata.store.crossings import write_crossings, write_moved
 from mmdata.store.curation import Curation, Rows
 from mmdata.store.found import FoundPartWriter
 from mmdata.store.parts import (
@@ -419,15 +420,25 @@ def decide(plan: Plan, scratch: Path, memory: str) -> Done:
     for step in pipeline.curate:
         step.apply(curation)
     decide_fates(curation, plan.inputs, [step.label for step in pipeline.augment if step.replaces])
+    for step in {step.step: step for step in pipeline.curate}.values():
+        step.verify(curation)
     write = pipeline.write
     members = write.members or list(pipeline.members)
     limits = (write.samples_per_shard, int(write.bytes_per_shard))
+    write_crossings(curation, scratch / "decided")
+    write_moved(curation, scratch / "decided", _decided_before(plan))
     write_decisions(curation, scratch / "decided", plan.output, members, *limits)
     curation.connection.close()
     plan.decided.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(plan.decided, ignore_errors=True)
     (scratch / "decided").rename(plan.decided)
     return Done(plan.inputs)
+
+
+def _decided_before(plan: Plan) -> Path | None:
+    """The folder of other decisions of this build, if there is one."""
+    others = (done.parent for done in plan.decided.parent.glob("*/shards.json") if done.parent != plan.decided)
+    return max(others, key=lambda folder: folder.stat().st_mtime, default=None)
 
 
 def write_one(output: Path, decided: Path, plan: ShardPlan) -> Done:

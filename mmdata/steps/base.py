@@ -514,6 +514,9 @@ class Curate(Step):
     def apply(self, curation: Curation) -> None:
         """Write fates, groups or splits."""
 
+    def verify(self, curation: Curation) -> None:
+        """Prove, when all is decided, what the step promises; of several of a kind the last. Raises LedgerError."""
+
 
 class Write(Step):
     """What goes into the training set and how it is cut into shards."""

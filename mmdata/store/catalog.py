@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from mmdata.errors import MmdataError
 from mmdata.store import sql
+from mmdata.store.crossings import CROSSINGS, MOVED
 from mmdata.store.curation import base_rows, links_of
 from mmdata.store.files import SCRATCH_MARK, write_json
 from mmdata.store.sql import parquet, quoted
@@ -66,6 +67,8 @@ _COLUMNS: Final[dict[str, dict[str, str]]] = {
     },
     "embeddings": {**dict.fromkeys(["sample_id", "aligner", "member"], _TEXT), "vector": "FLOAT[]"},
     "places": dict.fromkeys(["sample_id", "group_id", "split"], _TEXT),
+    "crossings": CROSSINGS,
+    "moved": MOVED,
     "selection": dict.fromkeys(["sample_id", "shard"], _TEXT),
 }
 _VIEWS: Final = {
@@ -113,7 +116,7 @@ FROM scored s LEFT JOIN calibrated c USING (sample_id, aligner, edge) WHERE s.ed
 }
 # The curve is for other builds (`reference`): a thousand numbers that nobody reads in a table.
 _SHOWN: Final = {"calibrations": "* EXCLUDE curve", "fetches": '* EXCLUDE "offset"'}
-_DECIDED: Final = ("fates", "places", "selection", "calibrated", "calibrations")
+_DECIDED: Final = ("fates", "places", "selection", "calibrated", "calibrations", "crossings", "moved")
 _RUN: Final = {
     "run_id": "VARCHAR",
     "status": "VARCHAR",
@@ -246,6 +249,18 @@ def operators(output: Path) -> list[dict[str, Any]]:
     return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
+def crossings(output: Path) -> list[dict[str, Any]]:
+    """Of each two splits and each way to be alike, how many samples of the one have a twin in the other."""
+    rows = open_catalog(output).execute(f"SELECT {', '.join(CROSSINGS)} FROM crossings ORDER BY ALL").fetchall()
+    return [dict(zip(CROSSINGS, row, strict=True)) for row in rows]
+
+
+def moved(output: Path) -> int:
+    """How many samples are in another split than they were when the build before was decided."""
+    row = open_catalog(output).execute("SELECT count(*) FROM moved").fetchone()
+    return int(row[0]) if row else 0
+
+
 def _read_build(output: Path) -> dict[str, Any]:
     try:
         build: dict[str, Any] = json.loads((output / "build.json").read_text(encoding="utf-8"))
@@ -263,7 +278,7 @@ def _queries(folder: Path, build: dict[str, Any]) -> dict[str, str]:
     }
     decided = folder / "decided" / build["selection"]
     if (decided / "shards.json").exists():
-        parts |= {name: [decided / f"{name}.parquet"] for name in _DECIDED}
+        parts |= {name: [path] for name in _DECIDED if (path := decided / f"{name}.parquet").exists()}
     found = {name: _no_rows(columns) for name, columns in _COLUMNS.items()}
     for name, paths in parts.items():
         if paths:

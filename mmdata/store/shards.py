@@ -147,6 +147,7 @@ def write_manifest(
         "fingerprint": fingerprint,
         "members": _members(folder, plans, members),
         "splits": splits,
+        **_crossings(output / "decided" / fingerprint / "crossings.parquet"),
         **({"augment": policies} if policies else {}),
     }
     _write_card(folder, manifest)
@@ -154,6 +155,12 @@ def write_manifest(
     write_json(folder / "sizes.json", {plan.path: plan.samples for plan in plans})
     write_json(folder / "manifest.json", manifest)
     return manifest
+
+
+def _crossings(path: Path) -> dict[str, Any]:
+    """What lies in two splits: see `mmdata.store.crossings`; nothing where there is but one split."""
+    rows = pq.read_table(path).to_pylist() if path.exists() else []
+    return {"crossings": rows} if rows else {}
 
 
 def _about(folder: Path, path: str) -> dict[str, Any] | None:

@@ -1,21 +1,34 @@
-"""`splits`: by a hash of the group, so that a group never straddles and a sample never moves when others come."""
+"""`splits`: by a hash of the group, so that no group straddles and samples stay where they are when others come.
+
+A group is all that hangs together: samples with an equal key, samples that a measure links, a parent and its children,
+and by way of any of these with any other. Its split is a hash of its representative: the key of one of its samples, the
+one that comes first by the order `first`, else the one with the smallest hash.
+
+So a sample moves only when a newcomer's group joins its own and is represented by another, and then the whole group
+goes. With one key and no links that cannot happen. With an order in which newcomers come last (a date, say) it happens
+only to the later one of two groups that a newcomer joins.
+"""
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar, Final
 
 from pydantic import Field, field_validator
 
-from mmdata.spec import nearest
+from mmdata.errors import LedgerError
+from mmdata.spec import Keys, Names, ParameterError, nearest
 from mmdata.steps.base import Curate
+from mmdata.steps.curate.components import components
+from mmdata.steps.curate.expressions import checked_type, written
 from mmdata.store.curation import Curation
 from mmdata.store.sql import quoted
 
-_SUM_TOLERANCE = 1e-6
+_SUM_TOLERANCE: Final = 1e-6
+_NO_LINKS: Final = "; under `measure:` stands none that does"
 
 
 class Splits(Curate):
-    """Shares of the samples, by a hash of their group; children stay with their parents."""
+    """Shares of the samples, by a hash of their group: what belongs together is in one split, children with parents."""
 
     step: ClassVar[str] = "splits"
     shares: dict[str, float] = Field(
@@ -23,7 +36,20 @@ class Splits(Curate):
         min_length=1,
         description="name: share of the groups; the shares add up to 1",
     )
-    by: str = Field("sample_id", description="SQL expression of the originals; samples where it is equal are one group")
+    by: Names = Field(
+        default=["sample_id"],
+        description="SQL expressions of originals (speaker, site, caption); samples where one is equal are one group",
+    )
+    links: list[str] | dict[str, float] | None = Field(
+        None,
+        description="measures whose links keep samples together, or the largest distance of each; default: all, any",
+    )
+    first: str | None = Field(
+        None, description="SQL expression; the sample where it is smallest decides for its group: a date, say"
+    )
+    stratify: Names = Field(
+        default=[], description="SQL expressions; shares are of the samples of each stratum, not of chance"
+    )
     augmented: list[str] | None = Field(
         None, description="splits that children may be in; default: the first. Elsewhere they are dropped"
     )
@@ -42,29 +68,123 @@ class Splits(Curate):
         return shares
 
     def check(self, curation: Curation) -> None:
-        """Raises ValueError for a split that is not there, duckdb.Error for an expression that does not bind."""
-        for name in self.augmented or []:
-            if name not in self.shares:
-                raise ValueError(f"augmented: no split '{name}'{nearest(name, self.shares)}")
-        curation.connection.execute(f"EXPLAIN SELECT CAST(({self.by}) AS VARCHAR) FROM candidates")
+        """Raises ParameterError for a split or a measure that is not there, an expression that does not bind."""
+        linked = curation.columns.linked
+        problems: list[tuple[Keys, str]] = [
+            (("augmented",), f"no split '{name}'{nearest(name, self.shares)}")
+            for name in self.augmented or []
+            if name not in self.shares
+        ]
+        problems += [
+            (("links",), f"no measure '{label}' links samples{nearest(label, linked) or _NO_LINKS}")
+            for label in self.links or []
+            if label not in linked
+        ]
+        first = [self.first] if self.first else []
+        for field, expressions in (("by", self.by), ("first", first), ("stratify", self.stratify)):
+            for expression in expressions:
+                try:
+                    checked_type(curation, expression)
+                except ValueError as error:
+                    problems.append(((field,), str(error)))
+        if problems:
+            raise ParameterError(problems)
 
     def apply(self, curation: Curation) -> None:
         """Place every candidate, then drop the children that ended in a split of originals only."""
-        curation.connection.execute("DELETE FROM places")
-        curation.connection.execute(
+        run = curation.connection.execute
+        run("DELETE FROM places")
+        self._list_originals(curation)
+        self._name_groups(curation)
+        run(
             f"""INSERT INTO places
-            WITH grouped AS (SELECT sample_id, md5(coalesce(CAST(({self.by}) AS VARCHAR), sample_id)) AS group_id
-                FROM candidates WHERE parent_id IS NULL),
-            hashed AS (SELECT *, {unit_interval(curation.seed, "group_id")} AS u FROM grouped)
-            SELECT c.sample_id, h.group_id, {self._split_of("h.u")}
-            FROM candidates c JOIN hashed h ON h.sample_id = coalesce(c.parent_id, c.sample_id)"""
+            WITH sized AS (SELECT group_id, min(stratum) AS stratum, count(*) AS samples FROM grouped GROUP BY 1),
+            hashed AS (SELECT *, {unit_interval(curation.seed, "group_id")} AS hash FROM sized),
+            placed AS (SELECT group_id, {self._unit()} AS u FROM hashed)
+            SELECT c.sample_id, g.group_id, {self._split_of("p.u")}
+            FROM candidates c JOIN grouped g ON g.sample_id = coalesce(c.parent_id, c.sample_id)
+            JOIN placed p ON p.group_id = g.group_id"""
         )
+        run("DROP TABLE grouped")
         allowed = ", ".join(map(quoted, self.augmented if self.augmented is not None else [next(iter(self.shares))]))
-        curation.connection.execute(
+        run(
             f"""INSERT INTO fates SELECT u.sample_id, 'dropped', 'splits', 'augmented_only_in', NULL, NULL, p.split
             FROM undecided u JOIN places p USING (sample_id)
             WHERE u.parent_id IS NOT NULL AND p.split NOT IN ({allowed or "''"})"""
         )
+
+    def verify(self, curation: Curation) -> None:
+        """Prove that nothing straddles. Raises LedgerError with what does."""
+        for what, query in self._straddling(curation):
+            count = curation.one(f"SELECT count(*) FROM ({query})")
+            if count:
+                raise LedgerError(f"splits leak: {count} {what} in two splits")
+
+    # --- groups -----------------------------------------------------------------------------------------------------
+
+    def _keys(self, curation: Curation) -> list[str]:
+        return [f"CAST(({written(curation, expression)}) AS VARCHAR)" for expression in self.by]
+
+    def _list_originals(self, curation: Curation) -> None:
+        """Table `originals`: keys, and the anchor: a hash of the first key that a sample has, else of its id."""
+        keys = self._keys(curation)
+        # Keys of different expressions must not meet; the first stands as it is, so that one key is its own hash.
+        anchors = [keys[0], *(f"{n} || ':' || {key}" for n, key in enumerate(keys[1:], 1)), "sample_id"]
+        first = written(curation, self.first) if self.first else "NULL::INTEGER"
+        stratum = " || '/' || ".join(
+            f"coalesce(CAST(({written(curation, one)}) AS VARCHAR), '')" for one in self.stratify
+        )
+        columns = "".join(f", {key} AS k{n}" for n, key in enumerate(keys))
+        curation.connection.execute(
+            f"""CREATE OR REPLACE TEMP TABLE originals AS
+            SELECT sample_id, md5(coalesce({", ".join(anchors)})) AS anchor, ({first}) AS first_of,
+                {stratum or "''"} AS stratum{columns} FROM candidates WHERE parent_id IS NULL"""
+        )
+
+    def _name_groups(self, curation: Curation) -> None:
+        """Table `grouped`: of each original its group, called by the anchor of the representative, and its stratum."""
+        edges = [_equal(f"k{n}") for n in range(len(self.by))]
+        if curation.one(f"SELECT count(*) FROM ({self._links(curation)})"):
+            edges.append(
+                f"""SELECT a.rowid AS a, b.rowid AS b FROM ({self._links(curation)}) l
+                JOIN originals a ON a.sample_id = l.sample_id JOIN originals b ON b.sample_id = l.other_id"""
+            )
+        # Where samples hang together by one key only, the key is the group.
+        label, joined = "anchor", "originals"
+        if len(edges) > 1:
+            label, joined = "component", "originals o JOIN labels l ON l.row = o.rowid"
+            curation.connection.register("labels", components(curation, "originals", edges))
+        order = "{missing: first_of IS NULL, first_of: first_of, anchor: anchor}"
+        curation.connection.execute(
+            f"""CREATE OR REPLACE TEMP TABLE grouped AS
+            WITH labelled AS (SELECT *, {label} AS label FROM {joined}),
+            named AS (SELECT label, arg_min(anchor, {order}) AS group_id,
+                arg_min(stratum, {{'by': {order}, 'id': sample_id}}) AS stratum FROM labelled GROUP BY label)
+            SELECT l.sample_id, n.group_id, n.stratum FROM labelled l JOIN named n USING (label)"""
+        )
+        if len(edges) > 1:
+            curation.connection.unregister("labels")
+        curation.connection.execute("DROP TABLE originals")
+
+    def _links(self, curation: Curation) -> str:
+        """SQL of the pairs of originals that a measure links."""
+        labels = sorted(curation.columns.linked) if self.links is None else list(self.links)
+        most: dict[str, Any] = self.links if isinstance(self.links, dict) else {}
+        near = [
+            f"measure = {quoted(label)}" + (f" AND distance <= {float(most[label])!r}" if label in most else "")
+            for label in labels
+        ]
+        where = " OR ".join(f"({one})" for one in near) or "false"
+        return f"SELECT sample_id, other_id FROM links WHERE other_source IS NULL AND ({where})"
+
+    # --- shares -----------------------------------------------------------------------------------------------------
+
+    def _unit(self) -> str:
+        """SQL of a group's place in [0, 1): its hash, or its place by its hash among the samples of its stratum."""
+        if not self.stratify:
+            return "hash"
+        before = "sum(samples) OVER (PARTITION BY stratum ORDER BY hash, group_id)"
+        return f"({before} - samples / 2.0) / sum(samples) OVER (PARTITION BY stratum)"
 
     def _split_of(self, unit: str) -> str:
         cases, bound = [], 0.0
@@ -73,7 +193,26 @@ class Splits(Curate):
             cases.append(f"WHEN {unit} < {bound!r} THEN {quoted(name)}")
         return f"CASE {' '.join(cases)} ELSE {quoted(list(self.shares)[-1])} END"
 
+    def _straddling(self, curation: Curation) -> list[tuple[str, str]]:
+        """What may not be in two splits, and a query of those that are."""
+        two = "HAVING min(p.split) <> max(p.split)"
+        found = [("groups", f"SELECT 1 FROM places p GROUP BY p.group_id {two}")]
+        for expression, key in zip(self.by, self._keys(curation), strict=True):
+            valued = f"SELECT sample_id, {key} AS value FROM candidates WHERE parent_id IS NULL"
+            together = f"FROM ({valued}) JOIN places p USING (sample_id) WHERE value IS NOT NULL GROUP BY value"
+            found.append((f"values of {expression}", f"SELECT 1 {together} {two}"))
+        other = "JOIN places p USING (sample_id) JOIN places o ON o.sample_id = {} WHERE o.split <> p.split"
+        found.append(("links", f"SELECT 1 FROM ({self._links(curation)}) {other.format('other_id')}"))
+        found.append(("children", f"SELECT 1 FROM candidates {other.format('parent_id')}"))
+        return found
+
 
 def unit_interval(seed: int, column: str) -> str:
     """SQL of a number in [0, 1) that depends only on the seed and the column: 32 bits of MD5."""
     return f"(('0x' || substr(md5('{seed}:' || {column}), 1, 8))::UBIGINT / 4294967296.0)"
+
+
+def _equal(key: str) -> str:
+    """SQL of pairs of originals that have the same key: each with one of them."""
+    first = f"SELECT {key}, min(rowid) AS row FROM originals WHERE {key} IS NOT NULL GROUP BY 1 HAVING count(*) > 1"
+    return f"SELECT o.rowid AS a, f.row AS b FROM originals o JOIN ({first}) f USING ({key})"

@@ -12,7 +12,6 @@ from mmdata.errors import FatalError, LedgerError
 from mmdata.sample import sample_id
 from mmdata.steps.curate.duplicates import Duplicates
 from mmdata.steps.curate.rules import Rules
-from mmdata.steps.curate.splits import Splits
 from mmdata.store.selection import decide_fates
 
 # --- rules ----------------------------------------------------------------------------------------------------------
@@ -139,74 +138,6 @@ def test_who_was_dropped_before_is_nobodys_original(tmp_path: Path) -> None:
     steps = Rules(keep={"fits": "clip.image_caption.score > 0.5"}), Duplicates(of=["caption"])
     found = decided(tmp_path, rows, *steps)
     assert (found["a"][0], found["c"][0], found["c"][4]) == ("dropped", "duplicate", sample_id("s", "b"))
-
-
-# --- splits ---------------------------------------------------------------------------------------------------------
-
-
-def places(folder: Path, rows: list[Row], splits: Splits, *, seed: int = 0) -> dict[str, str]:
-    curation = loaded(folder, rows, seed=seed)
-    splits.check(curation)
-    splits.apply(curation)
-    found = dict(curation.connection.execute("SELECT sample_id, split FROM places").fetchall())
-    return {row.key + ("'" if row.parent else ""): found[row.sample_id] for row in rows}
-
-
-MANY = [Row(f"k{n}", f"c{n % 40}") for n in range(400)]
-
-
-def test_a_sample_stays_in_its_split_when_others_come(tmp_path: Path) -> None:
-    few = places(tmp_path / "few", MANY[::3], Splits())
-    all_of_them = places(tmp_path / "all", MANY, Splits())
-    assert few == {key: all_of_them[key] for key in few}
-    assert set(all_of_them.values()) == {"train", "val"}
-
-
-def test_shares_are_nearly_those_asked_for_and_the_seed_decides(tmp_path: Path) -> None:
-    shares = Splits(shares={"train": 0.5, "val": 0.3, "test": 0.2})
-    found = places(tmp_path / "0", MANY, shares)
-    counts = {name: list(found.values()).count(name) / 400 for name in shares.shares}
-    assert counts == pytest.approx({"train": 0.5, "val": 0.3, "test": 0.2}, abs=0.08)
-    assert places(tmp_path / "1", MANY, shares, seed=1) != found
-
-
-def test_a_group_never_straddles(tmp_path: Path) -> None:
-    found = places(tmp_path, MANY, Splits(by="caption.text", shares={"train": 0.5, "val": 0.5}))
-    by_caption: dict[str | None, set[str]] = {}
-    for row in MANY:
-        by_caption.setdefault(row.caption, set()).add(found[row.key])
-    assert {len(splits) for splits in by_caption.values()} == {1}
-    assert set(found.values()) == {"train", "val"}
-
-
-def test_samples_without_a_group_are_groups_of_their_own(tmp_path: Path) -> None:
-    rows = [Row(f"k{n}", None) for n in range(60)]
-    found = places(tmp_path, rows, Splits(by="caption.text", shares={"train": 0.5, "val": 0.5}))
-    assert set(found.values()) == {"train", "val"}
-
-
-def test_a_share_of_nothing_gets_nothing_and_all_gets_all(tmp_path: Path) -> None:
-    assert set(places(tmp_path, MANY, Splits(shares={"none": 0, "all": 1})).values()) == {"all"}
-
-
-@pytest.mark.parametrize(
-    ("augmented", "dropped"), [(None, "val"), (["val"], "train"), ([], "both"), (["train", "val"], "")]
-)
-def test_children_stay_with_their_parents_where_they_may_be(
-    tmp_path: Path, augmented: list[str] | None, dropped: str
-) -> None:
-    rows = [row for n in range(40) for row in (Row(f"k{n}"), Row(f"k{n}", parent=f"k{n}"))]
-    splits = Splits(shares={"train": 0.5, "val": 0.5}, augmented=augmented)
-    curation = loaded(tmp_path, rows)
-    splits.apply(curation)
-    found = dict(curation.connection.execute("SELECT sample_id, split FROM places").fetchall())
-    out = fates(curation, rows)
-    for parent, child in zip(rows[::2], rows[1::2], strict=True):
-        split = found[parent.sample_id]
-        assert found[child.sample_id] == split
-        assert (f"{child.key}'" in out) == (dropped in (split, "both"))
-        assert parent.key not in out
-    assert {fate[1] for fate in out.values()} <= {"augmented_only_in"}
 
 
 # --- the ledger -----------------------------------------------------------------------------------------------------
