@@ -1,12 +1,13 @@
 """What passes from the loader to the model.
 
-Shapes: B samples in a batch, M modalities, N samples of the batch that have a modality, K hashes a sample; values are
+Shapes: B samples in a batch, M modalities, N samples of the batch that have a modality, K hashes a sample,
+E dimensions of a teacher's embedding; values are
 (N, S) token ids, (N, 3, H, W) uint8 pixels, or (N, T) int16 samples in time at 16 kHz.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,11 +24,15 @@ class Example:
         row: its place in the index.
         values: an array for each modality that it has.
         text_hash_K: hashes by which samples count as having the same text; 0 where there is none.
+        teacher: a teacher's embedding for each modality that it has one of, of shape (E,).
+        text: the text as it was read, for a live teacher; None where there is none.
     """
 
     row: int
     values: dict[str, npt.NDArray[np.generic]]
     text_hash_K: tuple[int, ...]
+    teacher: dict[str, npt.NDArray[np.float32]] = field(default_factory=dict)
+    text: str | None = None
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,8 @@ class Batch:
         text_hash_BK: see `Example`.
         inputs: the modalities' values; a modality that no sample has is left out.
         failures: samples that were asked for and are not here.
+        teacher: a teacher's embeddings by modality, (B, E); zeros where it has none of a sample.
+        texts: as they were read, for a live teacher; None where there is none.
     """
 
     row_B: Tensor
@@ -78,6 +85,8 @@ class Batch:
     text_hash_BK: Tensor
     inputs: dict[str, Inputs]
     failures: list[Failure] = field(default_factory=list)
+    teacher: dict[str, Tensor] = field(default_factory=dict)
+    texts: list[str | None] = field(default_factory=list)
 
     def __len__(self) -> int:
         """Samples."""
@@ -89,19 +98,28 @@ class Batch:
             name: Inputs(part.row_N.to(device), part.values.to(device), part.length_N.to(device))
             for name, part in self.inputs.items()
         }
-        row_B, present_BM, text_hash_BK = (
+        return Batch(
             self.row_B.to(device),
             self.present_BM.to(device),
             self.text_hash_BK.to(device),
+            inputs,
+            self.failures,
+            {name: vectors_BE.to(device) for name, vectors_BE in self.teacher.items()},
+            self.texts,
         )
-        return Batch(row_B, present_BM, text_hash_BK, inputs, self.failures)
 
 
 @dataclass(frozen=True)
 class Collate:
-    """Makes a batch of examples, for modalities in a fixed order."""
+    """Makes a batch of examples, for modalities in a fixed order.
+
+    Attributes:
+        modalities: in that order.
+        teachers: dimensions of the teacher's embeddings by modality, the same on every rank.
+    """
 
     modalities: tuple[str, ...]
+    teachers: Mapping[str, int] = field(default_factory=dict)
 
     def __call__(self, items: Sequence[Example | Failure]) -> Batch:
         """Failures are set apart; what is left may be nothing."""
@@ -116,7 +134,17 @@ class Collate:
             text_hash_BK=torch.tensor(hashes, dtype=torch.int64).reshape(-1, columns),
             inputs={name: part for name in self.modalities if (part := _inputs(name, examples))},
             failures=failures,
+            teacher={name: _vectors(name, width, examples) for name, width in self.teachers.items()},
+            texts=[example.text for example in examples],
         )
+
+
+def _vectors(modality: str, width: int, examples: Sequence[Example]) -> Tensor:
+    vector_BE = np.zeros((len(examples), width), dtype=np.float32)
+    for slot, example in zip(vector_BE, examples, strict=True):
+        if modality in example.teacher:
+            slot[:] = example.teacher[modality]
+    return torch.from_numpy(vector_BE)
 
 
 def _inputs(modality: str, examples: Sequence[Example]) -> Inputs | None:

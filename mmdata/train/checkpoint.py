@@ -1,22 +1,37 @@
-"""What a training needs to go on exactly where it was, in one file that is replaced as a whole."""
+"""What a training needs to go on exactly where it was, on any number of ranks.
+
+`checkpoints/step-00000200/` holds the tensors, written by torch.distributed.checkpoint as safetensors (every rank its
+own shards, and nothing pickled), and `state.json`, which is everything else. It is written aside and renamed.
+"""
 
 from __future__ import annotations
 
+import json
 import os
-import pickle
-from collections.abc import Callable
+import re
+import shutil
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+import torch.distributed.checkpoint as dcp
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.optim import Optimizer
 
 from mmdata.errors import TrainError
 from mmdata.train.config import RESUMABLE_CHANGES, TrainConfig
+from mmdata.train.ema import Ema
+from mmdata.train.launch import barrier, gathered_lists, is_main, world_size
 
-_VERSION = 1
+_VERSION = 2
+_NAME = re.compile(r"step-(\d{8,})")
+_STATE = "state.json"
 
 
 @dataclass
@@ -26,28 +41,46 @@ class Progress:
     Attributes:
         step: steps done.
         elapsed_s: seconds of training, over all runs.
+        wait_s: those of them spent waiting for data.
         seen: samples asked for.
         failed: those of them that could not be decoded, counted each time.
         failed_members: the distinct members among them, as `shard/id/member`.
-        bad_steps: steps without an update, because the loss or a gradient was not finite.
+        bad_steps: steps without an update, because a number was not finite or far above its median.
+        guard: what the guard of spikes knows.
     """
 
     step: int = 0
     elapsed_s: float = 0.0
+    wait_s: float = 0.0
     seen: int = 0
     failed: int = 0
     failed_members: list[str] = field(default_factory=list)
     bad_steps: int = 0
+    guard: dict[str, list[float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A file as it was read."""
+    """A checkpoint whose tensors are not read yet.
 
+    Attributes:
+        path: its folder.
+        stage: number of the stage that its optimiser is of.
+        progress: how far the training was.
+    """
+
+    path: Path
+    stage: int
     progress: Progress
-    model: dict[str, Any]
-    optimizer: dict[str, Any]
-    rng: dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What has tensors to be saved."""
+
+    model: nn.Module
+    optimizer: Optimizer
+    ema: Ema | None
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
@@ -62,60 +95,128 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         scratch.unlink(missing_ok=True)
 
 
-def save(path: Path, progress: Progress, model: nn.Module, optimizer: Optimizer, identity: dict[str, Any]) -> None:
-    """Write a checkpoint. `identity` says which run it belongs to, see `identity_of`."""
-    content = {
-        "version": _VERSION,
-        "identity": identity,
-        "progress": asdict(progress),
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "rng": _rng_states(),
-    }
-    write_whole(path, lambda scratch: torch.save(content, scratch))
+def save(
+    folder: Path, progress: Progress, stage: int, parts: Parts, identity: Mapping[str, Any], keep: int
+) -> Checkpoint:
+    """Write a checkpoint, all ranks together, and remove all but the newest `keep`.
+
+    Args:
+        folder: of checkpoints.
+        progress: how far the training is.
+        stage: number of the stage.
+        parts: what has tensors.
+        identity: which run it belongs to, see `identity_of`.
+        keep: how many stay.
+    """
+    path = folder / f"step-{progress.step:08d}"
+    scratch = folder / f".{path.name}"
+    progress.failed_members = gathered_lists(progress.failed_members)
+    if is_main():
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(parents=True)
+    barrier()
+    with _single_process():
+        writer = HuggingFaceStorageWriter(str(scratch), save_distributed=True)
+        dcp.save(_tensors(parts), storage_writer=writer, no_dist=world_size() == 1)
+    barrier()
+    if is_main():
+        state = {"version": _VERSION, "identity": dict(identity), "stage": stage, "progress": asdict(progress)}
+        write_whole(scratch / _STATE, lambda file: file.write_text(json.dumps(state)))
+        shutil.rmtree(path, ignore_errors=True)
+        scratch.replace(path)
+        for old in _found(folder)[:-keep]:
+            shutil.rmtree(old)
+    barrier()
+    return Checkpoint(path, stage, progress)
 
 
-def load(path: Path, identity: dict[str, Any]) -> Checkpoint:
-    """Read a checkpoint. Raises TrainError where it is damaged, or belongs to a run with other settings."""
+def newest(folder: Path, identity: Mapping[str, Any]) -> Checkpoint | None:
+    """The newest checkpoint of a folder, None where there is none.
+
+    Raises TrainError where it is damaged, or belongs to a run with other settings.
+    """
+    found = _found(folder)
+    if not found:
+        return None
+    file = found[-1] / _STATE
     try:
-        # weights_only: a checkpoint is data, and may come from someone else.
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        if content["version"] != _VERSION:
-            raise TrainError(f"{path}: a checkpoint of version {content['version']}, this reads {_VERSION}")
-        _check_identity(path, content["identity"], identity)
-        progress = Progress(**content["progress"])
-        return Checkpoint(progress, content["model"], content["optimizer"], content["rng"])
-    except (OSError, RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
-        fix = "delete it to train from the start"
-        raise TrainError(f"{path}: not a checkpoint that can be read ({error}); {fix}") from None
+        state = json.loads(file.read_text())
+        if state["version"] != _VERSION:
+            raise TrainError(f"{file}: a checkpoint of version {state['version']}, this reads {_VERSION}")
+        _check_identity(file, state["identity"], identity)
+        return Checkpoint(found[-1], int(state["stage"]), Progress(**state["progress"]))
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise _damaged(found[-1], error) from None
 
 
-def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: Optimizer) -> Progress:
-    """Put the weights, the optimiser and the random numbers back; gives the progress."""
-    model.load_state_dict(checkpoint.model)
-    optimizer.load_state_dict(checkpoint.optimizer)
-    torch.set_rng_state(checkpoint.rng["cpu"])
-    if "cuda" in checkpoint.rng and torch.cuda.is_available():
-        torch.cuda.set_rng_state(checkpoint.rng["cuda"])
-    return checkpoint.progress
+def restore(checkpoint: Checkpoint, parts: Parts, *, optimizer: bool) -> None:
+    """Fill the weights, the averages and, where wanted, the optimiser from a checkpoint, all ranks together.
+
+    Raises TrainError where it is damaged.
+    """
+    reader = HuggingFaceStorageReader(str(checkpoint.path))
+    try:
+        known = set(reader.read_metadata().state_dict_metadata)
+        if optimizer:
+            _make_moments(parts, known)
+        tensors = _tensors(parts)
+        wanted = {name: tensor for name, tensor in tensors.items() if optimizer or not name.startswith("optimizer.")}
+        with _single_process():
+            dcp.load(wanted, storage_reader=reader, no_dist=world_size() == 1)
+    except (OSError, RuntimeError, ValueError, KeyError, SafetensorError, dcp.CheckpointException) as error:
+        raise _damaged(checkpoint.path, error) from None
 
 
-def identity_of(config: TrainConfig, data_digest: str) -> dict[str, Any]:
+def identity_of(config: TrainConfig, digests: Mapping[str, str]) -> dict[str, Any]:
     """What two runs must share for one to continue the other: the data, and every setting that changes a step."""
-    return {"data.digest": data_digest, **_flat(config.model_dump(exclude=set(RESUMABLE_CHANGES)))}
+    settings = _flat(config.model_dump(mode="json", exclude=set(RESUMABLE_CHANGES)))
+    return {**{f"{name}.digest": digest for name, digest in digests.items()}, **settings}
 
 
-def _rng_states() -> dict[str, torch.Tensor]:
-    states = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        states["cuda"] = torch.cuda.get_rng_state()
-    return states
+def _found(folder: Path) -> list[Path]:
+    """Finished checkpoints, the oldest first."""
+    return sorted((path for path in folder.glob("step-*") if _NAME.fullmatch(path.name)), key=lambda p: int(p.name[5:]))
 
 
-def _check_identity(path: Path, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
+def _tensors(parts: Parts) -> dict[str, Tensor]:
+    """Every tensor by name: of the model, its averages, and the optimiser's of each parameter."""
+    tensors = {f"model.{name}": tensor.detach() for name, tensor in parts.model.state_dict().items()}
+    if parts.ema:
+        tensors |= {f"ema.{name}": tensor for name, tensor in parts.ema.averages.items()}
+    for name, parameter in parts.model.named_parameters():
+        for key, value in parts.optimizer.state.get(parameter, {}).items():
+            tensors[f"optimizer.{name}.{key}"] = value
+    return tensors
+
+
+def _make_moments(parts: Parts, known: set[str]) -> None:
+    """AdamW makes its moments at the first step: here they are made for what the checkpoint has them of."""
+    for name, parameter in parts.model.named_parameters():
+        if f"optimizer.{name}.exp_avg" in known:
+            parts.optimizer.state[parameter] = {
+                "step": torch.zeros(()),
+                "exp_avg": torch.zeros_like(parameter),
+                "exp_avg_sq": torch.zeros_like(parameter),
+            }
+
+
+@contextmanager
+def _single_process() -> Iterator[None]:
+    """Without the warning that one process is one process."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        yield
+
+
+def _damaged(path: Path, error: Exception) -> TrainError:
+    fix = "delete that folder to go on from the one before, or from the start"
+    return TrainError(f"{path}: not a checkpoint that can be read ({str(error).splitlines()[0]}); {fix}")
+
+
+def _check_identity(path: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
     keys = sorted(key for key in theirs.keys() | ours.keys() if theirs.get(key) != ours.get(key))
-    # The folder may have moved: the digest says whether the data are the same.
-    keys = [key for key in keys if key != "data.shards"]
+    # A folder may have moved: its digest says whether the data are the same.
+    keys = [key for key in keys if key != "data.shards" and not re.fullmatch(r"data\.sets\..*\.shards", key)]
     if keys:
         shown = ", ".join(f"{key} was {theirs.get(key)}, is {ours.get(key)}" for key in keys[:5])
         raise TrainError(f"{path}: of a run with other settings: {shown}; use another output, or delete that folder")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, ValidationError, field_validator
 
@@ -17,17 +18,41 @@ from mmdata.train.model.sizes import problems as model_problems
 MIN_MODALITIES = 2
 # The modalities that have a tower.
 MODALITIES = ("text", "image", "audio")
+# How many sets can be mixed, see `mmdata.train.order`.
+MAX_SETS = 32
+# Name of the set, or the beginning of the names, of what a run that is continued was trained on.
+REPLAY = "replay"
+
+
+class SetConfig(Frozen):
+    """One of several data sets."""
+
+    shards: str = Field(description="folder or URL with manifest.json and the shards")
+    share: float = Field(1.0, ge=0, description="its share of the samples beside those of the others")
 
 
 class DataConfig(Frozen):
     """Which shards are read, and how each member becomes a tensor."""
 
-    shards: str = Field(description="folder with manifest.json and the shards; relative to the working directory")
+    shards: str | None = Field(
+        None, description="folder or URL with manifest.json and the shards; a path is relative to the working directory"
+    )
+    sets: dict[str, SetConfig] = Field({}, description="several folders of shards by name, instead of one")
     modalities: dict[str, list[str]] = Field(
         min_length=MIN_MODALITIES,
         json_schema_extra={"propertyNames": {"enum": list(MODALITIES)}},
         description="members of the shards by modality; where a sample has several of one modality, training draws "
         "one of them each time and evaluation takes the first",
+    )
+    teachers: dict[str, str] = Field(
+        {},
+        json_schema_extra={"propertyNames": {"enum": list(MODALITIES)}},
+        description="by modality the vectors of the shards (`aligner.member`) that the model learns from by distillation",
+    )
+    weight_by: str | None = Field(
+        None,
+        description="a number in the samples' JSON, by its path (`attributes.weight`), that says how often a sample is seen "
+        "beside others; 1 where it is missing",
     )
     train_split: str = Field("train", description="split that is trained on")
     val_split: str = Field("val", description="held-out split that is measured on")
@@ -40,6 +65,10 @@ class DataConfig(Frozen):
     max_failed_share: float = Field(
         0.5, ge=0, le=1, description="training stops where a larger share of the samples seen cannot be decoded"
     )
+    cache_dir: str | None = Field(
+        None, description="folder that shards of an object store are fetched into, where all of a split fit"
+    )
+    cache_gib: float = Field(100.0, gt=0, description="most that a folder of shards may take there")
 
     @field_validator("modalities")
     @classmethod
@@ -47,6 +76,10 @@ class DataConfig(Frozen):
         """The order of the keys in the file means nothing, so it must not shift the random choices either."""
         rank = {name: place for place, name in enumerate(MODALITIES)}
         return dict(sorted(modalities.items(), key=lambda item: rank.get(item[0], len(rank))))
+
+    def all_sets(self) -> dict[str, SetConfig]:
+        """The data sets by name; the one of `shards` has none."""
+        return self.sets or {"": SetConfig(shards=self.shards or "")}
 
 
 class OptimConfig(Frozen):
@@ -59,6 +92,47 @@ class OptimConfig(Frozen):
     beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's decay of the mean of gradients")
     beta2: float = Field(0.98, ge=0, lt=1, description="AdamW's decay of the mean of squared gradients")
     clip_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this norm")
+    accumulate: int = Field(
+        1, ge=1, description="pieces that a rank's batch goes through the model in; the step is that of the whole batch"
+    )
+    ema_decay: float = Field(
+        0.0, ge=0, lt=1, description="decay of the moving average of the weights, which is then measured and exported; 0: none"
+    )
+
+
+class StageConfig(Frozen):
+    """One of several stages, one after the other."""
+
+    name: str = Field(min_length=1, description="of the stage, for people")
+    samples: int = Field(ge=1, description="its length, in samples over all ranks")
+    train: list[str] = Field(
+        ["*"], min_length=1, description="patterns of the names of parameters that are trained; the others are frozen"
+    )
+    freeze: list[str] = Field([], description="patterns of those that are frozen, whatever `train` says")
+    new_modality: str | None = Field(
+        None, description="trains what belongs to this modality alone, instead of `train`; the old embeddings stay as they are"
+    )
+    mix: dict[str, float] = Field({}, description="share of each of the data sets; default: as data.sets says")
+    loss: LossConfig | None = Field(None, description="what differs in the loss from the file's")
+    lr: float | None = Field(None, gt=0, description="highest learning rate; default: optim.lr")
+    warmup: int | None = Field(None, ge=0, description="steps in which it rises; default: optim.warmup")
+
+
+class StartConfig(Frozen):
+    """Begin with the model of a finished run instead of fresh weights; its tokenizer goes with it."""
+
+    run: str = Field(description="folder of the run")
+    add_modality: str | None = Field(None, description="a modality that the run lacks, and this training adds")
+    freeze: bool = Field(True, description="with add_modality: train the new modality's parameters alone")
+    replay: float = Field(0.0, ge=0, lt=1, description="share of the samples that come from the run's own shards")
+
+
+class TeacherConfig(Frozen):
+    """A live teacher, whose embeddings of each batch the model learns from by distillation."""
+
+    run: str | None = Field(None, description="folder of a finished run; the student takes its tokenizer")
+    open_clip: str | None = Field(None, description="an open_clip model: its folder or name")
+    pretrained: str | None = Field(None, description="weights of the open_clip model: a file or a tag")
 
 
 class TrainConfig(Frozen):
@@ -73,6 +147,9 @@ class TrainConfig(Frozen):
     max_minutes: float | None = Field(
         None, gt=0, description="training ends after so many minutes over all resumed runs; the schedule ignores it"
     )
+    stages: list[StageConfig] = Field([], description="stages one after the other, instead of steps or epochs")
+    start: StartConfig | None = Field(None, description="a finished run to begin with")
+    teacher: TeacherConfig | None = Field(None, description="a live teacher")
     seed: int = Field(0, ge=0, description="seed of the weights, the order and every random choice")
     output: str = Field(description="folder of model, checkpoint, log and metrics; relative to the working directory")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
@@ -85,7 +162,24 @@ class TrainConfig(Frozen):
         "last bits of the weights, and more than there are idle cores slow each other down",
     )
     cache_mib: int = Field(256, ge=0, description="decoded members kept in memory, for each worker")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="of matrix products; auto: bfloat16 on an accelerator that has it, float32 elsewhere"
+    )
+    strategy: Literal["ddp", "fsdp"] = Field(
+        "ddp", description="over several ranks (torchrun): ddp copies the model, fsdp shards it (FSDP2)"
+    )
+    compile: bool = Field(False, description="compile the blocks of the model (torch.compile)")
+    checkpoint_activations: bool = Field(
+        False, description="compute each block again when its gradient is wanted: less memory, a third more time"
+    )
+    spike_factor: float = Field(
+        10.0, ge=0, description="a step whose loss or gradient norm is so many times its running median is not taken; 0: all are"
+    )
     checkpoint_every: int = Field(200, ge=1, description="steps between checkpoints")
+    checkpoint_every_s: float | None = Field(None, gt=0, description="and seconds between them, whichever comes first")
+    keep_checkpoints: int = Field(1, ge=1, description="the newest so many checkpoints stay")
+    tensorboard: bool = Field(False, description="write events for TensorBoard into the output")
+    wandb: str | None = Field(None, description="project of Weights & Biases that is told too")
     log_every: int = Field(10, ge=1, description="steps between lines of the log")
     eval_every: int = Field(0, ge=0, description="steps between measurements on the held-out split; 0: only at the end")
     eval_ks: list[int] = Field([1, 5, 10], min_length=1, description="the k of recall@k")
@@ -97,8 +191,11 @@ class TrainConfig(Frozen):
 
 # What may differ between a run and its continuation: none of it changes what a step computes.
 RESUMABLE_CHANGES = frozenset(
-    {"output", "workers", "cache_mib", "max_minutes", "checkpoint_every", "log_every", "eval_every", "eval_ks"}
-)
+    {
+        "output", "workers", "cache_mib", "max_minutes", "checkpoint_every", "checkpoint_every_s", "keep_checkpoints",
+        "log_every", "eval_every", "eval_ks", "strategy", "checkpoint_activations", "tensorboard", "wandb",
+    }
+)  # fmt: skip
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
@@ -140,13 +237,51 @@ def _settle_overrides(document: Document) -> None:
 
 def _problems(config: TrainConfig) -> Iterator[tuple[Keys, str]]:
     """Faults between values that are each right by themselves."""
-    if (config.steps is None) == (config.epochs is None):
-        given = "both are given; remove one" if config.steps else "neither is given; add `steps: 500`"
-        yield ("steps",), f"a training runs for steps or for epochs, {given}"
+    lengths = [name for name in ("steps", "epochs", "stages") if getattr(config, name)]
+    if len(lengths) != 1:
+        given = f"{' and '.join(lengths)} are given; keep one" if lengths else "none is given; add `steps: 500`"
+        yield (lengths[-1] if lengths else "steps",), f"a training runs for steps, for epochs or in stages, and {given}"
     if config.steps is not None and config.optim.warmup >= config.steps:
         yield ("optim", "warmup"), f"{config.optim.warmup} steps of warm-up leave none of {config.steps}; make it fewer"
     yield from _member_problems(config.data)
+    yield from _set_problems(config)
+    yield from _start_problems(config)
     yield from model_problems(config.model, config.data.image_side_px)
+
+
+def _set_problems(config: TrainConfig) -> Iterator[tuple[Keys, str]]:
+    data = config.data
+    if bool(data.shards) == bool(data.sets):
+        given = "both are given; keep one" if data.sets else "neither is given; name the `shards` folder of a build"
+        yield ("data", "shards"), f"training reads shards, or several sets of them: {given}"
+    if data.sets and not any(one.share for one in data.sets.values()):
+        yield ("data", "sets"), "no set has a share above 0"
+    if len(data.sets) > MAX_SETS:
+        yield ("data", "sets"), f"{len(data.sets)} sets, at most {MAX_SETS} can be mixed"
+    for modality in data.teachers:
+        if modality not in data.modalities:
+            yield ("data", "teachers", modality), f"no modality of the model{nearest(modality, data.modalities)}"
+    for number, stage in enumerate(config.stages):
+        for name in stage.mix:
+            if name not in data.sets and not (config.start and name.startswith(REPLAY)):
+                yield ("stages", number, "mix", name), f"no set of data.sets{nearest(name, data.sets)}"
+        if stage.mix and not any(stage.mix.values()):
+            yield ("stages", number, "mix"), "no set has a share above 0"
+        if stage.new_modality and stage.new_modality not in data.modalities:
+            near = nearest(stage.new_modality, data.modalities)
+            yield ("stages", number, "new_modality"), f"'{stage.new_modality}' is not under data.modalities{near}"
+
+
+def _start_problems(config: TrainConfig) -> Iterator[tuple[Keys, str]]:
+    new = config.start.add_modality if config.start else None
+    if new and new not in config.data.modalities:
+        near = nearest(new, config.data.modalities)
+        yield ("start", "add_modality"), f"'{new}' is not under data.modalities, so nothing says its members{near}"
+    teacher = config.teacher
+    if teacher and bool(teacher.run) == bool(teacher.open_clip):
+        yield ("teacher",), "a teacher is a run or an open_clip model; name one of the two"
+    if teacher and config.data.teachers:
+        yield ("teacher",), "vectors of the shards are named too, under data.teachers; keep one"
 
 
 def _member_problems(data: DataConfig) -> Iterator[tuple[Keys, str]]:

@@ -1,15 +1,17 @@
-"""Samples by number: read, decoded, and put together into batches whose order is a function of the seed and the step.
+"""Samples by number: read, decoded, and put together into batches.
 
-Nothing is drawn from a shared generator: which samples a step sees, and which of several members, depends on (seed,
-epoch, sample) alone. So the number of workers changes nothing, and the reader's whole position is the step.
+Nothing is drawn from a shared generator: which of several members an epoch sees depends on (seed, epoch, sample) alone,
+and which samples a step sees on `mmdata.train.order`. So the number of workers and of ranks changes nothing, and the
+reader's whole position is the step.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import cast
 
 import numpy as np
@@ -18,20 +20,18 @@ import torch
 from tokenizers import Tokenizer
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from mmdata.errors import SampleError
+from mmdata.errors import SampleError, TrainError
 from mmdata.train.batch import Batch, Collate, Example, Failure
 from mmdata.train.config import MIN_MODALITIES, DataConfig, TrainConfig
-from mmdata.train.decode import decode_audio, decode_image, decode_text
+from mmdata.train.decode import decode_audio, decode_image, decode_text, decode_vector
 from mmdata.train.manifest import ShardFolder
 from mmdata.train.online import OnlineAugment
+from mmdata.train.order import Pick
 from mmdata.train.shards import ShardIndex, ShardReader, index_split
 from mmdata.train.tokens import encode, text_hash
 
 # The longest text by far that is cut to `text_max_tokens`; keeps one hostile member from holding up a worker.
 MAX_TEXT_BYTES = 1 << 16
-
-# (epoch, row of the index); epoch None: no random choice.
-Pick = tuple[int | None, int]
 
 
 @dataclass(frozen=True)
@@ -41,22 +41,61 @@ class Split:
     Attributes:
         index: samples with members of at least two modalities.
         skipped: samples left out because they have fewer.
+        teachers: dimensions of the stored vectors that are read, by modality.
+        weight_N: how often a sample is seen beside others; None: all alike.
     """
 
     index: ShardIndex
     skipped: int
+    teachers: Mapping[str, int]
+    weight_N: npt.NDArray[np.float64] | None
 
 
 def open_split(folder: ShardFolder, split: str, data: DataConfig) -> Split:
     """Index a split. Raises TrainError where the shards are damaged or the split is missing or empty."""
+    manifest = folder.manifest
     members = [member for names in data.modalities.values() for member in names]
-    if folder.manifest.augment and folder.manifest.augment.online:
+    members += [vectors for vectors in data.teachers.values() if vectors in manifest.embeddings]
+    if manifest.augment and manifest.augment.online:
         # A policy changes a sample as a whole.
-        members += [member for member in folder.manifest.members if member not in members]
+        members += [member for member in manifest.members if member not in members]
     index = index_split(folder, split, members)
     held_MN = np.array([np.any([index.has(m) for m in names], axis=0) for names in data.modalities.values()])
     rows = np.flatnonzero(held_MN.sum(axis=0) >= MIN_MODALITIES)
-    return Split(index.take(rows), len(index) - len(rows))
+    taken = index.take(rows)
+    teachers = {
+        modality: manifest.embeddings[vectors].dim
+        for modality, vectors in data.teachers.items()
+        if vectors in manifest.embeddings
+    }
+    return Split(taken, len(index) - len(rows), teachers, _weights(taken, data) if data.weight_by else None)
+
+
+def _weights(index: ShardIndex, data: DataConfig) -> npt.NDArray[np.float64]:
+    """Weights out of the samples' JSON. Raises TrainError for one that is no weight, and where all are 0."""
+    reader = ShardReader(index, data.member_max_bytes)
+    path = (data.weight_by or "").split(".")
+    weight_N = np.array([_weight(reader, row, path) for row in range(len(index))])
+    if len(weight_N) and not weight_N.any():
+        raise TrainError(f"{index.place_of_shards}: data.weight_by: all weights are 0")
+    return weight_N
+
+
+def _weight(reader: ShardReader, row: int, path: Sequence[str]) -> float:
+    try:
+        value: object = reader.record(row)
+    except SampleError:
+        return 1.0  # it is met again in training, and named there
+    for key in path:
+        value = value.get(key) if isinstance(value, dict) else None
+    try:
+        weight = 1.0 if value is None else float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        weight = -1.0
+    if not 0 <= weight < float("inf"):
+        where = f"{reader.key(row)} in {reader.shard(row)}"
+        raise TrainError(f"data.weight_by: {'.'.join(path)} of {where} is {value!r}, no weight; write a number from 0 on")
+    return weight
 
 
 def iter_texts(split: Split, data: DataConfig) -> Iterator[str]:
@@ -99,11 +138,24 @@ class SampleDataset(Dataset[Example | Failure]):
         """Usable samples."""
         return len(self._split.index)
 
-    def __getitem__(self, pick: Pick) -> Example | Failure:
-        """Decode the members chosen for this epoch; the first that fails makes the whole sample a failure."""
+    @property
+    def teachers(self) -> Mapping[str, int]:
+        """Dimensions of the stored vectors, by modality."""
+        return self._split.teachers
+
+    @property
+    def weight_N(self) -> npt.NDArray[np.float64] | None:
+        """How often a sample is seen beside others; None: all alike."""
+        return self._split.weight_N
+
+    def __getitem__(self, pick: tuple[int | None, int]) -> Example | Failure:
+        """Decode the members chosen for this epoch; the first that fails makes the whole sample a failure.
+
+        `pick` is an epoch and a row; without an epoch nothing is chosen by chance.
+        """
         epoch, row = pick
         values: dict[str, npt.NDArray[np.generic]] = {}
-        hashes = (0, 0)
+        hashes, text = (0, 0), None
         try:
             child = self._online.child(epoch, row) if self._online and epoch is not None else None
         except SampleError as error:
@@ -111,12 +163,23 @@ class SampleDataset(Dataset[Example | Failure]):
         for modality, member in self._chosen(epoch, row, child).items():
             try:
                 if modality == "text":
-                    values[modality], hashes = self._text(row, member, child)
+                    values[modality], hashes, text = self._text(row, member, child)
                 else:
                     values[modality] = self._media(row, modality, member, child)
             except SampleError as error:
                 return self._failure(row, member, error)
-        return Example(row, values, hashes)
+        try:
+            return Example(row, values, (*hashes, row + 1), self._taught(row), text)
+        except SampleError as error:
+            return self._failure(row, "", error)
+
+    def _taught(self, row: int) -> dict[str, npt.NDArray[np.float32]]:
+        """The stored vectors of a sample; a child learns from those of its original."""
+        return {
+            modality: decode_vector(self._reader.read(row, self._data.teachers[modality]), width)
+            for modality, width in self._split.teachers.items()
+            if self._has[self._data.teachers[modality]][row]
+        }
 
     def _chosen(self, epoch: int | None, row: int, child: Mapping[str, bytes] | None = None) -> dict[str, str]:
         """The member of each modality that the sample has, or its child."""
@@ -133,15 +196,15 @@ class SampleDataset(Dataset[Example | Failure]):
 
     def _text(
         self, row: int, member: str, child: Mapping[str, bytes] | None
-    ) -> tuple[npt.NDArray[np.int64], tuple[int, int]]:
-        """Tokens, and two hashes: of this text, and of the first text, which all of a sample's texts stand for."""
+    ) -> tuple[npt.NDArray[np.int64], tuple[int, int], str]:
+        """Tokens, two hashes (of this text, and of the first, which all of a sample's texts stand for), and the text."""
         if self._tokenizer is None:
             raise RuntimeError("a text without a tokenizer")
         names = self._data.modalities["text"]
         first = next(name for name in names if (self._has[name][row] if child is None else child.get(name)))
         text = decode_text(self._read(row, member, child, MAX_TEXT_BYTES))
         other = text if first == member else decode_text(self._read(row, first, child, MAX_TEXT_BYTES))
-        return encode(self._tokenizer, text, self._data.text_max_tokens), (text_hash(text), text_hash(other))
+        return encode(self._tokenizer, text, self._data.text_max_tokens), (text_hash(text), text_hash(other)), text
 
     def _media(
         self, row: int, modality: str, member: str, child: Mapping[str, bytes] | None
@@ -167,50 +230,52 @@ class SampleDataset(Dataset[Example | Failure]):
         return Failure(index.place(row), sample_id, self._reader.key(row), member, error.reason, str(error))
 
 
-class StepSampler(Sampler[list[Pick]]):
-    """The batches of the steps from `start` up to `stop`: each epoch a new order, its remainder left out."""
+class MixedDataset(Dataset[Example | Failure]):
+    """Several data sets under one numbering: the rows of one follow on those of the one before."""
 
-    def __init__(self, samples: int, batch_size: int, seed: int, start: int, stop: int) -> None:
-        """`batch_size` may be larger than `samples`: a batch is then the whole split."""
-        self._samples, self._seed = samples, seed
-        self._batch = min(batch_size, samples)
-        self._range = range(start, stop)
+    def __init__(self, sources: Sequence[SampleDataset]) -> None:
+        """In the order of the mix."""
+        self.sources = sources
+        self._first = [0, *accumulate(len(source) for source in sources)]
 
     def __len__(self) -> int:
-        """Steps."""
-        return len(self._range)
+        """Samples of all."""
+        return self._first[-1]
 
-    def __iter__(self) -> Iterator[list[Pick]]:
-        """Batches of (epoch, row)."""
-        per_epoch = steps_per_epoch(self._samples, self._batch)
-        order, order_epoch = np.empty(0, dtype=np.int64), -1
-        for step in self._range:
-            epoch, at = divmod(step, per_epoch)
-            if epoch != order_epoch:
-                order, order_epoch = np.random.default_rng([self._seed, epoch]).permutation(self._samples), epoch
-            yield [(epoch, int(row)) for row in order[at * self._batch : (at + 1) * self._batch]]
+    def __getitem__(self, pick: Pick) -> Example | Failure:
+        """The sample, its row counted over all."""
+        item = self.sources[pick.source][pick.epoch, pick.row]
+        first = self._first[pick.source]
+        if not first or isinstance(item, Failure):
+            return item
+        row = first + item.row
+        return replace(item, row=row, text_hash_K=(*item.text_hash_K[:-1], row + 1))
 
-
-def steps_per_epoch(samples: int, batch_size: int) -> int:
-    """Full batches in a pass; at least one."""
-    return max(1, samples // batch_size)
-
-
-def train_loader(dataset: SampleDataset, config: TrainConfig, start: int, stop: int) -> DataLoader[Batch]:
-    """The batches of the steps `start` up to `stop`."""
-    sampler = StepSampler(len(dataset), config.optim.batch_size, config.seed, start, stop)
-    return _loader(dataset, sampler, config)
+    @property
+    def teachers(self) -> dict[str, int]:
+        """Dimensions of stored vectors. Raises TrainError where two sets differ."""
+        found: dict[str, int] = {}
+        for modality, width in (item for source in self.sources for item in source.teachers.items()):
+            if found.setdefault(modality, width) != width:
+                raise TrainError(f"data.teachers.{modality}: of {found[modality]} dimensions in one set, {width} in another")
+        return found
 
 
-def eval_loader(dataset: SampleDataset, config: TrainConfig) -> DataLoader[Batch]:
-    """Every sample once, in order, without random choices."""
-    size = config.optim.batch_size
-    rows = range(len(dataset))
-    batches: list[list[Pick]] = [[(None, row) for row in rows[at : at + size]] for at in rows[::size]]
+def train_loader(dataset: MixedDataset, config: TrainConfig, batches: Sampler[list[Pick]]) -> DataLoader[Batch]:
+    """The batches of a sampler."""
     return _loader(dataset, batches, config)
 
 
-def _loader(dataset: SampleDataset, batches: StepSampler | list[list[Pick]], config: TrainConfig) -> DataLoader[Batch]:
+def eval_loader(dataset: MixedDataset, config: TrainConfig) -> DataLoader[Batch]:
+    """Every sample once, in order, without random choices."""
+    size = config.optim.batch_size
+    picks = [Pick(number, None, row) for number, one in enumerate(dataset.sources) for row in range(len(one))]
+    return _loader(dataset, [picks[at : at + size] for at in range(0, len(picks), size)], config)
+
+
+def _loader(
+    dataset: MixedDataset, batches: Sampler[list[Pick]] | list[list[Pick]], config: TrainConfig
+) -> DataLoader[Batch]:
     if config.workers:
         # Workers are forked after the tokenizer was fitted in threads; it warns of that on every fork.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -218,7 +283,7 @@ def _loader(dataset: SampleDataset, batches: StepSampler | list[list[Pick]], con
         cast(Dataset[Batch], dataset),  # what comes out is the collated batch
         batch_sampler=batches,
         num_workers=config.workers,
-        collate_fn=Collate(tuple(config.data.modalities)),
+        collate_fn=Collate(tuple(config.data.modalities), dataset.teachers),
         worker_init_fn=_quiet_worker,
         # Its own generator: a loader draws a seed when it starts, which must not shift the model's dropout.
         generator=torch.Generator(),

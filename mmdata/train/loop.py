@@ -1,167 +1,269 @@
-"""The training loop: one optimiser step after the other, from where the progress says.
+"""The training loop: one optimiser step after the other through a stage, from where the progress says.
 
 Shapes: B samples in a batch, M modalities.
 """
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from mmdata.errors import TrainError
 from mmdata.train import checkpoint
 from mmdata.train.batch import Batch
-from mmdata.train.checkpoint import Progress
+from mmdata.train.checkpoint import Checkpoint, Parts, Progress
 from mmdata.train.config import OptimConfig, TrainConfig
-from mmdata.train.dataset import SampleDataset, train_loader
+from mmdata.train.dataset import MixedDataset, train_loader
 from mmdata.train.dice import Dice
+from mmdata.train.ema import Ema
+from mmdata.train.guard import Guard
+from mmdata.train.launch import is_main, rank, summed, whole, world_size
 from mmdata.train.log import TrainLog, Window
 from mmdata.train.losses.objective import Objective
 from mmdata.train.model.fused import FusedModel
+from mmdata.train.order import Mix, StepSampler
+from mmdata.train.parallel import (
+    LossModule,
+    average_whole,
+    checkpoint_activations,
+    clip_gradients,
+    compile_blocks,
+    encode_in_pieces,
+    wrapped,
+)
+from mmdata.train.stages import Stage, freeze, settle_modes
+from mmdata.train.teacher import Teacher
 
-_MAX_BAD_STEPS_IN_A_ROW = 10
 # Below so many samples a share of failures says little.
 _MIN_SEEN_TO_JUDGE = 64
 
 
-def learning_rate(step: int, total: int, optim: OptimConfig) -> float:
-    """Linear warm-up, then a cosine to zero (Loshchilov and Hutter 2017), for the step numbered from 0."""
-    if step < optim.warmup:
-        return optim.lr * (step + 1) / optim.warmup
-    done = (step - optim.warmup) / max(1, total - optim.warmup)
-    return optim.lr * (1 + math.cos(math.pi * done)) / 2
-
-
 def make_optimizer(model: nn.Module, optim: OptimConfig) -> torch.optim.AdamW:
-    """AdamW that decays matrices only: a decayed gain, bias or temperature only costs accuracy (as in CLIP)."""
-    matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
-    others = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": optim.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    """AdamW of what is trained; it decays matrices only: a decayed gain or bias only costs accuracy (as in CLIP).
+
+    Single numbers are a group of their own, as FSDP2 does not shard them.
+    """
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    kinds = [(optim.weight_decay, lambda axes: axes > 1), (0.0, lambda axes: axes == 1), (0.0, lambda axes: axes == 0)]
+    groups = [
+        {"params": [part for part in trained if fits(part.ndim)], "weight_decay": decay} for decay, fits in kinds
+    ]
+    groups = [group for group in groups if group["params"]]
     return torch.optim.AdamW(groups, lr=optim.lr, betas=(optim.beta1, optim.beta2))
 
 
 def is_complete(config: TrainConfig, progress: Progress, total: int) -> bool:
     """Whether nothing is left to train: by steps, or by the time limit."""
-    out_of_time = config.max_minutes is not None and progress.elapsed_s >= config.max_minutes * 60
-    return progress.step >= total or out_of_time
+    return progress.step >= total or _out_of_time(config, progress)
+
+
+def _out_of_time(config: TrainConfig, progress: Progress) -> bool:
+    return config.max_minutes is not None and progress.elapsed_s >= config.max_minutes * 60
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What came of a step, over all ranks.
+
+    Attributes:
+        loss: its value; NaN where the batch had nothing to say.
+        terms: this rank's share of each.
+        lr: the learning rate.
+        stop: somebody asked to stop.
+        out_of_time: the time limit is reached.
+        save: a checkpoint is due by the clock.
+        done: the weights were changed.
+    """
+
+    loss: float
+    terms: Mapping[str, Tensor]
+    lr: float
+    stop: bool
+    out_of_time: bool
+    save: bool
+    done: bool
 
 
 class Trainer:
-    """Takes steps, saves, logs. What a step computes depends on the seed, the data and the step's number only."""
+    """Takes the steps of a stage, saves, logs. What a step computes depends on the seed, the data and its number only."""
 
     def __init__(
         self,
         config: TrainConfig,
         model: FusedModel,
+        stage: Stage,
+        number: int,
         total_steps: int,
-        path: Path,
-        identity: dict[str, Any],
+        teacher: Teacher | None = None,
     ) -> None:
-        """`path` is the checkpoint's; `identity` says which run it is of."""
-        self.config, self.model, self.total_steps = config, model, total_steps
+        """`number` is the stage's, `total_steps` those of all stages."""
+        self.config, self.model, self.stage, self.number = config, model, stage, number
+        self.total_steps, self._teacher = total_steps, teacher
         self.device = model.log_scale.device
-        self.objective = Objective(model, config.loss)
+        self.trained = freeze(model, stage)
+        if config.checkpoint_activations:
+            checkpoint_activations(model)
+        if config.compile:
+            compile_blocks(model)
+        encode_in_pieces(model, config.optim.accumulate)
+        self._module = wrapped(LossModule(Objective(model, stage.loss)), config.strategy)
         self.optimizer = make_optimizer(model, config.optim)
+        self.ema = Ema(model, config.optim.ema_decay) if config.optim.ema_decay else None
         self.progress = Progress()
-        self._path, self._identity = path, identity
-        self._bad_in_a_row = 0
+        self._guard = Guard(config.spike_factor)
+        self._saved_at = time.monotonic()
 
-    def restore(self, saved: checkpoint.Checkpoint) -> None:
-        """Go on from a checkpoint."""
-        self.progress = checkpoint.restore(saved, self.model, self.optimizer)
+    @property
+    def parts(self) -> Parts:
+        """What a checkpoint has tensors of."""
+        return Parts(self.model, self.optimizer, self.ema)
 
-    def save(self) -> None:
-        """Write the checkpoint."""
-        checkpoint.save(self._path, self.progress, self.model, self.optimizer, self._identity)
+    def restore(self, saved: Checkpoint) -> None:
+        """Go on from a checkpoint: of this stage with its optimiser, of the one before with a fresh one."""
+        same = saved.stage == self.number
+        checkpoint.restore(saved, self.parts, optimizer=same)
+        self.progress = saved.progress
+        self._guard = Guard(self.config.spike_factor, self.progress.guard if same else None)
+
+    def save(self, folder: Path, identity: Mapping[str, Any]) -> Checkpoint:
+        """Write a checkpoint."""
+        self.progress.guard = self._guard.state()
+        self._saved_at = time.monotonic()
+        keep = self.config.keep_checkpoints
+        return checkpoint.save(folder, self.progress, self.number, self.parts, identity, keep)
+
+    def weights(self) -> dict[str, Tensor]:
+        """What is measured and exported: every weight in full, averaged where that is wanted; all ranks together."""
+        tensors = dict(self.model.state_dict())
+        return {name: whole(tensor) for name, tensor in (self.ema.lay_over(tensors) if self.ema else tensors).items()}
 
     def run(
-        self, dataset: SampleDataset, log: TrainLog, asked: Callable[[], bool], measure: Callable[[], None]
+        self,
+        data: tuple[MixedDataset, Mix, int],
+        log: TrainLog,
+        asked: Callable[[], bool],
+        save: Callable[[], object],
+        measure: Callable[[], None],
     ) -> bool:
-        """Train until all is done, time is up, or a stop is asked for; save. True where nothing is left to do.
+        """Train until the stage is done, time is up, or a stop is asked for; True where a stop was.
 
-        Raises TrainError for numbers that are not finite many times in a row, or too many samples that fail.
+        Args:
+            data: the samples, their order, and how many are a step over all ranks.
+            log: takes what happens.
+            asked: whether to stop.
+            save: writes a checkpoint.
+            measure: measures on the held-out split.
+
+        Raises TrainError for bad steps many times in a row, or too many samples that fail.
         """
-        self.model.train()
+        settle_modes(self.model)
         window = Window()
-        for batch, wait_s in self._batches(dataset):
+        for batch, wait_s in self._batches(*data):
             started = time.perf_counter()
-            self._note_failures(batch, log)
-            taken = self._step(batch)
+            taken = self._step(batch, log, asked())
             self.progress.step += 1
             window.add(len(batch), wait_s)
+            self.progress.wait_s += wait_s
             self.progress.elapsed_s += wait_s + time.perf_counter() - started
-            if taken and self._every(self.config.log_every):
-                log.step(window.record(self.progress.step, *taken), self.total_steps)
+            if taken.done and self._every(self.config.log_every):
+                log.step(window.record(self.progress.step, self.stage.name, taken, world_size()), self.total_steps)
                 window = Window()
-            if asked() or is_complete(self.config, self.progress, self.total_steps):
-                break
-            if self._every(self.config.checkpoint_every):
-                self.save()
+            if taken.stop or taken.out_of_time:
+                return taken.stop and not taken.out_of_time
+            if taken.save or self._every(self.config.checkpoint_every):
+                save()
             if self.config.eval_every and self._every(self.config.eval_every):
                 measure()
+                settle_modes(self.model)
                 window = Window()
-        self.save()
-        return is_complete(self.config, self.progress, self.total_steps)
+        return False
 
-    def _batches(self, dataset: SampleDataset) -> Iterator[tuple[Batch, float]]:
-        """Batches, each with how long it was waited for."""
+    def _batches(self, dataset: MixedDataset, mix: Mix, batch: int) -> Iterator[tuple[Batch, float]]:
+        """Batches of this rank, each with how long it was waited for."""
+        # The order of a stage begins at its own place 0.
+        steps = range(self.progress.step - self.stage.first, self.stage.steps)
+        sampler = StepSampler(mix, batch, steps, rank(), world_size())
         started = time.perf_counter()
-        for batch in train_loader(dataset, self.config, self.progress.step, self.total_steps):
-            yield batch, time.perf_counter() - started
+        for loaded in train_loader(dataset, self.config, sampler):
+            yield loaded, time.perf_counter() - started
             started = time.perf_counter()
 
     def _every(self, steps: int) -> bool:
         return self.progress.step % steps == 0 or self.progress.step == self.total_steps
 
-    def _step(self, batch: Batch) -> tuple[float, Tensor, dict[str, Tensor]] | None:
-        """One update. (lr, loss, terms), or None where the batch had no pair or the numbers were not finite."""
-        lr = learning_rate(self.progress.step, self.total_steps, self.config.optim)
+    def _step(self, batch: Batch, log: TrainLog, asked: bool) -> Taken:
+        """One update, or none where the batch has nothing to say or its numbers are bad."""
+        self._note_failures(batch, log)
+        lr = self.stage.learning_rate(self.progress.step)
         loss, terms = self._losses(batch)
-        if loss is None:
-            return None
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_norm)
-        if not torch.isfinite(loss + norm):
-            self._note_bad_step(float(loss.detach()), float(norm))
-            return None
-        self._bad_in_a_row = 0
+        average_whole(self.model)
+        norm = clip_gradients(self.model, self.config.optim.clip_norm)
+        mine = [float(loss.detach()) / world_size(), asked, *self._clock(), len(batch) + len(batch.failures)]
+        value, stop, out_of_time, save, seen, failed = summed([*mine, len(batch.failures)], self.device)
+        self._judge_failures(int(seen), int(failed), batch)
+        done = bool(terms) and self._take(value, norm, lr, log)
+        return Taken(value, terms, lr, stop > 0, out_of_time > 0, save > 0, done)
+
+    def _clock(self) -> tuple[bool, bool]:
+        """Whether time is up, and whether a checkpoint is due: as the first rank's clock says."""
+        every_s = self.config.checkpoint_every_s
+        due = every_s is not None and time.monotonic() - self._saved_at >= every_s
+        return is_main() and _out_of_time(self.config, self.progress), is_main() and due
+
+    def _losses(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        # What is drawn without dice (dropout) follows from the step too: nothing random has to be saved.
+        draw = np.random.SeedSequence([self.config.seed, self.progress.step, rank()])
+        torch.manual_seed(int(draw.generate_state(1, np.uint64)[0] >> 1))
+        batch = batch.to(self.device)
+        if self._teacher:
+            batch = self._teacher.teach(batch)
+        dice = Dice.of(self.config.seed, self.progress.step, batch.row_B)
+        with autocast(self.config, self.device):
+            losses: tuple[Tensor, dict[str, Tensor]] = self._module(batch, dice)
+        return losses
+
+    def _take(self, loss: float, norm: float, lr: float, log: TrainLog) -> bool:
+        """Change the weights, unless the numbers are bad."""
+        step = self.progress.step
+        if problem := self._guard.problem(loss, norm, step + 1):
+            self.progress.bad_steps += 1
+            log.note(f"step {step + 1} is not taken: loss {loss:.4g}, gradient norm {norm:.4g}: {problem}")
+            return False
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.step()
-        return lr, loss.detach(), terms
-
-    def _losses(self, batch: Batch) -> tuple[Tensor | None, dict[str, Tensor]]:
-        batch = batch.to(self.device)
-        dice = Dice.of(self.config.seed, self.progress.step, batch.row_B)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            losses: tuple[Tensor | None, dict[str, Tensor]] = self.objective(batch, dice)
-        return losses
-
-    def _note_bad_step(self, loss: float, norm: float) -> None:
-        """Skip the update, and give up where it happens again and again; the last checkpoint stays as it is."""
-        self.progress.bad_steps += 1
-        self._bad_in_a_row += 1
-        if self._bad_in_a_row >= _MAX_BAD_STEPS_IN_A_ROW:
-            what = f"loss {loss}, gradient norm {norm} at step {self.progress.step + 1}"
-            raise TrainError(f"{what}, not finite {self._bad_in_a_row} times in a row; lower optim.lr or clip_norm")
+        if self.ema:
+            self.ema.update(self.model, step)
+        return True
 
     def _note_failures(self, batch: Batch, log: TrainLog) -> None:
-        progress = self.progress
-        progress.seen += len(batch) + len(batch.failures)
-        progress.failed += len(batch.failures)
         for failure in batch.failures:
             name = f"{failure.shard}/{failure.sample_id}/{failure.member}"
-            if name not in progress.failed_members:
-                progress.failed_members.append(name)
+            if name not in self.progress.failed_members:
+                self.progress.failed_members.append(name)
                 log.failure(failure)
+
+    def _judge_failures(self, seen: int, failed: int, batch: Batch) -> None:
+        progress = self.progress
+        progress.seen += seen
+        progress.failed += failed
         if progress.seen >= _MIN_SEEN_TO_JUDGE and progress.failed > self.config.data.max_failed_share * progress.seen:
             share = f"{progress.failed} of {progress.seen} samples cannot be decoded"
             last = f"; the last: {batch.failures[-1]}" if batch.failures else ""
             raise TrainError(f"{share}, more than data.max_failed_share{last}")
+
+
+def autocast(config: TrainConfig, device: torch.device) -> torch.autocast:
+    """Matrix products in bfloat16, where that is wanted, or native."""
+    native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    enabled = config.precision == "bfloat16" or (config.precision == "auto" and native)
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)

@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from mmdata.errors import TrainError
 from mmdata.spec import nearest
+from mmdata.train.places import Place, open_place
 
 _MAX_BYTES = 256 << 20
 # A shard lies in the manifest's own folder: no path leads out of it.
@@ -24,6 +25,13 @@ class MemberEntry(BaseModel):
 
     modality: str
     fields: list[str] = Field(min_length=1)
+
+
+class EmbeddingEntry(BaseModel):
+    """A model's vector of a member, `.npy` in fp16: its file endings, and how long it is."""
+
+    fields: list[str] = Field(min_length=1)
+    dim: int = Field(ge=1, le=1 << 16)
 
 
 class ShardEntry(BaseModel):
@@ -60,6 +68,7 @@ class Manifest(BaseModel):
     version: Literal[1]
     name: str = ""
     members: dict[str, MemberEntry]
+    embeddings: dict[str, EmbeddingEntry] = {}
     splits: dict[str, SplitEntry]
     augment: AugmentEntry | None = None
 
@@ -69,12 +78,12 @@ class ShardFolder:
     """A folder of shards.
 
     Attributes:
-        path: the folder.
+        place: where it lies.
         manifest: what it says of itself.
         digest: sha256 of the manifest's bytes; names the data set, as the manifest holds the shards' digests.
     """
 
-    path: Path
+    place: Place
     manifest: Manifest
     digest: str
 
@@ -82,27 +91,28 @@ class ShardFolder:
         """The split. Raises TrainError where there is none of that name, or nothing in it."""
         splits = self.manifest.splits
         if name not in splits:
-            raise TrainError(f"{self.path}: the shards have no split '{name}'{nearest(name, splits)}")
+            raise TrainError(f"{self.place}: the shards have no split '{name}'{nearest(name, splits)}")
         if not splits[name].samples:
-            raise TrainError(f"{self.path}: the split '{name}' has no samples; build one, or name another split")
+            raise TrainError(f"{self.place}: the split '{name}' has no samples; build one, or name another split")
         return splits[name]
 
 
-def open_folder(path: Path) -> ShardFolder:
+def open_folder(where: str | Path) -> ShardFolder:
     """Read `manifest.json`. Raises TrainError where it is missing, damaged or of another format."""
-    file = path / "manifest.json"
+    place = open_place(where)
+    file = f"{place}/manifest.json"
     try:
-        if file.stat().st_size > _MAX_BYTES:
+        if place.size("manifest.json") > _MAX_BYTES:
             raise TrainError(f"{file}: larger than {_MAX_BYTES} bytes; this is no manifest of shards")
-        data = file.read_bytes()
+        data = place.read("manifest.json")
         manifest = Manifest.model_validate(_plain(data))
     except OSError as error:
         fix = "data.shards is the `shards` folder of a build, so build it first"
-        raise TrainError(f"{file}: cannot be read: {error.strerror}; {fix}") from None
+        raise TrainError(f"{file}: cannot be read: {error.strerror or error}; {fix}") from None
     except ValueError as error:
         raise TrainError(f"{file}: no manifest of shards of version 1: {_reason(error)}") from None
     _check_names(file, manifest)
-    return ShardFolder(path, manifest, hashlib.sha256(data).hexdigest())
+    return ShardFolder(place, manifest, hashlib.sha256(data).hexdigest())
 
 
 def _plain(data: bytes) -> Any:
@@ -119,7 +129,7 @@ def _reason(error: ValueError) -> str:
     return str(error)
 
 
-def _check_names(file: Path, manifest: Manifest) -> None:
+def _check_names(file: str, manifest: Manifest) -> None:
     for split in manifest.splits.values():
         for shard in split.shards:
             if not _SHARD_NAME.fullmatch(shard.path):

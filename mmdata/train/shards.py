@@ -1,5 +1,7 @@
 """Where every sample's members lie in the tars: offsets and sizes, found by one pass over the tar headers.
 
+Of an object store the index beside each shard is read instead, where there is one.
+
 Tars are trusted no more than any other input: nothing is unpacked, every read is bounded, links, sparse files and
 devices are passed over, and what disagrees with the manifest stops the training before it starts.
 
@@ -8,13 +10,11 @@ Shapes: N samples, F files a sample (its JSON, then one for each member).
 
 from __future__ import annotations
 
+import io
 import json
-import os
 import tarfile
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,10 +22,11 @@ import numpy.typing as npt
 
 from mmdata.errors import SampleError, TrainError
 from mmdata.train.manifest import Manifest, ShardEntry, ShardFolder
+from mmdata.train.places import LocalPlace, Place
 
 _JSON = 0
 _MAX_JSON_BYTES = 1 << 20
-_MAX_OPEN_SHARDS = 64
+_MAX_INDEX_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class ShardIndex:
     """The samples of one split, in the order of the shards.
 
     Attributes:
-        folder: where the shards are.
+        place_of_shards: where they are.
         shards: their names.
         members: names of the members that are looked at.
         shard_N: which shard a sample is in.
@@ -42,7 +43,7 @@ class ShardIndex:
         size_NF: its bytes.
     """
 
-    folder: Path
+    place_of_shards: Place
     shards: tuple[str, ...]
     members: tuple[str, ...]
     shard_N: npt.NDArray[np.int32]
@@ -65,7 +66,7 @@ class ShardIndex:
     def take(self, rows: npt.NDArray[np.int64]) -> ShardIndex:
         """The samples at `rows`."""
         arrays = (self.shard_N[rows], self.ids_N[rows], self.offset_NF[rows], self.size_NF[rows])
-        return ShardIndex(self.folder, self.shards, self.members, *arrays)
+        return ShardIndex(self.place_of_shards, self.shards, self.members, *arrays)
 
     def id(self, row: int) -> str:
         """The sample's id."""
@@ -83,11 +84,11 @@ def index_split(folder: ShardFolder, split: str, members: Sequence[str]) -> Shar
     """
     columns = _columns(folder.manifest, members)
     entries = folder.split(split).shards
-    scans = [_scan_shard(folder.path / entry.path, entry, columns) for entry in entries]
+    scans = [_scan_shard(folder.place, entry, columns) for entry in entries]
     counts = [len(scan) for scan in scans]
     table_NF2 = np.array([files for scan in scans for files in scan.values()], dtype=np.int64)
     return ShardIndex(
-        folder=folder.path,
+        place_of_shards=folder.place,
         shards=tuple(entry.path for entry in entries),
         members=tuple(members),
         shard_N=np.repeat(np.arange(len(entries), dtype=np.int32), counts),
@@ -98,20 +99,22 @@ def index_split(folder: ShardFolder, split: str, members: Sequence[str]) -> Shar
 
 
 def _columns(manifest: Manifest, members: Sequence[str]) -> dict[str, int]:
-    """Column of each file ending."""
+    """Column of each file ending. A set may lack members that another has."""
     columns = {"json": _JSON}
     for column, member in enumerate(members, start=1):
-        columns.update(dict.fromkeys(manifest.members[member].fields, column))
+        entry = manifest.members.get(member) or manifest.embeddings.get(member)
+        columns.update(dict.fromkeys(entry.fields if entry else (), column))
     return columns
 
 
-def _scan_shard(path: Path, entry: ShardEntry, columns: dict[str, int]) -> dict[str, list[tuple[int, int]]]:
+def _scan_shard(place: Place, entry: ShardEntry, columns: dict[str, int]) -> dict[str, list[tuple[int, int]]]:
     """(offset, size) of the files of each sample of one tar, by sample id."""
+    path = f"{place}/{entry.path}"
     try:
-        size = path.stat().st_size
+        size = place.size(entry.path)
         if size != entry.bytes:
             raise TrainError(f"{path}: has {size} bytes, the manifest says {entry.bytes}; build the shards again")
-        samples = _grouped(path, columns, size)
+        samples = _grouped(path, _files(place, entry.path, size), columns)
     except (OSError, tarfile.TarError, UnicodeError, ValueError) as error:
         raise TrainError(f"{path}: cannot be read as a tar: {error}") from None
     if len(samples) != entry.samples:
@@ -120,10 +123,12 @@ def _scan_shard(path: Path, entry: ShardEntry, columns: dict[str, int]) -> dict[
     return samples
 
 
-def _grouped(path: Path, columns: dict[str, int], shard_bytes: int) -> dict[str, list[tuple[int, int]]]:
+def _grouped(
+    path: str, files_of_shard: Iterator[tuple[str, int, int]], columns: dict[str, int]
+) -> dict[str, list[tuple[int, int]]]:
     samples: dict[str, list[tuple[int, int]]] = {}
     last = ""
-    for name, offset, size in _files(path, shard_bytes):
+    for name, offset, size in files_of_shard:
         sample_id, _, ending = name.partition(".")
         if sample_id != last and sample_id in samples:
             raise TrainError(f"{path}: the files of sample {sample_id} do not stand together")
@@ -138,29 +143,51 @@ def _grouped(path: Path, columns: dict[str, int], shard_bytes: int) -> dict[str,
     return samples
 
 
-def _files(path: Path, shard_bytes: int) -> Iterator[tuple[str, int, int]]:
+def _files(place: Place, name: str, shard_bytes: int) -> Iterator[tuple[str, int, int]]:
     """(name, offset, size) of every plain file of a tar. Offsets only ever rise, so this ends."""
+    indexed = None if isinstance(place, LocalPlace) else _indexed(place, name)
     position = -1
-    with tarfile.open(path, "r:") as tar:
+    for path, offset, size in _headers(place, name) if indexed is None else indexed:
+        if size < 0 or offset <= position or offset + size > shard_bytes:
+            raise TrainError(f"{place}/{name}: the entry '{path}' leads out of the tar; the file is damaged")
+        position = offset
+        if path is not None and path.isascii():
+            yield path, offset, size
+
+
+def _headers(place: Place, name: str) -> Iterator[tuple[str | None, int, int]]:
+    """The same for every entry; None for the name of what is no plain file."""
+    with place.open(name) as file, tarfile.open(fileobj=file, mode="r:") as tar:
         while info := tar.next():
             # `next` keeps every entry: a list that grows by the shard, for nothing.
             tar.members.clear()  # type: ignore[attr-defined]  # the stubs leave it out
-            end = info.offset_data + max(info.size, 0)
-            if info.size < 0 or info.offset_data <= position or end > shard_bytes:
-                raise TrainError(f"{path}: the entry '{info.name}' leads out of the tar; the file is damaged")
-            position = info.offset_data
-            if info.isreg() and not info.issparse() and info.name.isascii():
-                yield info.name, info.offset_data, info.size
+            plain = info.isreg() and not info.issparse()
+            yield info.name if plain else None, info.offset_data, info.size
+
+
+def _indexed(place: Place, name: str) -> Iterator[tuple[str, int, int]] | None:
+    """The same from the index beside the shard, None where there is none."""
+    import pyarrow.parquet as pq
+
+    index = f"{name.removesuffix('.tar')}.index.parquet"
+    try:
+        if place.size(index) > _MAX_INDEX_BYTES:
+            raise ValueError(f"its index has more than {_MAX_INDEX_BYTES} bytes")
+        data = place.read(index)
+    except FileNotFoundError:
+        return None
+    table = pq.read_table(io.BytesIO(data), columns=["sample_id", "field", "offset", "bytes"]).to_pydict()
+    names = (f"{sample_id}.{ending}" for sample_id, ending in zip(table["sample_id"], table["field"], strict=True))
+    return zip(names, table["offset"], table["bytes"], strict=True)
 
 
 class ShardReader:
-    """Reads members by offset. Each process opens its own files; a pickled reader arrives closed."""
+    """Reads members by offset."""
 
     def __init__(self, index: ShardIndex, member_max_bytes: int) -> None:
         """Read the samples of `index`, no more than `member_max_bytes` at once."""
         self._index = index
         self._max_bytes = member_max_bytes
-        self._open: OrderedDict[int, int] = OrderedDict()
 
     def read(self, row: int, member: str, at_most: int | None = None) -> bytes:
         """Bytes of a member of a sample, or its first `at_most`.
@@ -187,6 +214,10 @@ class ShardReader:
             raise SampleError("bad_record", "its JSON is no object")
         return record
 
+    def shard(self, row: int) -> str:
+        """The name of the sample's shard."""
+        return self._index.place(row)
+
     def key(self, row: int) -> str:
         """The sample's key, where its source named it; its id where the JSON cannot be read."""
         try:
@@ -195,30 +226,15 @@ class ShardReader:
             return self._index.id(row)
 
     def _pread(self, row: int, column: int, size: int) -> bytes:
-        handle = self._handle(int(self._index.shard_N[row]))
-        data = os.pread(handle, size, int(self._index.offset_NF[row, column]))
+        index = self._index
+        try:
+            data = index.place_of_shards.range(index.place(row), int(index.offset_NF[row, column]), size)
+        except OSError as error:
+            raise SampleError("unreadable", f"its shard cannot be read: {error}") from None
         if len(data) != size:
             raise SampleError("short_read", f"the shard ends after {len(data)} of {size} bytes")
         return data
 
-    def _handle(self, shard: int) -> int:
-        if shard in self._open:
-            self._open.move_to_end(shard)
-            return self._open[shard]
-        if len(self._open) >= _MAX_OPEN_SHARDS:
-            os.close(self._open.popitem(last=False)[1])
-        self._open[shard] = os.open(self._index.folder / self._index.shards[shard], os.O_RDONLY)
-        return self._open[shard]
-
     def close(self) -> None:
         """Close what is open."""
-        while self._open:
-            os.close(self._open.popitem()[1])
-
-    def __del__(self) -> None:
-        """Close with the reader."""
-        self.close()
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Without the open files."""
-        return {**self.__dict__, "_open": OrderedDict()}
+        self._index.place_of_shards.close()

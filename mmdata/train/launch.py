@@ -1,0 +1,89 @@
+"""Ranks: the processes that torchrun starts on one training, `torchrun --nproc-per-node 2 -m mmdata train FILE`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+from mmdata.models.device import resolve_device
+
+# While one rank measures, the others wait.
+_PATIENCE = timedelta(hours=2)
+
+
+def world_size() -> int:
+    """Ranks; 1 where nothing is distributed."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """This one's number."""
+    return dist.get_rank() if world_size() > 1 else 0
+
+
+def is_main() -> bool:
+    """Whether this rank says, writes and measures."""
+    return rank() == 0
+
+
+def rank_device(device: str) -> torch.device:
+    """The device of this rank: of several accelerators of one machine the one of its number."""
+    resolved = resolve_device(device)
+    if resolved.type == "cuda" and resolved.index is None and "LOCAL_RANK" in os.environ:
+        return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    return resolved
+
+
+@contextmanager
+def process_group(device: torch.device) -> Iterator[None]:
+    """Join the ranks that torchrun started; does nothing where there is one, or a group is there."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+        yield
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def summed(values: Sequence[float], device: torch.device) -> list[float]:
+    """Sums over all ranks."""
+    if world_size() == 1:
+        return list(values)
+    # Accelerators of one kind lack float64, and so many steps fit into its place anyway.
+    total = torch.tensor(values, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
+    dist.all_reduce(total)
+    sums: list[float] = total.tolist()
+    return sums
+
+
+def barrier() -> None:
+    """Wait for all ranks."""
+    if world_size() > 1:
+        dist.barrier()
+
+
+def gathered_lists(items: list[str]) -> list[str]:
+    """The items of all ranks, each once, in the order of the ranks."""
+    if world_size() == 1:
+        return items
+    lists: list[Any] = [None] * world_size()
+    dist.all_gather_object(lists, items)
+    return list(dict.fromkeys(item for one in lists for item in one))
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A parameter that may be sharded, in full, without gradient; all ranks must ask together."""
+    full = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    detached: Tensor = full.detach()
+    return detached
