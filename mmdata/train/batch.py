@@ -65,6 +65,13 @@ class Inputs:
     values: Tensor
     length_N: Tensor
 
+    def rows(self, rows: range) -> Inputs | None:
+        """Those of some samples of the batch, which are counted anew; None where none of them has the modality."""
+        mine_N = (self.row_N >= rows.start) & (self.row_N < rows.stop)
+        if not mine_N.any():
+            return None
+        return Inputs(self.row_N[mine_N] - rows.start, self.values[mine_N], self.length_N[mine_N])
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -91,6 +98,18 @@ class Batch:
     def __len__(self) -> int:
         """Samples."""
         return len(self.row_B)
+
+    def rows(self, rows: range) -> Batch:
+        """Some of the samples, one after the other; values keep their length. Failures stay behind."""
+        return Batch(
+            self.row_B[rows.start : rows.stop],
+            self.present_BM[rows.start : rows.stop],
+            self.text_hash_BK[rows.start : rows.stop],
+            {name: part for name, whole in self.inputs.items() if (part := whole.rows(rows))},
+            [],
+            {name: vector_BE[rows.start : rows.stop] for name, vector_BE in self.teacher.items()},
+            self.texts[rows.start : rows.stop],
+        )
 
     def to(self, device: torch.device) -> Batch:
         """The same on another device."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -47,12 +47,12 @@ class DataConfig(Frozen):
     teachers: dict[str, str] = Field(
         {},
         json_schema_extra={"propertyNames": {"enum": list(MODALITIES)}},
-        description="by modality the vectors of the shards (`aligner.member`) that the model learns from by distillation",
+        description="by modality the stored vectors (`aligner.member`) that the model learns from by distillation",
     )
     weight_by: str | None = Field(
         None,
-        description="a number in the samples' JSON, by its path (`attributes.weight`), that says how often a sample is seen "
-        "beside others; 1 where it is missing",
+        description="a number in the samples' JSON, by its path (`attributes.weight`), that says how often a sample "
+        "is seen beside others; 1 where it is missing",
     )
     train_split: str = Field("train", description="split that is trained on")
     val_split: str = Field("val", description="held-out split that is measured on")
@@ -96,7 +96,10 @@ class OptimConfig(Frozen):
         1, ge=1, description="pieces that a rank's batch goes through the model in; the step is that of the whole batch"
     )
     ema_decay: float = Field(
-        0.0, ge=0, lt=1, description="decay of the moving average of the weights, which is then measured and exported; 0: none"
+        0.0,
+        ge=0,
+        lt=1,
+        description="decay of the moving average of the weights, which is then measured and exported; 0: none",
     )
 
 
@@ -110,7 +113,8 @@ class StageConfig(Frozen):
     )
     freeze: list[str] = Field([], description="patterns of those that are frozen, whatever `train` says")
     new_modality: str | None = Field(
-        None, description="trains what belongs to this modality alone, instead of `train`; the old embeddings stay as they are"
+        None,
+        description="trains what belongs to this modality alone, instead of `train`; the others' embeddings stay",
     )
     mix: dict[str, float] = Field({}, description="share of each of the data sets; default: as data.sets says")
     loss: LossConfig | None = Field(None, description="what differs in the loss from the file's")
@@ -173,7 +177,9 @@ class TrainConfig(Frozen):
         False, description="compute each block again when its gradient is wanted: less memory, a third more time"
     )
     spike_factor: float = Field(
-        10.0, ge=0, description="a step whose loss or gradient norm is so many times its running median is not taken; 0: all are"
+        10.0,
+        ge=0,
+        description="a step whose loss or gradient norm is so many times its running median is not taken; 0: all are",
     )
     checkpoint_every: int = Field(200, ge=1, description="steps between checkpoints")
     checkpoint_every_s: float | None = Field(None, gt=0, description="and seconds between them, whichever comes first")
@@ -262,14 +268,20 @@ def _set_problems(config: TrainConfig) -> Iterator[tuple[Keys, str]]:
         if modality not in data.modalities:
             yield ("data", "teachers", modality), f"no modality of the model{nearest(modality, data.modalities)}"
     for number, stage in enumerate(config.stages):
-        for name in stage.mix:
-            if name not in data.sets and not (config.start and name.startswith(REPLAY)):
-                yield ("stages", number, "mix", name), f"no set of data.sets{nearest(name, data.sets)}"
-        if stage.mix and not any(stage.mix.values()):
-            yield ("stages", number, "mix"), "no set has a share above 0"
-        if stage.new_modality and stage.new_modality not in data.modalities:
-            near = nearest(stage.new_modality, data.modalities)
-            yield ("stages", number, "new_modality"), f"'{stage.new_modality}' is not under data.modalities{near}"
+        yield from _stage_problems(config, number, stage)
+
+
+def _stage_problems(config: TrainConfig, number: int, stage: StageConfig) -> Iterator[tuple[Keys, str]]:
+    data, keys = config.data, ("stages", number)
+    for name in stage.mix:
+        if name not in data.sets and not (config.start and name.startswith(REPLAY)):
+            yield (*keys, "mix", name), f"no set of data.sets{nearest(name, data.sets)}"
+    shares = stage.mix.values()
+    if stage.mix and (min(shares) < 0 or not sum(shares)):
+        yield (*keys, "mix"), "shares are not negative, and one is above 0"
+    if stage.new_modality and stage.new_modality not in data.modalities:
+        near = nearest(stage.new_modality, data.modalities)
+        yield (*keys, "new_modality"), f"'{stage.new_modality}' is not under data.modalities{near}"
 
 
 def _start_problems(config: TrainConfig) -> Iterator[tuple[Keys, str]]:
@@ -316,3 +328,13 @@ def unknown_members(config: TrainConfig, document: Document, known: dict[str, st
                 fix = f"list it under '{known[member]}'"
                 lines.append(document.problem(keys, f"the member '{member}' is of modality '{known[member]}'; {fix}"))
     return lines
+
+
+def unknown_vectors(config: TrainConfig, document: Document, known: Collection[str]) -> list[str]:
+    """A line for each teacher whose vectors no shards hold."""
+    fix = "write them: `- webdataset: {embeddings: [aligner.member]}`"
+    return [
+        document.problem(("data", "teachers", modality), f"no vectors '{name}'{nearest(name, known) or '; ' + fix}")
+        for modality, name in config.data.teachers.items()
+        if name not in known
+    ]

@@ -94,7 +94,8 @@ def _weight(reader: ShardReader, row: int, path: Sequence[str]) -> float:
         weight = -1.0
     if not 0 <= weight < float("inf"):
         where = f"{reader.key(row)} in {reader.shard(row)}"
-        raise TrainError(f"data.weight_by: {'.'.join(path)} of {where} is {value!r}, no weight; write a number from 0 on")
+        what = f"data.weight_by: {'.'.join(path)} of {where} is {value!r}, which is no weight"
+        raise TrainError(f"{what}; write a number from 0 on")
     return weight
 
 
@@ -197,7 +198,7 @@ class SampleDataset(Dataset[Example | Failure]):
     def _text(
         self, row: int, member: str, child: Mapping[str, bytes] | None
     ) -> tuple[npt.NDArray[np.int64], tuple[int, int], str]:
-        """Tokens, two hashes (of this text, and of the first, which all of a sample's texts stand for), and the text."""
+        """Tokens, two hashes (of this text, and of the first, which all of a sample's texts stand for), the text."""
         if self._tokenizer is None:
             raise RuntimeError("a text without a tokenizer")
         names = self._data.modalities["text"]
@@ -257,7 +258,9 @@ class MixedDataset(Dataset[Example | Failure]):
         found: dict[str, int] = {}
         for modality, width in (item for source in self.sources for item in source.teachers.items()):
             if found.setdefault(modality, width) != width:
-                raise TrainError(f"data.teachers.{modality}: of {found[modality]} dimensions in one set, {width} in another")
+                raise TrainError(
+                    f"data.teachers.{modality}: of {found[modality]} dimensions in one set, {width} in another"
+                )
         return found
 
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 class Ema:
     """Averages of the trained parameters; sharded like them.
 
-    The decay of step t is min(decay, (1 + t) / (10 + t)), as in TensorFlow's ExponentialMovingAverage: early averages do
-    not drag the first weights along.
+    The decay of step t is min(decay, (1 + t) / (10 + t)), as in TensorFlow's ExponentialMovingAverage: early averages
+    do not drag the first weights along.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
+from torch import Tensor
 
 from mmdata.errors import TrainError
 from mmdata.train.checkpoint import write_whole
@@ -30,14 +32,36 @@ def limits_of(config: TrainConfig, vocab_size: int) -> Limits:
     return Limits(vocab_size, data.text_max_tokens, data.image_side_px, data.audio_max_s)
 
 
-def save_model(folder: Path, model: FusedModel, config: TrainConfig, limits: Limits) -> None:
+def read_description(folder: Path) -> dict[str, Any]:
+    """What a run says of its model. Raises TrainError where the folder is no finished run."""
+    try:
+        description: dict[str, Any] = json.loads((folder / "config.json").read_text())
+        if (description["format"], description["version"]) != (_FORMAT, _VERSION):
+            raise TrainError(f"{folder}: no model of version {_VERSION}; train it again")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TrainError(f"{folder}: no trained model that can be read: {error}") from None
+    return description
+
+
+def run_limits(folder: Path, config: TrainConfig, key: str) -> None:
+    """Raises TrainError where a run's inputs have other sizes than those of this configuration, named under `key`."""
+    limits = read_description(folder)["limits"]
+    for name in ("text_max_tokens", "image_side_px", "audio_max_s"):
+        ours = getattr(config.data, name)
+        if name in limits and limits[name] != ours:
+            raise TrainError(f"{key}: data.{name} is {ours}, that of {folder} is {limits[name]}; use the same")
+
+
+def save_model(
+    folder: Path, weights: Mapping[str, Tensor], modalities: Sequence[str], config: TrainConfig, limits: Limits
+) -> None:
     """Write `model.safetensors` and `config.json`; the tokenizer stands there since training started."""
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     write_whole(folder / "model.safetensors", lambda scratch: save_file(weights, scratch))
     description = {
         "format": _FORMAT,
         "version": _VERSION,
-        "modalities": list(model.modalities),
+        "modalities": list(modalities),
         "architecture": config.architecture().model_dump(),
         "limits": asdict(limits),
         "training": config.model_dump(),
@@ -51,9 +75,7 @@ def load_model(folder: Path, device: torch.device | None = None) -> tuple[FusedM
     Raises TrainError where the folder holds no such model.
     """
     try:
-        description = json.loads((folder / "config.json").read_text())
-        if (description["format"], description["version"]) != (_FORMAT, _VERSION):
-            raise TrainError(f"{folder}: no model of version {_VERSION}; train it again")
+        description = read_description(folder)
         modalities = tuple(description["modalities"])
         architecture = Architecture.model_validate(description["architecture"])
         model = FusedModel(architecture, modalities, Limits(**description["limits"]))

@@ -52,9 +52,7 @@ def make_optimizer(model: nn.Module, optim: OptimConfig) -> torch.optim.AdamW:
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     kinds = [(optim.weight_decay, lambda axes: axes > 1), (0.0, lambda axes: axes == 1), (0.0, lambda axes: axes == 0)]
-    groups = [
-        {"params": [part for part in trained if fits(part.ndim)], "weight_decay": decay} for decay, fits in kinds
-    ]
+    groups = [{"params": [part for part in trained if fits(part.ndim)], "weight_decay": decay} for decay, fits in kinds]
     groups = [group for group in groups if group["params"]]
     return torch.optim.AdamW(groups, lr=optim.lr, betas=(optim.beta1, optim.beta2))
 
@@ -92,7 +90,7 @@ class Taken:
 
 
 class Trainer:
-    """Takes the steps of a stage, saves, logs. What a step computes depends on the seed, the data and its number only."""
+    """Takes the steps of a stage. What a step computes depends on the seed, the data and its number only."""
 
     def __init__(
         self,
@@ -173,10 +171,17 @@ class Trainer:
             self.progress.wait_s += wait_s
             self.progress.elapsed_s += wait_s + time.perf_counter() - started
             if taken.done and self._every(self.config.log_every):
-                log.step(window.record(self.progress.step, self.stage.name, taken, world_size()), self.total_steps)
+                shares = summed([float(term) for term in taken.terms.values()], self.device)
+                terms = {name: share / world_size() for name, share in zip(taken.terms, shares, strict=True)}
+                record = window.record(self.progress.step, self.stage.name, taken, terms, world_size())
+                log.step(record, self.total_steps)
                 window = Window()
-            if taken.stop or taken.out_of_time:
-                return taken.stop and not taken.out_of_time
+            # One process need not ask the others, and can say it a step earlier.
+            alone = world_size() == 1
+            if taken.out_of_time or (alone and _out_of_time(self.config, self.progress)):
+                return False
+            if taken.stop or (alone and asked()):
+                return True
             if taken.save or self._every(self.config.checkpoint_every):
                 save()
             if self.config.eval_every and self._every(self.config.eval_every):

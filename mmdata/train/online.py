@@ -62,7 +62,9 @@ class OnlineAugment:
         try:
             return [load_policy(spec) for spec in self._specs]
         except (ValueError, KeyError) as error:
-            raise TrainError(f"{self._index.place_of_shards}: its policy of augmentation is unknown here: {error}") from None
+            raise TrainError(
+                f"{self._index.place_of_shards}: its policy of augmentation is unknown here: {error}"
+            ) from None
 
     def _other(self, but: str, draw: int) -> Sample | None:
         """The sample that a build would have mixed in. Raises _ElsewhereError where it is not in the split."""

@@ -108,12 +108,17 @@ class Mix:
     def picks(self, first: int, last: int) -> list[Pick]:
         """The samples at the places from `first` up to `last`."""
         picks: list[Pick] = []
-        for block in range(first // _BLOCK, -(-last // _BLOCK)):
+        for block in range(first // _BLOCK, self.blocks(last)):
             source_P = self._turns(block)
             start, stop = max(first - block * _BLOCK, 0), min(last - block * _BLOCK, _BLOCK)
             before = self.drawn(block)
             picks += self._block_picks(source_P, before, start, stop)
         return picks
+
+    @staticmethod
+    def blocks(places: int) -> int:
+        """Blocks that so many places begin."""
+        return -(-places // _BLOCK)
 
     def drawn(self, blocks: int) -> list[int]:
         """Places that each sequence has had in the first so many blocks."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ class LossModule(nn.Module):
         self.objective = objective
 
     def forward(self, batch: Batch, dice: Dice) -> tuple[Tensor, dict[str, Tensor]]:
-        """This rank's share of the loss; its terms without gradients. Zero and none where no term has anything to say."""
+        """This rank's share of the loss; its terms without gradients. Zero and none where no term has a say."""
         loss, terms = self.objective(batch, dice)
         if loss is None:
             # Ranks wait for the gradients of a forward: it has some, of zeros.
@@ -70,18 +71,41 @@ def encode_in_pieces(model: FusedModel, pieces: int) -> None:
     whole = model.encode
 
     def encode(batch: Batch) -> Encoded:
-        if pieces < 2 or not torch.is_grad_enabled():
+        if pieces == 1 or not torch.is_grad_enabled():
             return whole(batch)
         parts = [checkpoint(whole, batch.rows(rows), use_reentrant=False) for rows in _cut(len(batch), pieces)]
-        return Encoded.joined(parts)
+        return _joined(parts)
 
     model.encode = encode  # type: ignore[method-assign]
 
 
+def _joined(parts: list[Encoded]) -> Encoded:
+    """The pieces of a batch as one; a modality that a piece lacks altogether has no tokens there."""
+    columns = range(len(parts[0].tokens))
+    longest = [max(part.tokens[column].shape[1] for part in parts) for column in columns]
+    tokens = [[_longer(part.tokens[column], longest[column]) for part in parts] for column in columns]
+    masks = [[_longer(part.masks[column], longest[column]) for part in parts] for column in columns]
+    return Encoded(
+        [torch.cat(pieces) for pieces in tokens],
+        [torch.cat(pieces) for pieces in masks],
+        [torch.cat([part.embeddings[column] for part in parts]) for column in columns],
+        torch.cat([part.present_BM for part in parts]),
+    )
+
+
+def _longer(part_BS: Tensor, longest: int) -> Tensor:
+    """Zeros behind the second axis."""
+    missing = longest - part_BS.shape[1]
+    if not missing:
+        return part_BS
+    return torch.cat([part_BS, part_BS.new_zeros((len(part_BS), missing, *part_BS.shape[2:]))], dim=1)
+
+
 def _cut(rows: int, pieces: int) -> list[range]:
     """As equal as can be; none is empty but the only one."""
-    edges = [rows * number // min(pieces, max(rows, 1)) for number in range(min(pieces, max(rows, 1)) + 1)]
-    return [range(first, last) for first, last in zip(edges, edges[1:], strict=False)]
+    pieces = min(pieces, max(rows, 1))
+    edges = [rows * number // pieces for number in range(pieces + 1)]
+    return [range(first, last) for first, last in pairwise(edges)]
 
 
 def wrapped(module: LossModule, strategy: str) -> nn.Module:

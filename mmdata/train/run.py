@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmdata.errors import MissingExtraError, SpecError
-from mmdata.train.config import TrainConfig, load_config, load_document, unknown_members
+from mmdata.train.config import TrainConfig, load_config, load_document, unknown_members, unknown_vectors
 from mmdata.train.manifest import open_folder
 
 if TYPE_CHECKING:
+    from mmdata.spec import Document
     from mmdata.train.session import Session
 
 __all__ = ["load_config", "train"]
@@ -40,15 +41,27 @@ def train(
     """
     given = [*overrides, f"output={json.dumps(str(output))}"] if output else list(overrides)
     config, document = load_document(config_path, given)
-    folder = open_folder(Path(config.data.shards))
-    known = {name: member.modality for name, member in folder.manifest.members.items()}
-    if lines := unknown_members(config, document, known):
-        raise SpecError(lines)
+    _check_members(config, document)
     _check_installed()
+    from mmdata.train.data import open_sets
+    from mmdata.train.growth import all_sets
+    from mmdata.train.launch import process_group, rank_device
     from mmdata.train.log import say_line
     from mmdata.train.session import Session
 
-    return _carry_out(Session(config, folder, say_line if say is None else say))
+    with process_group(rank_device(config.device)):
+        return _carry_out(Session(config, open_sets(config, all_sets(config)), say_line if say is None else say))
+
+
+def _check_members(config: TrainConfig, document: Document) -> None:
+    known: dict[str, str] = {}
+    vectors: set[str] = set()
+    for one in config.data.all_sets().values():
+        manifest = open_folder(one.shards).manifest
+        known |= {name: member.modality for name, member in manifest.members.items()}
+        vectors |= manifest.embeddings.keys()
+    if lines := [*unknown_members(config, document, known), *unknown_vectors(config, document, vectors)]:
+        raise SpecError(lines)
 
 
 def _carry_out(session: Session) -> dict[str, Any]:

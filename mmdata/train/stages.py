@@ -134,7 +134,7 @@ def freeze(model: nn.Module, stage: Stage) -> int:
 
 
 def settle_modes(model: nn.Module) -> None:
-    """What is trained in training mode, what is frozen as a whole in evaluation mode: no dropout, no statistics move."""
+    """What is trained in training mode, what is frozen as a whole in evaluation mode: nothing drops or moves."""
     model.train()
     for module in model.modules():
         parameters = list(module.parameters())

@@ -13,11 +13,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mmdata.errors import SpecError, TrainError
-from mmdata.train.config import OptimConfig
 from mmdata.train.dice import Dice
 from mmdata.train.export import load_model
-from mmdata.train.loop import learning_rate
+from mmdata.train.parallel import clip_gradients
 from mmdata.train.run import train
+from mmdata.train.stages import learning_rate
 
 
 class Lines(list[str]):
@@ -152,8 +152,10 @@ def test_other_settings_do_not_continue_a_run(straight, shape_shards: Path):
 
 def test_a_damaged_checkpoint_is_named(straight):
     _, folder, path = straight
-    (folder / "checkpoint.pt").write_bytes(b"PK\x03\x04 no checkpoint")
-    with pytest.raises(TrainError, match=r"checkpoint\.pt: not a checkpoint that can be read"):
+    (tensors,) = (folder / "checkpoints" / "step-00000006").glob("*.safetensors")
+    tensors.write_bytes(b"no tensors")
+    (folder / "metrics.json").unlink()
+    with pytest.raises(TrainError, match=r"step-00000006: not a checkpoint that can be read .*; delete that folder"):
         train(path, ["model.dropout=0.1"], folder, Lines())
 
 
@@ -221,24 +223,23 @@ def test_too_many_failures_stop_with_the_last_of_them(
 def test_numbers_that_are_not_finite_never_reach_the_weights(
     write_config: Callable[..., Path], shape_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    real, calls = torch.isfinite, []
+    calls = []
 
-    def second_is_not(value):
-        calls.append(value)
-        return torch.tensor(False) if len(calls) == 2 else real(value)
+    def second_is_not(model, most):
+        calls.append(model)
+        return float("nan") if len(calls) == 2 else clip_gradients(model, most)
 
-    monkeypatch.setattr("mmdata.train.loop.torch.isfinite", second_is_not)
+    monkeypatch.setattr("mmdata.train.loop.clip_gradients", second_is_not)
     result = train(write_config(shape_shards), [], tmp_path / "run", Lines())
     assert result["bad_steps"] == 1
     assert [step for step, _ in steps_of(tmp_path / "run")] == [1, 3, 4, 5, 6]
-    monkeypatch.setattr("mmdata.train.loop.torch.isfinite", lambda _: torch.tensor(False))
+    monkeypatch.setattr("mmdata.train.loop.clip_gradients", lambda *_: float("inf"))
     with pytest.raises(TrainError, match=r"not finite 10 times in a row; lower optim\.lr"):
         train(write_config(shape_shards, steps=40), [], tmp_path / "nan", Lines())
 
 
 def test_the_learning_rate_warms_up_and_falls_to_zero():
-    optim = OptimConfig(lr=1.0, warmup=4)
-    rates = [learning_rate(step, 24, optim) for step in range(24)]
+    rates = [learning_rate(step, 24, 1.0, 4) for step in range(24)]
     assert rates[:5] == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0])
     assert rates[14] == pytest.approx(0.5)
     assert rates[23] < 0.01

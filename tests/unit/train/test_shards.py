@@ -53,11 +53,11 @@ def test_a_member_over_the_limit_is_not_read(write_shards: Callable[..., Path]):
 
 
 def test_open_files_are_bounded(write_shards: Callable[..., Path], monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("mmdata.train.shards._MAX_OPEN_SHARDS", 2)
+    monkeypatch.setattr("mmdata.train.places._MAX_OPEN", 2)
     folder = open_folder(write_shards({"train": [[{"txt": bytes([65 + n])}] for n in range(5)]}))
     reader = ShardReader(index_split(folder, "train", ["caption"]), 100)
     assert [reader.read(row, "caption") for row in [*range(5), 0]] == [b"A", b"B", b"C", b"D", b"E", b"A"]
-    assert len(reader._open) == 2
+    assert len(folder.place._open) == 2
 
 
 def test_shards_that_disagree_with_the_manifest_stop_the_start(write_shards: Callable[..., Path]):
