@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.state_dict_loader import load as load_tensors
+from torch.distributed.checkpoint.state_dict_saver import save as save_tensors
 from torch.optim import Optimizer
 
 from mmdata.errors import TrainError
@@ -117,7 +119,7 @@ def save(
     barrier()
     with _single_process():
         writer = HuggingFaceStorageWriter(str(scratch), save_distributed=True)
-        dcp.save(_tensors(parts), storage_writer=writer, no_dist=world_size() == 1)
+        save_tensors(_tensors(parts), storage_writer=writer, no_dist=world_size() == 1)
     barrier()
     if is_main():
         state = {"version": _VERSION, "identity": dict(identity), "stage": stage, "progress": asdict(progress)}
@@ -162,8 +164,8 @@ def restore(checkpoint: Checkpoint, parts: Parts, *, optimizer: bool) -> None:
         tensors = _tensors(parts)
         wanted = {name: tensor for name, tensor in tensors.items() if optimizer or not name.startswith("optimizer.")}
         with _single_process():
-            dcp.load(wanted, storage_reader=reader, no_dist=world_size() == 1)
-    except (OSError, RuntimeError, ValueError, KeyError, SafetensorError, dcp.CheckpointException) as error:
+            load_tensors(wanted, storage_reader=reader, no_dist=world_size() == 1)
+    except (OSError, RuntimeError, ValueError, KeyError, SafetensorError, CheckpointException) as error:
         raise _damaged(checkpoint.path, error) from None
 
 
@@ -208,7 +210,7 @@ def _single_process() -> Iterator[None]:
         yield
 
 
-def _damaged(path: Path, error: Exception) -> TrainError:
+def _damaged(path: Path, error: BaseException) -> TrainError:
     fix = "delete that folder to go on from the one before, or from the start"
     return TrainError(f"{path}: not a checkpoint that can be read ({str(error).splitlines()[0]}); {fix}")
 

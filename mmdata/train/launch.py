@@ -36,7 +36,7 @@ def is_main() -> bool:
 def rank_device(device: str) -> torch.device:
     """The device of this rank: of several accelerators of one machine the one of its number."""
     resolved = resolve_device(device)
-    if resolved.type == "cuda" and resolved.index is None and "LOCAL_RANK" in os.environ:
+    if resolved.type == "cuda" and device in ("auto", "cuda") and "LOCAL_RANK" in os.environ:
         return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     return resolved
 

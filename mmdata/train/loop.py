@@ -51,8 +51,10 @@ def make_optimizer(model: nn.Module, optim: OptimConfig) -> torch.optim.AdamW:
     Single numbers are a group of their own, as FSDP2 does not shard them.
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    kinds = [(optim.weight_decay, lambda axes: axes > 1), (0.0, lambda axes: axes == 1), (0.0, lambda axes: axes == 0)]
-    groups = [{"params": [part for part in trained if fits(part.ndim)], "weight_decay": decay} for decay, fits in kinds]
+    groups = [
+        {"params": [part for part in trained if min(part.ndim, 2) == axes], "weight_decay": decay}
+        for axes, decay in ((2, optim.weight_decay), (1, 0.0), (0, 0.0))
+    ]
     groups = [group for group in groups if group["params"]]
     return torch.optim.AdamW(groups, lr=optim.lr, betas=(optim.beta1, optim.beta2))
 

@@ -72,8 +72,11 @@ class Endless:
     def _new_order(self, epoch: int) -> npt.NDArray[np.int64]:
         rng = np.random.default_rng([self.seed, epoch])
         if self.weight_N is None:
-            return rng.permutation(self.rows)
-        return rng.permutation(systematic(self.weight_N, float(rng.random())))
+            return np.asarray(rng.permutation(self.rows), dtype=np.int64)
+        # A new neighbourhood each time: what is rounded up must not follow from where a sample stands.
+        shuffled_N = rng.permutation(self.rows)
+        chosen_N = systematic(self.weight_N[shuffled_N], float(rng.random()))
+        return np.asarray(rng.permutation(shuffled_N[chosen_N]), dtype=np.int64)
 
 
 def systematic(weight_N: npt.NDArray[np.float64], start: float) -> npt.NDArray[np.int64]:

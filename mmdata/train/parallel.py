@@ -53,7 +53,7 @@ def blocks(model: nn.Module) -> Iterator[nn.Module]:
 def checkpoint_activations(model: nn.Module) -> None:
     """Compute what is inside of each block again when its gradient is wanted, instead of keeping it."""
     for block in blocks(model):
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
 
 def compile_blocks(model: nn.Module) -> None:
@@ -111,16 +111,16 @@ def _cut(rows: int, pieces: int) -> list[range]:
 def wrapped(module: LossModule, strategy: str) -> nn.Module:
     """The module over all ranks; itself where there is one.
 
-    `fsdp` shards block by block, then the rest; single numbers (the temperature) stay whole, as FSDP2 wants.
+    `fsdp` shards weights, gradients and moments as one group, whose weights are whole during a step: groups by block
+    would wait for each other for ever where a batch of one rank lacks a modality, whose tower then does not run. Single
+    numbers (the temperature) stay whole, as FSDP2 wants.
     """
     if world_size() == 1:
         return module
     if strategy != "fsdp":
-        return DistributedDataParallel(module, find_unused_parameters=True, broadcast_buffers=False)
+        return DistributedDataParallel(module)
     whole = {parameter for parameter in module.parameters() if not parameter.ndim}
-    for block in blocks(module):
-        fully_shard(block, ignored_params=whole)  # type: ignore[call-overload]
-    fully_shard(module, ignored_params=whole)  # type: ignore[call-overload]
+    fully_shard(module, ignored_params=whole)
     return module
 
 

@@ -22,7 +22,7 @@ class TensorBoard:
             raise MissingExtraError("tensorboard: true", "tensorboard", "tensorboard")
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer: Any = SummaryWriter(str(folder / "tensorboard"), purge_step=from_step + 1)  # type: ignore[no-untyped-call]
+        self._writer: Any = SummaryWriter(str(folder / "tensorboard"), purge_step=from_step + 1)
 
     def numbers(self, step: int, values: Mapping[str, float]) -> None:
         """Scalars."""

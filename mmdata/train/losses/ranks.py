@@ -54,6 +54,9 @@ def gathered(rows_N: Tensor, counts: list[int] | None = None) -> Tensor:
         return rows_N
     counts = row_counts(len(rows_N), rows_N.device) if counts is None else counts
     padded = functional.pad(rows_N, (0, 0) * (rows_N.ndim - 1) + (0, max(counts) - len(rows_N)))
+    if padded.is_floating_point() and torch.is_grad_enabled() and not padded.requires_grad:
+        # The others wait for this rank on the way back too, also where it has only zeros that nothing made.
+        padded = padded.detach().requires_grad_()
     parts: list[Tensor] = _Gather.apply(padded).split(max(counts))
     return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 

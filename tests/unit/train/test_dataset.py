@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from mmdata.train.config import load_config
-from mmdata.train.dataset import SampleDataset, StepSampler, eval_loader, iter_texts, open_split, train_loader
+from mmdata.train.dataset import MixedDataset, SampleDataset, eval_loader, iter_texts, open_split, train_loader
 from mmdata.train.manifest import open_folder
+from mmdata.train.order import Endless, Mix, StepSampler
 from mmdata.train.tokens import fit_tokenizer, text_hash
 
 
@@ -24,22 +25,9 @@ def make_dataset(write_config: Callable[..., Path]):
     return make
 
 
-def picks(samples: int, batch: int, start: int, stop: int, seed: int = 0) -> list[list[tuple[int | None, int]]]:
-    return list(StepSampler(samples, batch, seed, start, stop))
-
-
-def test_every_epoch_has_each_sample_once_in_a_new_order():
-    batches = picks(12, 4, 0, 6)
-    first, second = ([row for batch in half for _, row in batch] for half in (batches[:3], batches[3:]))
-    assert sorted(first) == sorted(second) == list(range(12))
-    assert first != second
-    assert [batch[0][0] for batch in batches] == [0, 0, 0, 1, 1, 1]
-
-
-def test_the_order_is_a_function_of_seed_and_step():
-    assert picks(13, 4, 4, 9) == picks(13, 4, 0, 9)[4:]
-    assert picks(13, 4, 0, 9) != picks(13, 4, 0, 9, seed=1)
-    assert [len(batch) for batch in picks(3, 8, 0, 2)] == [3, 3]
+def steps(first: int, last: int) -> StepSampler:
+    """Batches of 8 of 24 samples."""
+    return StepSampler(Mix([Endless(24, 8, 0)], [1.0], 0), 8, range(first, last))
 
 
 def same(left, right):
@@ -54,7 +42,8 @@ def test_workers_change_nothing_even_more_than_shards(make_dataset, shape_shards
     """Two shards, up to four workers."""
     one, config = make_dataset(shape_shards)
     many, other = make_dataset(shape_shards, f"workers={workers}")
-    pairs = list(zip(train_loader(one, config, 1, 7), train_loader(many, other, 1, 7), strict=True))
+    one, many = MixedDataset([one]), MixedDataset([many])
+    pairs = list(zip(train_loader(one, config, steps(1, 7)), train_loader(many, other, steps(1, 7)), strict=True))
     assert len(pairs) == 6
     assert all(same(left, right) for left, right in pairs)
     rows = [row for batch in eval_loader(many, other) for row in batch.row_B.tolist()]
@@ -64,7 +53,7 @@ def test_workers_change_nothing_even_more_than_shards(make_dataset, shape_shards
 def test_a_loader_leaves_the_model_s_random_numbers_alone(make_dataset, shape_shards: Path):
     dataset, config = make_dataset(shape_shards)
     before = torch.get_rng_state()
-    next(iter(train_loader(dataset, config, 0, 2)))
+    next(iter(train_loader(MixedDataset([dataset]), config, steps(0, 2))))
     assert torch.equal(before, torch.get_rng_state())
 
 
@@ -81,8 +70,8 @@ def test_one_of_several_members_is_drawn_in_training_and_the_first_in_evaluation
     assert {dataset._chosen(epoch, 0)["text"] for epoch in range(20)} == {"caption", "caption_fr"}
     assert [dataset._chosen(7, 0) for _ in range(3)] == [dataset._chosen(7, 0)] * 3
     assert [dataset._chosen(None, row)["text"] for row in (0, 1)] == ["caption", "caption_fr"]
-    _, hashes = dataset._text(0, "caption_fr", None)
-    assert hashes == (text_hash("un chien"), text_hash("a dog"))
+    _, hashes, text = dataset._text(0, "caption_fr", None)
+    assert (hashes, text) == ((text_hash("un chien"), text_hash("a dog")), "un chien")
 
 
 def test_what_cannot_be_decoded_is_a_failure_with_shard_and_key(make_dataset, write_shards: Callable[..., Path]):
