@@ -246,7 +246,7 @@ def _problems(config: TrainConfig) -> Iterator[tuple[Keys, str]]:
     lengths = [name for name in ("steps", "epochs", "stages") if getattr(config, name)]
     if len(lengths) != 1:
         given = f"{' and '.join(lengths)} are given; keep one" if lengths else "none is given; add `steps: 500`"
-        yield (lengths[-1] if lengths else "steps",), f"a training runs for steps, for epochs or in stages, and {given}"
+        yield (lengths[0] if lengths else "steps",), f"a training runs for steps, for epochs or in stages, and {given}"
     if config.steps is not None and config.optim.warmup >= config.steps:
         yield ("optim", "warmup"), f"{config.optim.warmup} steps of warm-up leave none of {config.steps}; make it fewer"
     yield from _member_problems(config.data)
