@@ -58,6 +58,9 @@ OWN: Final[dict[str, dict[str, str]]] = {
     "curate": {
         "duplicates": "curate.duplicates:Duplicates",
         "rules": "curate.rules:Rules",
+        "quota": "curate.quota:Quota",
+        "mix": "curate.mix:Mix",
+        "terms": "curate.terms:Terms",
         "splits": "curate.splits:Splits",
     },
     "write": {"webdataset": "write.webdataset:WebDataset"},

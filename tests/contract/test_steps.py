@@ -85,6 +85,9 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "augment.segments": {"subtitles": "subtitles"},
     "curate.duplicates": {"of": ["image"]},
     "curate.rules": {"keep": {"words": "caption.words >= 3"}},
+    "curate.quota": {"by": "caption.lang", "most": 1},
+    "curate.mix": {"by": "key", "weights": {"k1": 1}},
+    "curate.terms": {"of": "caption.text", "most": 1, "at_least": 1, "unmatched": "drop"},
     "curate.splits": {"shares": {"train": 0.5, "val": 0.5}},
     "write.webdataset": {"members": ["image"]},
 }

@@ -97,18 +97,31 @@ def check_text(curation: Curation, expression: str) -> None:
 
 def check_order(curation: Curation, order: str) -> None:
     """Raises ValueError for what cannot stand behind ORDER BY, or does not give the same order twice."""
-    query = f"SELECT 1 FROM candidates ORDER BY {order}\n"
     try:
-        tree = _tree(curation, query)
-        node = tree["statements"][0]["node"] if len(tree["statements"]) == 1 else {}
-        kinds = [modifier["type"] for modifier in node.get("modifiers", [])]
-        if kinds != ["ORDER_MODIFIER"]:
-            raise ValueError("must be an order, as behind SQL's ORDER BY: `image.width DESC, key`")
-        for one in node["modifiers"][0]["orders"]:
+        for one in _ordered(curation, order)["orders"]:
             _refuse_unsteady(one["expression"])
-        curation.connection.execute(f"EXPLAIN SELECT row_number() OVER (ORDER BY {order}) FROM candidates")
+        text = written_order(curation, order)
+        curation.connection.execute(f"EXPLAIN SELECT row_number() OVER (ORDER BY {text}) FROM candidates")
     except sql.Error as error:
         raise ValueError(explained(error, curation.columns)) from None
+
+
+def written_order(curation: Curation, order: str) -> str:
+    """What stands behind ORDER BY as DuckDB writes it. Raises ValueError for what is no order."""
+    _ordered(curation, order)
+    query = f"SELECT 1 FROM candidates ORDER BY {order}\n"
+    text = str(curation.one(f"SELECT json_deserialize_sql(json_serialize_sql({quoted(query)}))"))
+    return text.removeprefix("SELECT 1 FROM candidates ORDER BY ")
+
+
+def _ordered(curation: Curation, order: str) -> dict[str, Any]:
+    """The parsed order. Raises ValueError."""
+    tree = _tree(curation, f"SELECT 1 FROM candidates ORDER BY {order}\n")
+    node = tree["statements"][0]["node"] if len(tree["statements"]) == 1 else {}
+    modifiers: list[dict[str, Any]] = node.get("modifiers", [])
+    if [modifier["type"] for modifier in modifiers] != ["ORDER_MODIFIER"]:
+        raise ValueError("must be an order, as behind SQL's ORDER BY: `image.width DESC, key`")
+    return modifiers[0]
 
 
 def _parsed(curation: Curation, expression: str) -> dict[str, Any]:

@@ -15,13 +15,16 @@ from mmdata.store.sql import identifier
 if TYPE_CHECKING:
     import pyarrow as pa
 
-Match = Literal["exact", "text", "host", "domain"]
+Match = Literal["exact", "text", "words", "host", "domain"]
 
 # Digests of ten million samples are 650 MB; what is larger is no list.
 _MAX_BYTES: Final = 1 << 30
 _SUFFIXES: Final = (".txt", ".csv", ".tsv", ".parquet")
 # RFC 3986, 3.2: the authority is between `//` and the next `/`, `?` or `#`; the host is after `@` and before `:port`.
 _HOST: Final = r"^[a-z][a-z0-9+.-]*://(?:[^/?#]*@)?(\[[^\]]*\]|[^/?#:@]+)"
+# Where no blanks stand between words, a character is one, and terms of two are what most words are.
+_ALONE: Final = r"([\p{Han}\p{Hiragana}\p{Katakana}])"
+_WORD: Final = r"[\p{L}\p{M}\p{Nd}]+"
 
 
 def digest(file: Path) -> str:
@@ -75,18 +78,26 @@ def load_list(curation: Curation, files: Iterable[Path], column: str | None, mat
 def comparable(value: str, match: Match, *, of_list: bool = False) -> str:
     """SQL of the form in which a value is compared.
 
-    `text`: NFC, lower case, runs of white space are one. `host` and `domain`: of a URL, or of what is a bare host in a
-    list; without the last dot.
+    `text`: NFC, lower case, runs of white space are one. `words`: see `words`, with a blank between them. `host` and
+    `domain`: of a URL, or of what is a bare host in a list; without the last dot.
     """
     if match == "exact":
         return f"trim({value})" if of_list else value
     if match == "text":
         return f"trim(regexp_replace(lower(nfc_normalize({value})), '\\s+', ' ', 'g'))"
+    if match == "words":
+        return f"array_to_string({words(value)}, ' ')"
     host = f"regexp_extract(lower(trim({value})), '{_HOST}', 1)"
     if of_list:
         bare = f"regexp_extract(lower(trim({value})), '^(?:\\*\\.)?([^/?#:]+)', 1)"
         host = f"CASE WHEN contains({value}, '://') THEN {host} ELSE {bare} END"
     return f"rtrim({host}, '.')"
+
+
+def words(text: str) -> str:
+    """SQL of the words of a text, in lower case: runs of letters, marks and digits; of Chinese, each character."""
+    apart = f"regexp_replace(lower(nfc_normalize({text})), '{_ALONE}', ' \\1 ', 'g')"
+    return f"regexp_extract_all({apart}, '{_WORD}')"
 
 
 def suffixes(host: str) -> str:

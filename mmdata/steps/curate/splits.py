@@ -19,6 +19,7 @@ from mmdata.errors import LedgerError
 from mmdata.spec import Keys, Names, ParameterError, nearest
 from mmdata.steps.base import Curate
 from mmdata.steps.curate.components import components
+from mmdata.steps.curate.draws import unit_interval
 from mmdata.steps.curate.expressions import checked_type, written
 from mmdata.store.curation import Curation
 from mmdata.store.sql import quoted
@@ -205,11 +206,6 @@ class Splits(Curate):
         found.append(("links", f"SELECT 1 FROM ({self._links(curation)}) {other.format('other_id')}"))
         found.append(("children", f"SELECT 1 FROM candidates {other.format('parent_id')}"))
         return found
-
-
-def unit_interval(seed: int, column: str) -> str:
-    """SQL of a number in [0, 1) that depends only on the seed and the column: 32 bits of MD5."""
-    return f"(('0x' || substr(md5('{seed}:' || {column}), 1, 8))::UBIGINT / 4294967296.0)"
 
 
 def _equal(key: str) -> str:
