@@ -19,8 +19,8 @@ _ALWAYS = {"bytes": "BIGINT", "mime": "VARCHAR", "sha256": "VARCHAR"}
 _PICTURE = {"width": "INTEGER", "height": "INTEGER"}
 _SOUND = {"duration_s": "DOUBLE", "sample_rate": "INTEGER", "channels": "INTEGER"}
 MEASURES: dict[Modality, dict[str, str]] = {
-    "image": {**_ALWAYS, **_PICTURE},
-    "text": {**_ALWAYS, "text": "VARCHAR", "lang": "VARCHAR", "chars": "INTEGER", "words": "INTEGER"},
+    "image": {**_ALWAYS, **_PICTURE, "faces": "INTEGER"},
+    "text": {**_ALWAYS, "text": "VARCHAR", "lang": "VARCHAR", **dict.fromkeys(("chars", "words", "masked"), "INTEGER")},
     "audio": {**_ALWAYS, "lang": "VARCHAR", **_SOUND},
     "video": {**_ALWAYS, **_PICTURE, "duration_s": "DOUBLE"},
     "tensor": {

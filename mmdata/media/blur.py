@@ -10,8 +10,8 @@ from PIL import Image, ImageDraw, ImageFilter
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom in pixels."""
 
-# Yang et al., "A Study of Face Obfuscation in ImageNet" (2022), appendix B: boxes grow by a tenth of their diagonal, and
-# the edge of the mask is softened by as much, so that no model learns the rectangle.
+# As in Yang et al., "A Study of Face Obfuscation in ImageNet" (2022): boxes grow by a tenth of their diagonal, and the
+# edge of the mask is softened, so that no model learns the rectangle.
 _GROWTH: Final = 0.1
 # A Gaussian alone can be undone in part; colours that are not there any more cannot be brought back.
 _CELLS: Final = 6

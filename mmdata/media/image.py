@@ -160,6 +160,17 @@ def to_rgb(image: Image.Image, ground: tuple[int, int, int] = (255, 255, 255)) -
     return Image.alpha_composite(Image.new("RGBA", layer.size, (*ground, 255)), layer).convert("RGB")
 
 
+def small_rgb(data: bytes, longest_px: int) -> Image.Image:
+    """What was taken in, as RGB, the longer side at most `longest_px`; large JPEG files are decoded at a reduced scale.
+
+    Raises SampleError as `open_upright` does.
+    """
+    image = to_rgb(open_image(data, ANY_SIZE, longest_px))
+    # Its own reduction would round sides otherwise than a decoder does.
+    image.thumbnail((longest_px, longest_px), Image.Resampling.LANCZOS, reducing_gap=None)
+    return image
+
+
 def _decode_reduced(image: Image.Image, min_side_px: int) -> None:
     """Choose the scale at which a JPEG will be decoded; other formats have no such choice, and Pillow ignores it."""
     shrink = min(image.size) // max(min_side_px, 1)

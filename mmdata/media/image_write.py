@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -62,18 +63,24 @@ class Stored:
     height: int
 
 
-def normalise(data: bytes, target: Target, max_pixels: int) -> Stored:
-    """Decode once, change what the target asks for, and encode only if anything changed.
+# What a picture becomes before it is resized; None: it stays.
+Retouch = Callable[[Image.Image], Image.Image | None]
+
+
+def normalise(data: bytes, target: Target, max_pixels: int, retouch: Retouch | None = None) -> Stored:
+    """Decode once, change what the target and `retouch` ask for, and encode only if anything changed.
 
     Raises SampleError as `open_upright` does, and `too_many_pixels` where the result would have more than `max_pixels`.
     """
     least = _DECODED_SIDES * target.side_px if target.resize != "keep" and target.reduced_decode else None
     opened = open_upright(data, max_pixels, least)
     image, kind = opened.image, str(opened.image.format)
+    retouched = retouch(image) if retouch else None
+    image = retouched or image
     scaled = _scaled(target, opened.size)
     encoded = kind if target.encode == "keep" else target.encode.upper()
     grounded = target.ground is not None and image.has_transparency_data
-    if scaled is None and encoded == kind and not grounded and not opened.turned:
+    if scaled is None and encoded == kind and not grounded and not opened.turned and retouched is None:
         return Stored(kind, data if target.keep_metadata else without_metadata(data, image), *image.size)
     encoded = encoded if encoded in _KEPT_FORMATS else "PNG"
     pixels = _colours(image, target, encoded)

@@ -1,7 +1,7 @@
 """Personal data in text: mail addresses, telephone, card, account and identity numbers, addresses of machines.
 
-What is taken for one has the form in which people write it, and passes its own check digits. A number that only might be
-one (a date, a price, a version, a product's code) is left alone: `tests/unit/media/test_personal.py` has the table.
+What is taken for one has the form in which people write it, and passes its own check digits. A number that only might
+be one (a date, a price, a version, a product's code) is left alone: `tests/unit/media/test_personal.py` has the table.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any, Final, Literal, get_args
 
 from mmdata.errors import MissingExtraError
@@ -73,21 +74,27 @@ def find_personal(text: str, kinds: Collection[Kind], regions: Sequence[str]) ->
     return sorted(found)
 
 
-def mask_personal(text: str, kinds: Collection[Kind], regions: Sequence[str]) -> str:
-    """The text with `<EMAIL>`, `<PHONE>`, ... in place of what `find_personal` finds."""
+def mask_personal(text: str, kinds: Collection[Kind], regions: Sequence[str]) -> tuple[str, int]:
+    """The text with `<EMAIL>`, `<PHONE>`, ... in place of what `find_personal` finds, and how many there are."""
     parts, end = [], 0
-    for one in find_personal(text, kinds, regions):
+    found = find_personal(text, kinds, regions)
+    for one in found:
         parts += [text[end : one.start], f"<{one.kind.upper()}>"]
         end = one.end
-    return "".join([*parts, text[end:]])
+    return "".join([*parts, text[end:]]), len(found)
+
+
+def regions_of(regions: Sequence[str] | None, lang: str | None) -> Sequence[str]:
+    """The regions that are asked for, else those of a language."""
+    return REGIONS.get(lang or "", ()) if regions is None else regions
 
 
 def check_installed(kinds: Collection[Kind]) -> None:
     """Raises MissingExtraError where a kind needs what is not installed."""
-    if {"phone"} & set(kinds):
-        _phonenumbers()
-    if {"card", "iban", "id"} & set(kinds):
-        _stdnum("luhn")
+    if "phone" in kinds and find_spec("phonenumbers") is None:
+        raise _missing_phonenumbers()
+    if {"card", "iban", "id"} & set(kinds) and find_spec("stdnum") is None:
+        raise _missing_stdnum()
 
 
 # --- mail and machines -----------------------------------------------------------------------------------------------
@@ -99,7 +106,9 @@ _EMAIL: Final = re.compile(
     re.IGNORECASE,
 )
 # icon@2x.png
-_FILE_ENDINGS: Final = frozenset({"png", "jpg", "jpeg", "gif", "webp", "svg", "bmp", "tif", "tiff", "avif", "pdf", "css"})
+_FILE_ENDINGS: Final = frozenset(
+    {"png", "jpg", "jpeg", "gif", "webp", "svg", "bmp", "tif", "tiff", "avif", "pdf", "css"}
+)
 
 
 def _emails(text: str, _: Sequence[str]) -> Iterator[tuple[int, int]]:
@@ -208,7 +217,7 @@ _IDENTITIES: Final = (
     _identity("nl.bsn", r"\d{9}|\d{4}[. ]\d{2}[. ]\d{3}", "bsn|burgerservicenummer"),
     _identity("ca.sin", r"\d{3}[ -]\d{3}[ -]\d{3}", "sin|social insurance(?: number)?|nas"),
     _identity("dk.cpr", r"\d{6}-?\d{4}", "cpr(?:-?n(?:umme)?r)?"),
-    _identity("tr.tckimlik", r"\d{11}", "t\\.?c\\.?(?: kimlik(?: n(?:o|umaras[ıi]))?)?|kimlik no"),
+    _identity("tr.tckimlik", r"\d{11}", "t\\.?c\\.?(?: kimlik(?: no)?)?|kimlik no"),
 )
 # GOV.UK, National Insurance Manual NIM39110; python-stdnum has none. Two letters, six digits, a letter.
 _NINO: Final = re.compile(
@@ -232,7 +241,8 @@ def _identities(text: str, _: Sequence[str]) -> Iterator[tuple[int, int]]:
 _PHONE_LIKE: Final = re.compile(r"\d(?:[\s().\-/\u2010-\u2015\u00a0]{0,3}\d){6}")
 # Digits without a gap are a telephone number where somebody says so.
 _BEFORE_A_PHONE: Final = re.compile(
-    r"(?:\btel|\btél|\bphone|\bmobile?|\bcell|\bcall|\bfax|\bwhats ?app|\bsms|\bcontact|\bhandy|\btelefono?n?|\bтел\w*|电话|電話|[☎📞📱])[\s.:)]*\w{0,6}[\s.:]*$",
+    r"(?:\btel|\btél|\bphone|\bmobile?|\bcell|\bcall|\bfax|\bwhats ?app|\bsms|\bcontact|\bhandy|\btelefono?n?"
+    r"|\bтел\w*|电话|電話|[☎📞📱])[\s.:)]*\w{0,6}[\s.:]*$",  # noqa: RUF001 - in Russian
     re.IGNORECASE,
 )
 _PART_OF_MORE: Final = re.compile(r"(?:[\d.,/$€£¥#=:_-]|\bno\.?\s|\bnr\.?\s|isbn\S*\s)$", re.IGNORECASE)
@@ -265,7 +275,7 @@ def _phonenumbers() -> Any:
     try:
         return import_module("phonenumbers")
     except ImportError:
-        raise MissingExtraError("finding telephone numbers", "phonenumbers", "personal") from None
+        raise _missing_phonenumbers() from None
 
 
 @cache
@@ -273,7 +283,15 @@ def _stdnum(module: str) -> Any:
     try:
         return import_module(f"stdnum.{module}")
     except ImportError:
-        raise MissingExtraError("finding card, account and identity numbers", "python-stdnum", "personal") from None
+        raise _missing_stdnum() from None
+
+
+def _missing_phonenumbers() -> MissingExtraError:
+    return MissingExtraError("finding telephone numbers", "phonenumbers", "personal")
+
+
+def _missing_stdnum() -> MissingExtraError:
+    return MissingExtraError("finding card, account and identity numbers", "python-stdnum", "personal")
 
 
 _FINDERS: Final[Mapping[Kind, Callable[[str, Sequence[str]], Iterator[tuple[int, int]]]]] = {

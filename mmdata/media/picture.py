@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 # All is measured at one scale: a large photograph is as sharp as it looks on a page, not as its pixels are.
 SIDE_PX: Final = 512
-# Crété-Roffet et al., "The blur effect" (2007), section 3: neighbours are compared before and after a mean over so many.
+# Crété-Roffet et al., "The blur effect" (2007): neighbours are compared before and after a mean over so many pixels.
 _BLUR_PX: Final = 11
 # Colours that differ by so little, of 255, in every channel are one: what JPEG does to a white ground.
 _SAME_COLOUR: Final = 8

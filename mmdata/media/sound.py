@@ -1,4 +1,4 @@
-"""What can be told of a sound by its samples: loudness, noise, silence, clipping, bandwidth. In one pass, block by block.
+"""What can be told of a sound by its samples: loudness, noise, silence, clipping, bandwidth; in one pass, by blocks.
 
 Shapes: C channels, T samples of a block, W windows of 20 ms, B frequency bins; audio_CT is float32, full scale is 1.
 """
@@ -109,7 +109,8 @@ def _blocks(container: Any, max_duration_s: float) -> Iterator[tuple[int, Floats
         frame.pts = None
         for out in resampler.resample(frame):
             meter.add(out)
-            held.append(out.to_ndarray().reshape(-1, len(layout.channels)).T)
+            samples_TC: Floats = out.to_ndarray().reshape(-1, len(layout.channels)).astype(np.float32, copy=False)
+            held.append(samples_TC.T)
             total += out.samples
         if sum(one.shape[1] for one in held) >= _BLOCK_S * rate_hz:
             yield rate_hz, np.concatenate(held, axis=1), meter

@@ -27,8 +27,9 @@ _EXTENSIONS: Final = (
 # A name with its extension; what cameras, phones and programs call their files; a digest; words joined for a server.
 _FILE_NAME: Final = re.compile(
     rf"[^/\\]{{1,120}}\.(?:{_EXTENSIONS})"
-    r"|(?:img|dsc[nf]?|dscf|pict?|p|mvimg|pxl|vid|mov|gopr|dji|scan|wp|imag|image|photo|foto|bild|screen ?shot|screenshot"
-    r"|whatsapp image|unnamed|download|thumb|file|slide|capture|bildschirmfoto)[ _-]*[\d(](?:[\d\s_.,:()x-]|at)*(?:am|pm)?"
+    r"|(?:img|dsc[nf]?|dscf|pict?|p|mvimg|pxl|vid|mov|gopr|dji|scan|wp|imag|image|photo|foto|bild|screen ?shot"
+    r"|whatsapp image|unnamed|download|thumb|file|slide|capture|bildschirmfoto)"
+    r"[ _-]*[\d(](?:[\d\s_.,:()x-]|at)*(?:am|pm)?"
     r"|[0-9a-f]{16,64}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
     r"|\d{5,}|\d+(?:[_-]+\d+)+(?:x\d{2,5})?|\d{2,5}x\d{2,5}|[a-z0-9]+(?:_[a-z0-9]+){2,}",
     re.IGNORECASE,

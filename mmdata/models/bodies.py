@@ -1,7 +1,7 @@
 """Faces and bare bodies in pictures, by NudeNet's detector (notAI-tech, MIT); its weights come inside of nudenet.
 
-The package's own class gives the network blue for red, which costs it confidence (skimage's astronaut: 0.74 for 0.83), and takes
-all cores; only the weights are used here.
+The package's own class gives the network blue for red, which costs it confidence (skimage's astronaut: 0.74 for 0.83),
+and takes all cores; only the weights are used here.
 
 Shapes: H, W pixels of a picture; S side of the network's input; A places where it looks; image_HW3 is RGB, uint8.
 """

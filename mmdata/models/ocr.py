@@ -132,6 +132,14 @@ class Ocr:
         confidence = sum(s * n for s, n in zip(found.scores, letters, strict=True)) / sum(letters)
         return Writing(tuple(found.txts), float(confidence), _covered(found.boxes, image_HW3.shape))
 
+    def find(self, image_HW3: NDArray[np.uint8]) -> tuple[int, float]:
+        """How many lines there are in an image, RGB, unread, and the share of its pixels within them."""
+        import numpy as np
+
+        found: Any = self._engine(np.ascontiguousarray(image_HW3[:, :, ::-1]), use_rec=False, use_cls=False)
+        boxes = found.boxes if found.boxes is not None else ()
+        return len(boxes), _covered(boxes, image_HW3.shape) if len(boxes) else 0.0
+
 
 def _covered(boxes: Any, shape: tuple[int, ...]) -> float:
     """Share of the pixels within boxes, each counted once."""

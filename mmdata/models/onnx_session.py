@@ -1,4 +1,4 @@
-"""ONNX files on one thread of the processor: equal inputs give equal outputs, and workers do not wait for each other."""
+"""ONNX files on one thread of the processor: equal inputs give equal outputs, workers do not wait for each other."""
 
 from __future__ import annotations
 

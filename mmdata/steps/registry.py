@@ -53,7 +53,17 @@ OWN: Final[dict[str, dict[str, str]]] = {
         "clap": "align.clap:Clap",
         "tags": "align.tags:Tags",
     },
-    "measure": {},
+    "measure": {
+        "picture": "measure.picture:Picture",
+        "writing": "measure.writing:Writing",
+        "nsfw": "measure.nsfw:Nsfw",
+        "classifier": "measure.classifier:Classifier",
+        "wording": "measure.wording:Wording",
+        "personal": "measure.personal:Personal",
+        "acoustics": "measure.acoustics:Acoustics",
+        "voice": "measure.voice:Voice",
+        "film": "measure.film:Film",
+    },
     "augment": {"joint": "augment.joint:Joint", "segments": "augment.segments:Segments"},
     "curate": {
         "duplicates": "curate.duplicates:Duplicates",

@@ -22,8 +22,9 @@ from mmdata.store.sql import parquet, quoted
 
 _MEMBER: Final = (
     "STRUCT(modality VARCHAR, name VARCHAR, mime VARCHAR, bytes BIGINT, sha256 VARCHAR, width INTEGER, height INTEGER, "
-    "duration_s DOUBLE, sample_rate INTEGER, channels INTEGER, lang VARCHAR, text VARCHAR, chars INTEGER, "
-    "words INTEGER, shape INTEGER[], dtype VARCHAR, ndim INTEGER, elements BIGINT, finite_share DOUBLE, "
+    "faces INTEGER, duration_s DOUBLE, sample_rate INTEGER, channels INTEGER, lang VARCHAR, text VARCHAR, "
+    "chars INTEGER, words INTEGER, masked INTEGER, shape INTEGER[], dtype VARCHAR, ndim INTEGER, elements BIGINT, "
+    "finite_share DOUBLE, "
     '"min" DOUBLE, "max" DOUBLE, "mean" DOUBLE, rate_hz DOUBLE, error VARCHAR)[]'
 )
 _TEXT: Final = "VARCHAR"
@@ -80,9 +81,9 @@ LEFT JOIN selection s USING (sample_id)
 LEFT JOIN (SELECT sample_id, match FROM calibrated WHERE aligner = '') c USING (sample_id)
 """,
     "members": """
-SELECT sample_id, m.modality, m.name, m.mime, m.bytes, m.sha256, m.width, m.height, m.duration_s, m.sample_rate,
-    m.channels, m.lang, m.text, m.chars, m.words, m.shape, m.dtype, m.ndim, m.elements, m.finite_share,
-    m.min, m.max, m.mean, m.rate_hz, m.error, NULL AS made_by
+SELECT sample_id, m.modality, m.name, m.mime, m.bytes, m.sha256, m.width, m.height, m.faces, m.duration_s,
+    m.sample_rate, m.channels, m.lang, m.text, m.chars, m.words, m.masked, m.shape, m.dtype, m.ndim, m.elements,
+    m.finite_share, m.min, m.max, m.mean, m.rate_hz, m.error, NULL AS made_by
 FROM (SELECT sample_id, unnest(members) AS m FROM base)
 UNION ALL BY NAME
 SELECT sample_id, 'text' AS modality, new_name AS name, 'text/plain' AS mime,

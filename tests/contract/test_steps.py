@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from film import write_film
+from onnx_file import colours_onnx
 from PIL import Image as Pictures
 
 from mmdata.augment.policy import nobody
@@ -81,6 +82,15 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "align.ocr": {},
     "align.clap": {"model": "model", "sound": ["speech"], "text": ["caption"]},
     "align.tags": {"tagger": {"model": "model"}, "sound": ["speech"], "text": ["caption"]},
+    "measure.picture": {},
+    "measure.writing": {},
+    "measure.nsfw": {},
+    "measure.classifier": {"model": "media/colours.onnx", "labels": ["red", "green", "blue"]},
+    "measure.wording": {"of": ["caption", "caption_fr"]},
+    "measure.personal": {},
+    "measure.acoustics": {},
+    "measure.voice": {},
+    "measure.film": {"of": ["film"]},
     "augment.joint": {"apply": ["HorizontalFlip"]},
     "augment.segments": {"subtitles": "subtitles"},
     "curate.duplicates": {"of": ["image"]},
@@ -194,6 +204,7 @@ def media(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (folder / f"s{n}.png").write_bytes(png(n))
         (folder / f"s{n}.txt").write_text(f"square {n}")
         (folder / f"s{n}.wav").write_bytes(wav())
+    (folder / "colours.onnx").write_bytes(colours_onnx())
     (folder / "t.csv").write_text("file,said\n" + "".join(f"s{n}.wav,square {n}\n" for n in range(3)))
     return folder
 

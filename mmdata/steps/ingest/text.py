@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
-from typing import ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import ByteSize, Field
+from pydantic import ByteSize, Field, StringConstraints
 
 from mmdata.errors import SampleError
 from mmdata.sample import Member, Modality
 from mmdata.steps.base import Ingest, Ref
+
+PersonalKind = Literal["email", "iban", "card", "id", "phone", "ip"]
+Region = Annotated[str, StringConstraints(pattern=r"^[A-Z]{2}$")]
 
 
 class Text(Ingest):
@@ -24,6 +27,14 @@ class Text(Ingest):
     )
     entities: bool = Field(True, description="turn HTML entities (&eacute;) into what they stand for")
     detect_language: bool = Field(True, description="guess the language where the source does not give it")
+    mask: list[PersonalKind] = Field(
+        [], description="personal data that <EMAIL>, <PHONE>, ... stand for; the column `masked` counts it"
+    )
+    phone_regions: list[Region] | None = Field(
+        None,
+        description="countries whose telephone numbers are masked without their code; default: where most write the "
+        "text's language",
+    )
 
     def decode(self, ref: Ref, data: bytes) -> Member:
         """The member, measured. Raises SampleError: `not_utf8`, `no_such_line`, `empty_text`, ..."""
@@ -37,8 +48,25 @@ class Text(Ingest):
         if not text:
             raise SampleError("empty_text", "the text is empty")
         lang = ref.lang or (detect_language(text) if self.detect_language else None)
-        measures = {"text": text, "chars": len(text), "words": count_words(text)}
+        text, hidden = self._masked(text, lang)
+        measures = {"text": text, "chars": len(text), "words": count_words(text), **hidden}
         return Member(ref.name, "text", "text/plain", "txt", text.encode(), lang, measures)
+
+    def _masked(self, text: str, lang: str | None) -> tuple[str, dict[str, int]]:
+        if not self.mask:
+            return text, {}
+        from mmdata.media.personal import mask_personal, regions_of
+
+        text, count = mask_personal(text, self.mask, regions_of(self.phone_regions, lang))
+        return text, {"masked": count}
+
+    def identity(self) -> dict[str, Any]:
+        """Raises MissingExtraError where what masks is not installed."""
+        if self.mask:
+            from mmdata.media.personal import check_installed
+
+            check_installed(self.mask)
+        return super().identity()
 
 
 def _line(data: bytes, line: int | str) -> bytes:

@@ -124,9 +124,9 @@ def test_it_is_left_alone(text: str) -> None:
 def test_each_piece_is_masked_by_its_kind_and_the_rest_stays() -> None:
     text = "Jane <jane@example.org>, +1 650 253 0000 or 650-253-0001, card 4111 1111 1111 1111; v1.2."
     expected = "Jane <<EMAIL>>, <PHONE> or <PHONE>, card <CARD>; v1.2."
-    assert mask_personal(text, KINDS, _REGIONS) == expected
-    assert mask_personal(text, ["email"], _REGIONS) == text.replace("jane@example.org", "<EMAIL>")
-    assert mask_personal(expected, KINDS, _REGIONS) == expected
+    assert mask_personal(text, KINDS, _REGIONS) == (expected, 4)
+    assert mask_personal(text, ["email"], _REGIONS) == (text.replace("jane@example.org", "<EMAIL>"), 1)
+    assert mask_personal(expected, KINDS, _REGIONS) == (expected, 0)
 
 
 def test_a_national_number_is_one_of_its_region_only() -> None:
