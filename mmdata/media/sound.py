@@ -158,7 +158,7 @@ class _Tally:
         # What is left over at the end of a block is left out, but for a sound that is shorter than a window.
         size = min(_FFT_SAMPLES, len(mono_T))
         cut_T = mono_T[: len(mono_T) // size * size].reshape(-1, size)
-        spectrum = np.fft.rfft(cut_T * np.blackman(size).astype(np.float32), _FFT_SAMPLES, axis=1)
+        spectrum = np.fft.rfft(cut_T * _window(size), _FFT_SAMPLES, axis=1)
         self.power_B = self.power_B + np.square(np.abs(spectrum)).sum(axis=0, dtype=np.float64)
 
     def _add_amplitudes(self, mono_T: Floats) -> None:
@@ -196,6 +196,13 @@ class _Tally:
         statistic = math.log(self.magnitude / self.heard) - self.log_magnitude / self.heard
         decibels = _WADA_FIRST_DB + _WADA_STEP_DB * np.arange(len(_WADA))
         return float(np.interp(statistic, _WADA, decibels))
+
+
+def _window(size: int) -> Floats:
+    """Harris, "On the use of windows" (1978), 4-term Blackman-Harris: what leaks elsewhere is 92 dB below."""
+    turns = 2 * np.pi * np.arange(size) / size
+    terms = (weight * np.cos(n * turns) for n, weight in enumerate((0.35875, -0.48829, 0.14128, -0.01168)))
+    return np.asarray(sum(terms), dtype=np.float32)
 
 
 def _in_runs(full_T: NDArray[np.bool_]) -> int:

@@ -6,10 +6,9 @@ import functools
 import html
 import re
 import unicodedata
-from collections.abc import Callable
 from typing import Any
 
-from mmdata.errors import MissingExtraError, SampleError
+from mmdata.errors import SampleError
 
 # C0 but for tab, line feed and carriage return, DEL, C1; marks that change the direction of what follows, and
 # characters without width: they are seen by nobody, and tokenizers see them. Joiners (U+200C, U+200D) make letters and
@@ -58,40 +57,16 @@ def detect_language(text: str) -> str | None:
 
     A guess for short texts: 6 or 7 of 7 short captions right when it was chosen.
     """
+    return guess_language(text)[0]
+
+
+def guess_language(text: str) -> tuple[str | None, float | None]:
+    """The same, and how sure it is, 0 to 1."""
     if not any(char.isalpha() for char in text):
-        return None
-    guesses = _detector()(text.replace("\n", " "), model="lite", k=1)
-    return str(guesses[0]["lang"]).split("-")[0]
-
-
-# A language and how sure that is, 0 to 1; (None, None) where there is nothing to judge.
-Guesser = Callable[[str], tuple[str | None, float | None]]
-
-
-def language_guesser(detector: str) -> Guesser:
-    """What tells languages: `fasttext` (lid.176, small model) or `lingua`. Raises MissingExtraError."""
-    guess = _by_lingua() if detector == "lingua" else _by_fasttext
-    return lambda text: guess(text) if any(char.isalpha() for char in text) else (None, None)
-
-
-def _by_fasttext(text: str) -> tuple[str | None, float | None]:
+        return None, None
     best = _detector()(text.replace("\n", " "), model="lite", k=1)[0]
     # Of float32 sums some are a little over 1.
     return str(best["lang"]).split("-")[0], min(1.0, float(best["score"]))
-
-
-def _by_lingua() -> Guesser:
-    try:
-        import lingua
-    except ImportError:
-        raise MissingExtraError("detector: lingua", "lingua-language-detector", "lingua") from None
-    detector = lingua.LanguageDetectorBuilder.from_all_languages().build()
-
-    def guess(text: str) -> tuple[str | None, float | None]:
-        best = max(detector.compute_language_confidence_values(text), key=lambda found: found.value, default=None)
-        return (best.language.iso_code_639_1.name.lower(), float(best.value)) if best else (None, None)
-
-    return guess
 
 
 @functools.cache

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from importlib.util import find_spec
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from pydantic import Field
 
-from mmdata.errors import MissingExtraError
-from mmdata.models.weights import Weights
 from mmdata.sample import Member, Modality
 from mmdata.spec import Names
 from mmdata.steps.base import Measure
@@ -27,9 +24,6 @@ class Wording(Measure):
     step: ClassVar[str] = "wording"
     modality: ClassVar[Modality] = "text"
     of: Names = Field(["caption"], min_length=1, description="text members to measure")
-    detector: Literal["fasttext", "lingua"] = Field(
-        "fasttext", description="what tells languages; lingua is slower, surer of short texts, and an extra"
-    )
     repeated_words: int = Field(
         3, ge=1, le=20, description="of the stretches that repetition looks for; Gopher's rules have 5 and more"
     )
@@ -41,23 +35,12 @@ class Wording(Measure):
         language = {"lang": "VARCHAR", "lang_confidence": "DOUBLE"}
         return {**language, **dict.fromkeys(shares, "DOUBLE"), **counts, "junk": "VARCHAR"}
 
-    def weights(self) -> Weights | None:
-        """None: they come with the detector. Raises MissingExtraError where that is not installed."""
-        if self.detector == "lingua" and find_spec("lingua") is None:
-            raise MissingExtraError("detector: lingua", "lingua-language-detector", "lingua")
-        return None
-
-    def load(self) -> Any:
-        """The detector of languages. Raises MissingExtraError."""
-        from mmdata.media.text import language_guesser
-
-        return language_guesser(self.detector)
-
-    def measure(self, tool: Any, member: Member) -> Mapping[str, Any]:
+    def measure(self, tool: Any, member: Member) -> Mapping[str, Any]:  # noqa: ARG002 - the library keeps it
         """Always works."""
+        from mmdata.media.text import guess_language
         from mmdata.media.wording import measure_wording
 
-        lang, confidence = tool(member.text)
+        lang, confidence = guess_language(member.text)
         return {
             "lang": lang,
             "lang_confidence": confidence,
