@@ -45,6 +45,22 @@ def jpeg(path: str, side_px: int = 32) -> bytes:
     return buffer.getvalue()
 
 
+class _Reader(asyncio.StreamReader):
+    """Tells at once that a client has hung up: its request is under way no more, whatever the server still meant."""
+
+    gone: Callable[[], None] | None = None
+
+    def feed_eof(self) -> None:
+        super().feed_eof()
+        if self.gone:
+            self.gone()
+
+    def set_exception(self, exc: Exception) -> None:
+        super().set_exception(exc)
+        if self.gone:
+            self.gone()
+
+
 class Site:
     """Serves until the block ends.
 
@@ -56,17 +72,21 @@ class Site:
         robots: the body of robots.txt; None: 404.
         extra: handlers of more paths.
         hold_s: every answer waits so long, so that requests overlap.
+        address: all of 127.0.0.0/8 is this machine: each address is a host of its own.
     """
 
-    def __init__(self, pages: int = 40, robots: str | None = None, hold_s: float = 0.0) -> None:
+    def __init__(
+        self, pages: int = 40, robots: str | None = None, hold_s: float = 0.0, address: str = "127.0.0.1"
+    ) -> None:
         self.pages = pages
         self.robots = robots
         self.hold_s = hold_s
+        self.address = address
         self.seen: Counter[str] = Counter()
         self.asked: dict[str, list[dict[str, str]]] = {}
         self.most_at_once = 0
         self.extra: dict[str, Handler] = {}
-        self._now = 0
+        self._now: set[_Reader] = set()
         self._ready = threading.Event()
 
     def __enter__(self) -> Self:
@@ -81,32 +101,44 @@ class Site:
 
     def url(self, path: str = "/") -> str:
         """The URL of a path."""
-        return f"http://127.0.0.1:{self.port}{path}"
+        return f"http://{self.address}:{self.port}{path}"
 
     @property
     def host(self) -> str:
         """For `allow_private`."""
-        return f"127.0.0.1:{self.port}"
+        return f"{self.address}:{self.port}"
 
     async def _serve(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        server = await asyncio.start_server(self._client, "127.0.0.1", 0, limit=_HEADER_LIMIT, backlog=1024)
+        server = await self._loop.create_server(self._protocol, self.address, 0, backlog=1024)
         self.port = server.sockets[0].getsockname()[1]
         self._ready.set()
         await self._stop.wait()
         server.close()
 
+    def _protocol(self) -> asyncio.StreamReaderProtocol:
+        reader = _Reader(limit=_HEADER_LIMIT, loop=self._loop)
+        return asyncio.StreamReaderProtocol(reader, self._client, loop=self._loop)
+
     async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        assert isinstance(reader, _Reader)
+        task = asyncio.current_task()
+
+        def gone() -> None:
+            self._now.discard(reader)
+            if task:
+                task.cancel()
+
+        reader.gone = gone
         with suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             while head := await reader.readuntil(b"\r\n\r\n"):
-                self._now += 1
-                self.most_at_once = max(self.most_at_once, self._now)
-                try:
-                    again = await self._answer(head.decode("latin-1"), writer)
-                finally:
-                    self._now -= 1
+                self._now.add(reader)
+                self.most_at_once = max(self.most_at_once, len(self._now))
+                again = await self._answer(head.decode("latin-1"), writer)
+                self._now.discard(reader)
                 if not again:
                     break
+        self._now.discard(reader)
         writer.close()
 
     async def _answer(self, head: str, writer: asyncio.StreamWriter) -> bool:

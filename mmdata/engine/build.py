@@ -22,10 +22,11 @@ from typing import Any, Final
 
 from mmdata import __version__
 from mmdata.engine import children, fit, measure, work
+from mmdata.engine.deaths import Arguments, despite_death
 from mmdata.engine.discover import discover
 from mmdata.engine.events import Reporter, StepProgress
 from mmdata.engine.fetch import fetch_part, unplanned_parts, wanted
-from mmdata.engine.pools import Pools, WorkerDiedError
+from mmdata.engine.pools import Pools
 from mmdata.engine.tasks import in_order
 from mmdata.errors import FatalError
 from mmdata.listing import Chunk
@@ -247,37 +248,8 @@ class _Run:
         done: work.Done = await self._despite_death(arguments, lambda: work.rows_of(known.base)[1])
         self._moved(step.label, done)
 
-    async def _despite_death(self, arguments: Callable[..., tuple[Any, ...]], names: Callable[[], list[str]]) -> Any:
-        """Run a piece of work; where a sample kills the process, find it among `names` and go on without it."""
-        poison: dict[str, str] = {}
-        run: Callable[..., Coroutine[Any, Any, Any]] = self.pools.work
-        while True:
-            try:
-                return await run(work.measured, *arguments(poison))
-            except WorkerDiedError as death:
-                run = self.pools.work_alone
-                poison[await self._killer(arguments, names(), poison)] = str(death)
-
-    async def _killer(self, arguments: Callable[..., tuple[Any, ...]], names: list[str], known: dict[str, str]) -> str:
-        """A sample that kills: halve the suspects, leaving one half out.
-
-        What was left out when a trial died stays out: another killer among it would make every trial die.
-        """
-        # A trial lacks good samples: it must never stand where the part will, not even until the next one.
-        trial = self.plan.output / "scratch" / "trial.parquet"
-        suspects = [name for name in names if name not in known]
-        out = dict(known)
-        while len(suspects) > 1:
-            left_out = suspects[: len(suspects) // 2]
-            try:
-                await self.pools.work_alone(*arguments({**out, **dict.fromkeys(left_out, "left out")}, trial))
-                suspects = left_out
-            except WorkerDiedError:
-                suspects = suspects[len(left_out) :]
-                out |= dict.fromkeys(left_out, "left out")
-        if not suspects:
-            raise FatalError("a worker keeps dying, over no sample in particular; is there enough memory?")
-        return suspects[0]
+    async def _despite_death(self, arguments: Arguments, names: Callable[[], list[str]]) -> Any:
+        return await despite_death(self.pools, arguments, names, self.plan.output / "scratch" / "trial.parquet")
 
     async def _align_all(self, fingerprint: str, base: Path, of: str | None = None) -> None:
         """Score a base part; `of` is the fingerprint of the parents' part, where it holds children."""

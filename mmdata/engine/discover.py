@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 from mmdata.engine import work
 from mmdata.engine.events import Reporter, StepProgress
@@ -11,7 +12,9 @@ from mmdata.engine.tasks import in_order
 from mmdata.listing import Looked
 from mmdata.net.fetcher import Fetcher
 from mmdata.plan import Plan
-from mmdata.steps.base import Crawled
+from mmdata.steps.base import Crawled, Place
+
+_MOST_DEATHS: Final = 3
 
 
 async def discover(plan: Plan, pools: Pools, reporter: Reporter) -> tuple[Plan, list[StepProgress]]:
@@ -53,10 +56,19 @@ async def _crawl(plan: Plan, source: Crawled, fetcher: Fetcher, reporter: Report
 async def _look(plan: Plan, one: Looked, pools: Pools, reporter: Reporter, steps: list[StepProgress]) -> None:
     source: Any = plan.pipeline.sources[one.source]
     out = plan.part("look", one.fingerprint)
-    try:
-        done = await pools.work(work.measured, work.look_into, source, one.place, out)
-    except WorkerDiedError as death:
-        # Not to be found out which of its inputs kills: nothing of it was read yet.
-        done = await pools.work(work.measured, work.give_up, one.place, str(death), out)
+    done = await _looked_into(source, one.place, pools, out)
     steps[-1].add(done)
     reporter.progress(steps)
+
+
+async def _looked_into(source: Any, place: Place, pools: Pools, out: Path) -> work.Done:
+    """Look; where the process dies, again: it may have been another's doing."""
+    arguments = (work.measured, work.look_into, source, place, out)
+    run = pools.work
+    for _ in range(_MOST_DEATHS):
+        try:
+            return await run(*arguments)  # type: ignore[no-any-return]
+        except WorkerDiedError as death:
+            run, why = pools.work_alone, str(death)
+    # Not to be found out which of its inputs kills: nothing of it was read yet.
+    return await pools.work(work.measured, work.give_up, place, why, out)  # type: ignore[no-any-return]
