@@ -30,6 +30,8 @@ Names = Annotated[
     BeforeValidator(lambda v: [v] if isinstance(v, str) else v, json_schema_input_type=str | list[str]),
 ]
 """A list of names, or one name alone."""
+Location = Annotated[str, BeforeValidator(lambda v: os.fspath(v) if isinstance(v, os.PathLike) else v)]
+"""A path of this machine, or a URL: `pathlib` would make one slash of two."""
 
 # A spec comes from strangers too: aliases can make a small file expand without end.
 _MAX_FILE_BYTES = 1 << 20
@@ -92,6 +94,9 @@ class FetchSpec(Frozen):
     max_redirects: int = Field(5, ge=0, le=20, description="each is checked like a URL of its own")
     robots: bool = Field(True, description="obey robots.txt, its crawl-delay included")
     opt_out: bool = Field(True, description="leave out what says noai, noimageai, noml or reserves its rights (TDM)")
+    tdmrep: bool = Field(
+        True, description="with opt_out, also obey what a host reserves in its /.well-known/tdmrep.json"
+    )
     allow_private: list[str] = Field(
         default=[], description="hosts, or host:port, that may have private addresses: an intranet's"
     )

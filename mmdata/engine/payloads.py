@@ -1,4 +1,4 @@
-"""Where payloads come from: the text of a table, a file, a piece of a file, or what was fetched."""
+"""Where payloads come from: the text of a table, a file here or elsewhere, a piece of one, or what was fetched."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from mmdata.errors import SampleError
 from mmdata.listing import on_the_web
 from mmdata.steps.base import Ref
 from mmdata.store.fetches import Fetched
+from mmdata.store.remote import is_remote, read_range
 
 
 class NotFetchedError(SampleError):
@@ -63,6 +64,8 @@ class Payloads:
 
 def _read(ref: Ref, max_bytes: int) -> bytes:
     offset, length = ref.span or (0, max_bytes + 1)
+    if is_remote(str(ref.url)):
+        return _checked(read_range(str(ref.url), offset, min(length, max_bytes + 1)), max_bytes)
     try:
         with Path(str(ref.url)).open("rb") as file:
             file.seek(offset)

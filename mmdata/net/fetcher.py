@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from mmdata import __version__
 from mmdata.net.address import check_literal, checked_url, host_of
@@ -18,7 +18,9 @@ from mmdata.net.body import CODINGS, read_body
 from mmdata.net.errors import FetchError, RobotsError
 from mmdata.net.failures import failure, refused
 from mmdata.net.limits import KEPT_S, ByteBudget, Hold, Host, Hosts
+from mmdata.net.reservations import Reservations
 from mmdata.net.resolver import public_resolver
+from mmdata.net.rights import RESERVED
 from mmdata.net.robots import MOST_BYTES, Robots
 from mmdata.spec import FetchSpec
 
@@ -43,6 +45,8 @@ class _Ask:
     redirects: int
     cut: bool = False
     conditional: bool = False
+    attempts: int = 1
+    reservations: Literal["obey", "note", "no"] = "no"
 
 
 class Fetcher:
@@ -54,6 +58,7 @@ class Fetcher:
         self._hosts = Hosts(settings.connections, settings.connections_per_host, settings.max_wait_s)
         self._budget = ByteBudget(int(settings.bytes_in_flight))
         self._robots = Robots(settings.user_agent, self._robots_txt)
+        self._reservations = Reservations(self._tdmrep_json)
         self._allowed = frozenset(host.lower() for host in settings.allow_private)
 
     async def __aenter__(self) -> Self:
@@ -82,6 +87,7 @@ class Fetcher:
     async def __aexit__(self, *error: object) -> None:
         """Close."""
         await self._robots.close()
+        await self._reservations.close()
         await self._session.close()
 
     @asynccontextmanager
@@ -101,23 +107,27 @@ class Fetcher:
             max_bytes: of the body, decoded.
             known: what an earlier answer gave: the answer may then be 304, without a body.
             accept: media types that are wanted.
-            opt_out: whether an opt-out in the headers is an error; default: as the settings say.
+            opt_out: whether an opt-out of the host or in the headers is an error; default: as the settings say. One
+                that is no error stands in the answer.
 
         Raises FetchError: `bad_url`, `private_address`, `dns_failed`, `connect_failed`, `tls_failed`, `timeout` (for
         `idle_s` no byte), `too_slow` (`timeout_s`), `too_large`, `truncated`, `bad_answer`, `http_404` and so on,
         `too_many_redirects`, `robots_denied`, `robots_unreachable`, `crawl_delay`, `opted_out`.
         """
         asked = known.headers if known else {}
+        obey = self.settings.opt_out if opt_out is None else opt_out
         ask = _Ask(
             max_bytes,
             {"Accept": accept, **asked},
             self.settings.robots,
             self.settings.max_redirects,
             conditional=bool(asked),
+            attempts=self.settings.attempts,
+            reservations=("obey" if obey else "note") if self.settings.opt_out and self.settings.tdmrep else "no",
         )
         began = time.monotonic()
         async with self._attempts(url, ask) as answer:
-            if answer.opt_out and (self.settings.opt_out if opt_out is None else opt_out):
+            if answer.opt_out and obey:
                 words = f"the headers of {answer.final_url} say {', '.join(answer.opt_out)}"
                 raise FetchError("opted_out", words, status=answer.status)
             yield replace(answer, wall_s=time.monotonic() - began)
@@ -127,8 +137,13 @@ class Fetcher:
         return await self._robots.sitemaps(checked_url(url))
 
     async def _robots_txt(self, url: str) -> bytes:
-        ask = _Ask(MOST_BYTES, {}, False, _ROBOTS_REDIRECTS, cut=True)
+        ask = _Ask(MOST_BYTES, {}, False, _ROBOTS_REDIRECTS, cut=True, attempts=self.settings.attempts)
         async with self._attempts(url, ask) as answer:
+            return answer.data
+
+    async def _tdmrep_json(self, url: str) -> bytes:
+        # Most hosts have none: it is asked for once, and not at all where robots.txt forbids it.
+        async with self._attempts(url, _Ask(MOST_BYTES, {}, self.settings.robots, _ROBOTS_REDIRECTS)) as answer:
             return answer.data
 
     @asynccontextmanager
@@ -144,12 +159,12 @@ class Fetcher:
                         kept.push(tried.pop_all())
                     break
                 except FetchError as error:
-                    await self._wait_or_give_up(error, attempt)
+                    await self._wait_or_give_up(error, attempt, ask.attempts)
                 attempt += 1
             yield replace(answer, attempts=attempt)
 
-    async def _wait_or_give_up(self, error: FetchError, attempt: int) -> None:
-        if not error.passing or isinstance(error, RobotsError) or attempt >= self.settings.attempts:
+    async def _wait_or_give_up(self, error: FetchError, attempt: int, most: int) -> None:
+        if not error.passing or isinstance(error, RobotsError) or attempt >= most:
             raise error
         wait_s = random.uniform(0, _BACKOFF_S * 2 ** (attempt - 1))
         if error.retry_after_s is not None:
@@ -161,16 +176,26 @@ class Fetcher:
     async def _follow(self, text: str, ask: _Ask, hold: Hold) -> Answer:
         """One attempt, over redirects: each is checked like a URL of its own."""
         url = checked_url(text)
+        reserved = False
         for _ in range(ask.redirects + 1):
             check_literal(url, self._allowed)
             with self._hosts.host(host_of(url)) as host:
                 if ask.robots:
                     await self._obey_robots(url, host)
+                if ask.reservations != "no":
+                    reserved = await self._is_reserved(url, ask) or reserved
                 found = await self._request(url, host, ask, hold)
             if isinstance(found, Answer):
-                return replace(found, url=text)
+                opt_out = {*found.opt_out, RESERVED} if reserved else found.opt_out
+                return replace(found, url=text, opt_out=tuple(sorted(opt_out)))
             url = checked_url(found, str(url))
         raise FetchError("too_many_redirects", f"more than {ask.redirects} redirects, the last to {url}")
+
+    async def _is_reserved(self, url: URL, ask: _Ask) -> bool:
+        reserved = await self._reservations.has(url)
+        if reserved and ask.reservations == "obey":
+            raise FetchError("opted_out", f"tdmrep.json of {url.raw_host} reserves its rights to {url.path}")
+        return reserved
 
     async def _obey_robots(self, url: URL, host: Host) -> None:
         pause_s = await self._robots.check(url)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 _OPT_OUTS = frozenset({"noai", "noimageai", "noml"})
 _ROBOTS = frozenset({"noindex", "nofollow", "none"})
-_TDM = "tdm-reservation"
+RESERVED = "tdm-reservation"
 # `otherbot: noindex` is for another; `unavailable_after: 25 Jun 2010 15:00:00 PST` is a directive with colons.
 _AGENT = re.compile(r"\s*([a-z][a-z0-9_.-]*|\*)\s*:(.*)", re.IGNORECASE | re.DOTALL)
 _WITH_VALUE = frozenset({"unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"})
@@ -41,8 +41,8 @@ def header_rights(headers: Iterable[tuple[str, str]], agent: str) -> Rights:
     for name, value in headers:
         if name.lower() == "x-robots-tag":
             found |= _header_directives(value, agent.lower())
-        elif name.lower() == _TDM and value.strip() == "1":
-            found.add(_TDM)
+        elif name.lower() == RESERVED and value.strip() == "1":
+            found.add(RESERVED)
     return _rights(found)
 
 
@@ -53,8 +53,8 @@ def meta_rights(pairs: Iterable[tuple[str, str]], agent: str) -> Rights:
         key = name.strip().lower()
         if key in {"robots", agent.lower()}:
             found |= {part.strip().lower() for part in re.split(r"[,;]", content)}
-        elif key == _TDM and content.strip() == "1":
-            found.add(_TDM)
+        elif key == RESERVED and content.strip() == "1":
+            found.add(RESERVED)
     return _rights(found)
 
 
@@ -76,4 +76,4 @@ def _rights(found: set[str]) -> Rights:
     robots = found & _ROBOTS
     if "none" in robots:
         robots = {"noindex", "nofollow"}
-    return Rights(tuple(sorted(found & (_OPT_OUTS | {_TDM}))), tuple(sorted(robots)))
+    return Rights(tuple(sorted(found & (_OPT_OUTS | {RESERVED}))), tuple(sorted(robots)))

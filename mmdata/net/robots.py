@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import re
-import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
 from mmdata.net.errors import FetchError, RobotsError
+from mmdata.net.origins import PerOrigin
 
 if TYPE_CHECKING:
     from yarl import URL
 
-# RFC 9309, sections 2.4 and 2.5: at most a day old, at least 500 KiB read.
-_GOOD_FOR_S: Final = 24 * 3600.0
-_FAILED_FOR_S: Final = 60.0
+# RFC 9309, section 2.5: at least 500 KiB read.
 MOST_BYTES: Final = 500 << 10
-# What is remembered: texts, since rules take some thirty times their memory.
-_ORIGINS: Final = 20_000
-_CHARACTERS: Final = 32 << 20
 _PARSED: Final = 32
 _AGENT_LINE: Final = re.compile(r"\s*user(?:-|\s*)agent\s*[:\s]\s*([^#]*)", re.IGNORECASE)
 _PRODUCT: Final = re.compile(r"[a-z0-9_.-]+", re.IGNORECASE)
@@ -31,25 +23,14 @@ _PRODUCT: Final = re.compile(r"[a-z0-9_.-]+", re.IGNORECASE)
 _SOMEBODY_ELSE: Final = "!"
 
 
-@dataclass
-class _Known:
-    """Of one origin: its text, None where it says nothing; until when that holds."""
-
-    text: asyncio.Task[str | None]
-    until: float = float("inf")
-    characters: int = 0
-
-
-class Robots:
-    """The rules of origins, the latest used of them kept."""
+class Robots(PerOrigin):
+    """The rules of origins."""
 
     def __init__(self, agent: str, fetch: Callable[[str], Awaitable[bytes]]) -> None:
         """`agent` is our product token; `fetch` gives the bytes of a robots.txt. Raises FetchError."""
+        super().__init__()
         self._agent = agent
         self._fetch = fetch
-        self._known: OrderedDict[str, _Known] = OrderedDict()
-        self._asking: set[asyncio.Task[str | None]] = set()
-        self._characters = 0
 
     async def check(self, url: URL) -> float:
         """Seconds between two requests that the origin wants, 0 where it says nothing.
@@ -68,45 +49,12 @@ class Robots:
         rules = await self._rules(url)
         return list(rules.sitemaps) if rules is not None else []
 
-    async def close(self) -> None:
-        """Nobody waits any more."""
-        for task in self._asking:
-            task.cancel()
-        await asyncio.gather(*self._asking, return_exceptions=True)
-
     async def _rules(self, url: URL) -> Any:
-        origin = str(url.origin())
-        known = self._known.get(origin)
-        if known is None or known.until < time.monotonic():
-            self._forget(origin)
-            known = self._known[origin] = self._ask(origin)
-        self._known.move_to_end(origin)
-        # A task of its own: who asks first may be cancelled while others wait.
-        text = await asyncio.shield(known.text)
+        text = await self._text(url)
         return None if text is None else _parsed(text)
 
-    def _ask(self, origin: str) -> _Known:
-        known = _Known(asyncio.create_task(self._read(f"{origin}/robots.txt")))
-        self._asking.add(known.text)
-        known.text.add_done_callback(lambda _: self._came(origin, known))
-        return known
-
-    def _came(self, origin: str, known: _Known) -> None:
-        self._asking.discard(known.text)
-        # Asking for the error here, as perhaps nobody is left who would.
-        failed = known.text.cancelled() or known.text.exception() is not None
-        known.until = time.monotonic() + (_FAILED_FOR_S if failed else _GOOD_FOR_S)
-        if self._known.get(origin) is known:
-            known.characters = 0 if failed else len(known.text.result() or "")
-            self._characters += known.characters
-        while len(self._known) > _ORIGINS or self._characters > _CHARACTERS:
-            self._forget(next(iter(self._known)))
-
-    def _forget(self, origin: str) -> None:
-        known = self._known.pop(origin, None)
-        self._characters -= known.characters if known else 0
-
-    async def _read(self, url: str) -> str | None:
+    async def _read(self, origin: str) -> str | None:
+        url = f"{origin}/robots.txt"
         try:
             data = await self._fetch(url)
         except FetchError as error:

@@ -11,6 +11,7 @@ import os
 import re
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
@@ -21,8 +22,9 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from mmdata.errors import PlanError
 from mmdata.sample import MODALITIES, Modality
-from mmdata.spec import Frozen, Names
+from mmdata.spec import Frozen, Location, Names
 from mmdata.steps.base import Declared, Input, Ref, Source
+from mmdata.store.remote import is_remote, walk
 
 _BY_EXTENSION: dict[str, Modality] = {
     **dict.fromkeys(["png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff", "svg"], "image"),
@@ -32,6 +34,7 @@ _BY_EXTENSION: dict[str, Modality] = {
     **dict.fromkeys(["wav", "ogg", "oga", "opus", "flac", "mp3", "m4a", "aac", "aiff"], "audio"),
 }
 _OUTSIDE = "link outside root"
+_NO_TEXT = "name is no text"
 _HOLE = re.compile(r"\{(\w*)\}")
 _PATTERNS = {"stem": r"(?P<stem>.+)", "lang": r"(?P<lang>[A-Za-z]{2,3}(?:[_@-][A-Za-z]+)?)"}
 
@@ -104,7 +107,7 @@ class Files(Source):
 
     step: ClassVar[str] = "files"
     name: str | None = Field(None, description="names the source in every sample_id; default: files")
-    root: Path = Field(description="the folder")
+    root: Location = Field(min_length=1, description="the folder, or its URL: s3://bucket/folder")
     files: Annotated[
         dict[str, MemberFiles],
         BeforeValidator(
@@ -142,29 +145,26 @@ class Files(Source):
 
     def inputs(self) -> Iterator[Input]:
         """Walk the folder; sort by stem in a database on disk, so that memory stays bounded."""
-        root = self.root.expanduser()
-        if not root.is_dir():
-            raise PlanError([f"files: the folder {root} is not there"])
-        with sqlite3.connect("") as listing:
+        root = self.root.rstrip("/") if is_remote(self.root) else str(Path(self.root).expanduser())
+        with closing(sqlite3.connect("")) as listing:
             listing.execute("CREATE TABLE files (stem TEXT, template INTEGER, lang TEXT, path TEXT, version TEXT)")
             listing.executemany("INSERT INTO files VALUES (?, ?, ?, ?, ?)", self._matches(root))
             rows = listing.execute("SELECT * FROM files ORDER BY stem, template, lang, path")
             slots = list(self._slots())
             for stem, group in groupby(rows, key=itemgetter(0)):
-                yield _input(str(root), stem, slots, {(row[1], row[2]): row[3:] for row in group})
+                yield _input(root, stem, slots, {(row[1], row[2]): row[3:] for row in group})
 
-    def _matches(self, root: Path) -> Iterator[tuple[str, int, str, str, str]]:
+    def _matches(self, root: str) -> Iterator[tuple[str, int, str, str, str]]:
         """(stem, number of the template, language, path, version) of every file that a template takes."""
         patterns = [(_regex(template), index) for index, template in self._by_literal_length()]
         wanted = {lang for files in self.files.values() for lang in files.langs}
-        real_root = os.path.realpath(root) + os.sep
-        for path, entry in _walk(root):
+        for path, version in walk("files", root) if is_remote(root) else _local(Path(root)):
             for pattern, index in patterns:
                 if match := pattern.fullmatch(path):
                     lang = match.groupdict().get("lang")
                     # A file in a language that nobody asked for is no sample of its own, nor is it anything else.
                     if lang is None or lang in wanted:
-                        yield match["stem"], index, lang or "", path, _version(entry, real_root)
+                        yield match["stem"], index, lang or "", path, version
                     break
 
     def _templates(self) -> list[str]:
@@ -214,9 +214,16 @@ def _input(root: str, stem: str, slots: list[_Slot], there: dict[tuple[int, str]
         if path is not None or slot.required:
             url = slot.missing(stem) if path is None else f"{root}/{path}"
             refs.append(Ref(slot.name, slot.modality, url, None, slot.lang, slot.line, slot.required, version))
-    outside = [ref.url for ref in refs if ref.version == _OUTSIDE]
-    problem = ("link_outside_root", f"{outside[0]} is a link that leads out of root") if outside else None
-    return Input(stem, tuple(refs), problem=problem)
+    return Input(stem, tuple(refs), problem=_problem(refs))
+
+
+def _problem(refs: list[Ref]) -> tuple[str, str] | None:
+    for ref in refs:
+        if ref.version == _OUTSIDE:
+            return "link_outside_root", f"{ref.url} is a link that leads out of root"
+        if ref.version == _NO_TEXT:
+            return "bad_name", f"the name of {ref.url} is not UTF-8"
+    return None
 
 
 def _named(name: str, lang: str) -> str:
@@ -226,6 +233,16 @@ def _named(name: str, lang: str) -> str:
 def _regex(template: str) -> re.Pattern[str]:
     parts = _HOLE.split(template)
     return re.compile("".join(_PATTERNS[part] if i % 2 else re.escape(part) for i, part in enumerate(parts)), re.DOTALL)
+
+
+def _local(root: Path) -> Iterator[tuple[str, str]]:
+    """Path below `root` and version of every file. Raises PlanError."""
+    if not root.is_dir():
+        raise PlanError([f"files: the folder {root} is not there"])
+    real_root = os.path.realpath(root) + os.sep
+    for path, entry in _walk(root):
+        shown = _printable(path)
+        yield shown, _version(entry, real_root) if shown == path else _NO_TEXT
 
 
 def _walk(root: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
@@ -241,7 +258,7 @@ def _walk(root: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
                 if entry.is_dir(follow_symlinks=False):
                     stack.append(f"{path}/")
                 elif entry.is_file():
-                    yield _printable(path), entry
+                    yield path, entry
 
 
 def _version(entry: os.DirEntry[str], real_root: str) -> str:
@@ -253,5 +270,10 @@ def _version(entry: os.DirEntry[str], real_root: str) -> str:
 
 
 def _printable(path: str) -> str:
-    """A name that is not UTF-8 is shown escaped; reading it fails, and so it ends in the ledger."""
-    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    """The name itself; one that is not UTF-8 is shown escaped, after what no name begins with."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        escaped = path.replace("\\", "\\\\").encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        return f"//{escaped}"
+    return path

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import sqlite3
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from contextlib import closing
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Literal
 
 from pydantic import ByteSize, Field, model_validator
 
 from mmdata.errors import SampleError
 from mmdata.sample import Modality
-from mmdata.steps.base import Declared, Discovered, Input, Keep, Ref
+from mmdata.steps.base import Declared, Discovered, Input, Keep, Place, Ref
 from mmdata.steps.sources.places import text_ref
+from mmdata.store.remote import opened
 
 if TYPE_CHECKING:
     from mmdata.crawl.records import Record
@@ -61,14 +62,16 @@ class Pages(Discovered):
         names = [*self.texts, "transcript"] if self.all_texts else ["transcript"] if "audio" in self.take else []
         return found | {name: Declared("text", False) for name in names}
 
-    def pairs(self, path: Path, keep: Keep, *, with_media: bool) -> Iterator[Input]:
+    def pairs(self, place: Place, keep: Keep, *, with_media: bool) -> Iterator[Input]:
         """All pairs of a WARC file; `with_media`: it may hold the media themselves."""
         from mmdata.crawl.records import Damage, records
 
-        inside = _Inside(path, keep, int(self.max_media_bytes)) if with_media else None
-        with path.open("rb") as file:
+        path = place.path
+        with opened(path) as file, closing(_Inside(file, keep, int(self.max_media_bytes))) as inside:
+            if with_media:
+                inside.look()
             for record in records(file):
-                name = f"{path.name} {record.offset}"
+                name = f"{place.key} {record.offset}"
                 if isinstance(record, Damage):
                     yield Input(name, (), {}, ("bad_record", f"{path} at byte {record.offset}: {record.message}"))
                     continue
@@ -77,7 +80,7 @@ class Pages(Discovered):
                 except SampleError as error:
                     yield Input(name, (), {}, (error.reason, f"{record.url} ({path}): {error}"))
 
-    def _of_page(self, record: Record, inside: _Inside | None) -> Iterator[Input]:
+    def _of_page(self, record: Record, inside: _Inside) -> Iterator[Input]:
         """Raises SampleError where the record cannot be read."""
         from mmdata.media.html import extract
         from mmdata.media.html_tree import Limits
@@ -95,7 +98,7 @@ class Pages(Discovered):
             if media.kind in self.take:
                 yield self._input(media, {k: v for k, v in about.items() if v}, rights.opt_out, inside)
 
-    def _input(self, media: Any, about: dict[str, str], opt_out: tuple[str, ...], inside: _Inside | None) -> Input:
+    def _input(self, media: Any, about: dict[str, str], opt_out: tuple[str, ...], inside: _Inside) -> Input:
         texts = {**media.texts, **({"transcript": media.transcript} if media.transcript else {})}
         kind = next((kind for kind in self.texts if texts.get(kind)), None)
         caption = texts[kind] if kind else None
@@ -120,8 +123,8 @@ class Pages(Discovered):
         problem = ("opted_out", f"its page says {', '.join(says)}") if says and self.obey_opt_out else None
         return Input(key, tuple(refs), attributes, problem)
 
-    def _media_ref(self, media: Any, inside: _Inside | None) -> Ref:
-        place = inside.place(media.url) if inside else None
+    def _media_ref(self, media: Any, inside: _Inside) -> Ref:
+        place = inside.place(media.url)
         modality = _modality(media.kind)
         if place is None:
             return Ref(media.kind, modality, media.url, version=_of(media.url))
@@ -129,39 +132,62 @@ class Pages(Discovered):
         return Ref(media.kind, modality, path, version=digest, span=span)
 
 
-@dataclass
 class _Inside:
-    """Media that a recording holds: an index of where, and what was taken out of it."""
+    """Media that a recording holds: an index of where, on disk, and of what was taken out of it."""
 
-    path: Path
-    keep: Keep
-    max_bytes: int
-    _kept: dict[str, tuple[str, tuple[int, int], str]] = field(default_factory=dict)
+    def __init__(self, file: BinaryIO, keep: Keep, max_bytes: int) -> None:
+        self._file = file
+        self._keep = keep
+        self._max_bytes = max_bytes
+        self._index = sqlite3.connect("")
+        self._index.execute(
+            "CREATE TABLE media (url TEXT PRIMARY KEY, at INTEGER, path TEXT, first INTEGER, size INTEGER, digest TEXT)"
+        )
 
-    def __post_init__(self) -> None:
+    def close(self) -> None:
+        """Remove the index."""
+        self._index.close()
+
+    def look(self) -> None:
+        """Find all; of several records of a URL the last counts."""
         from mmdata.crawl.records import Record, records
 
-        with self.path.open("rb") as file:
-            self._offsets = {
-                one.url: one.offset
-                for one in records(file)
-                if isinstance(one, Record) and one.leads and one.is_whole and _is_media(one)
-            }
+        found = (
+            (one.url, one.offset)
+            for one in records(self._file)
+            if isinstance(one, Record) and one.leads and one.is_whole and _is_media(one)
+        )
+        self._index.executemany("INSERT OR REPLACE INTO media (url, at) VALUES (?, ?)", found)
 
     def place(self, url: str) -> tuple[str, tuple[int, int], str] | None:
         """Where the payload of a URL is now, and its digest; None where the recording has none."""
+        row = self._index.execute("SELECT * FROM media WHERE url = ?", (url,)).fetchone()
+        if row is None:
+            return None
+        _, at, path, first, size, digest = row
+        if path is not None:
+            return path, (first, size), digest
+        data = self._read(at)
+        if not data:
+            self._index.execute("DELETE FROM media WHERE url = ?", (url,))
+            return None
+        path, span = self._keep(data)
+        kept = (path, *span, hashlib.sha256(data).hexdigest()[:16])
+        self._index.execute("UPDATE media SET path = ?, first = ?, size = ?, digest = ? WHERE url = ?", (*kept, url))
+        return path, span, kept[-1]
+
+    def _read(self, at: int) -> bytes:
         from mmdata.crawl.records import record_at
 
-        if url in self._offsets and url not in self._kept:
-            with self.path.open("rb") as file:
-                record = record_at(file, self._offsets.pop(url))
-                try:
-                    data = record.body(self.max_bytes) if record else b""
-                except SampleError:
-                    return None
-            if data:
-                self._kept[url] = (*self.keep(data), hashlib.sha256(data).hexdigest()[:16])
-        return self._kept.get(url)
+        # Somebody is reading the pages of the same file.
+        before = self._file.tell()
+        try:
+            record = record_at(self._file, at)
+            return record.body(self._max_bytes) if record else b""
+        except SampleError:
+            return b""
+        finally:
+            self._file.seek(before)
 
 
 def _is_media(record: Record) -> bool:

@@ -11,32 +11,44 @@ from typing import Final
 
 from mmdata.errors import PlanError
 from mmdata.steps.base import Place, Ref
+from mmdata.store.remote import find, is_remote, version
 
 _RANGE: Final = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _MOST_OF_A_RANGE: Final = 1_000_000
 
 
-def file_places(step: str, patterns: Sequence[str]) -> Iterator[Place]:
-    """Files of names, patterns and ranges, sorted by name: a file is known by it, wherever it lies.
+def file_places(step: str, patterns: Sequence[str], *, remote: bool = True) -> Iterator[Place]:
+    """Files of names, patterns, ranges and URLs, sorted by name: a file is known by it, wherever it lies.
 
-    Raises PlanError where one is not there, or two have one name.
+    Raises PlanError where one is not there, or two have one name, or one lies elsewhere and `remote` is not possible.
     """
-    found: dict[str, Path] = {}
+    found: dict[str, str] = {}
     for pattern in (one for text in patterns for one in _ranged(step, text)):
-        paths = sorted(glob.glob(str(Path(pattern).expanduser()), recursive=True))
+        paths = _found(step, pattern, remote=remote)
         if not paths:
             raise PlanError([f"{step}: there is no file {pattern}"])
-        for path in map(Path, paths):
-            if found.setdefault(path.name, path) != path:
-                raise PlanError([f"{step}: two files are called {path.name}: {found[path.name]} and {path}"])
+        for path in paths:
+            name = path.rpartition("/")[2]
+            if found.setdefault(name, path) != path:
+                raise PlanError([f"{step}: two files are called {name}: {found[name]} and {path}"])
     for _, path in sorted(found.items()):
         yield file_place(path)
 
 
-def file_place(path: Path) -> Place:
-    """A file as a place; its version is its size and the time it was written."""
-    stat = path.stat()
-    return Place(path.name, str(path), f"{stat.st_size}-{stat.st_mtime_ns}")
+def _found(step: str, pattern: str, *, remote: bool) -> list[str]:
+    if not is_remote(pattern):
+        return sorted(glob.glob(str(Path(pattern).expanduser()), recursive=True))
+    if not remote:
+        raise PlanError([f"{step}: {pattern}: only files of this machine are read; copy it first"])
+    return find(step, pattern)
+
+
+def file_place(path: str) -> Place:
+    """A file as a place; its version is its size and the time it was written, or what a store calls it."""
+    if is_remote(path):
+        return Place(path.rpartition("/")[2], path, version(path))
+    stat = Path(path).stat()
+    return Place(Path(path).name, path, f"{stat.st_size}-{stat.st_mtime_ns}")
 
 
 def text_ref(name: str, text: str | None, where: str, *, required: bool, lang: str | None = None) -> Ref:

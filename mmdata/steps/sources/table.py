@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
@@ -14,20 +16,14 @@ from pydantic import Field, model_validator
 
 from mmdata.errors import PlanError
 from mmdata.sample import Modality
-from mmdata.spec import Frozen, Names, nearest
+from mmdata.spec import Frozen, Location, Names, nearest
 from mmdata.steps.base import Declared, Input, Ref, Source
 from mmdata.steps.sources.files import modality_of
+from mmdata.steps.sources.rows import READERS, Rows
 from mmdata.store import sql
+from mmdata.store.remote import Versions, is_remote
 
-_READERS = {
-    ".csv": "read_csv({}, all_varchar=true, header=true, union_by_name=true)",
-    ".tsv": "read_csv({}, all_varchar=true, header=true, delim='\t', union_by_name=true)",
-    ".jsonl": "read_json({}, format='newline_delimited', union_by_name=true)",
-    ".ndjson": "read_json({}, format='newline_delimited', union_by_name=true)",
-    ".parquet": "read_parquet({}, union_by_name=true)",
-}
-_FETCH_ROWS = 1000
-_SORT_MEMORY = "2GB"
+_BAD_ROW = re.compile(r"row \d+ of .*")
 
 
 class MemberColumn(Frozen):
@@ -62,9 +58,11 @@ class Table(Source):
     name: str | None = Field(None, description="names the source in every sample_id; default: table")
     file: Names = Field(
         min_length=1,
-        description="the table: a file, a pattern (part-*.parquet), or several; extensions tell the format",
+        description="the table: a file, a pattern (part-*.parquet), a URL, or several; extensions tell the format",
     )
-    root: Path | None = Field(None, description="folder that paths are relative to; default: the first file's own")
+    root: Location | None = Field(
+        None, description="folder, or its URL, that paths are relative to; default: the first file's own"
+    )
     key: str | None = Field(None, description="column whose value names the row; default: the first member's column")
     columns: dict[str, MemberColumn] = Field(
         alias="members", min_length=1, description="by name: `speech: {path: file}`, `caption: {text: caption}`"
@@ -73,9 +71,9 @@ class Table(Source):
     @model_validator(mode="after")
     def _readable(self) -> Table:
         suffixes = {Path(file).suffix for file in self.file}
-        if len(suffixes) > 1 or not suffixes <= _READERS.keys():
+        if len(suffixes) > 1 or not suffixes <= READERS.keys():
             raise ValueError(
-                f"cannot tell the format of {self._called}; known: {', '.join(_READERS)}, one for all files"
+                f"cannot tell the format of {self._called}; known: {', '.join(READERS)}, one for all files"
             )
         for name, member in self.columns.items():
             if not (member.text or member.values) and modality_of(name, member.modality) is None:
@@ -103,55 +101,50 @@ class Table(Source):
         return {name: Declared(_kind(name, m), m.required, m.lang) for name, m in self.columns.items()}
 
     def inputs(self) -> Iterator[Input]:
-        """Rows in the order of their keys; a key that stands twice is a failed input of its own."""
-        with TemporaryDirectory() as scratch:
-            # A table larger than memory is sorted on the disk.
-            connection = sql.connect(temp_directory=scratch, memory_limit=_SORT_MEMORY)
-            yield from self._read(connection)
-            connection.close()
+        """Rows in the order of their keys; a key that stands twice, and a bad row, are failed inputs of their own."""
+        with TemporaryDirectory() as scratch, closing(Rows(self.file, self._wanted(), Path(scratch))) as rows:
+            self._check(rows.names)
+            yield from self._read(rows)
 
-    def _read(self, connection: Any) -> Iterator[Input]:
-        names = self._names(connection)
-        key = sql.identifier(self.key or next(iter(self.columns.values())).column)
+    def _read(self, rows: Rows) -> Iterator[Input]:
+        key = self.key or next(iter(self.columns.values())).column
         # Keys in order: a key comes before those that it begins, as `_Repeats` needs it.
-        order = f"{key} NULLS FIRST, {', '.join(map(sql.identifier, names))}"
-        repeats = _Repeats()
-        for values in self._rows(connection, f"SELECT * FROM {self._reader()} ORDER BY {order}"):
-            row = {name: _as_text(value) for name, value in zip(names, values, strict=True)}
-            yield repeats.told_apart(self._input(row))
+        order = f"{sql.identifier(key)} NULLS FIRST, {', '.join(map(sql.identifier, rows.names))}"
+        repeats, versions = _Repeats(), self._versions()
+        like_bad: set[str] = set()
+        for values in rows.sorted_by(order):
+            row = {name: _as_text(value) for name, value in zip(rows.names, values, strict=True)}
+            found = repeats.told_apart(self._input(row, versions))
+            if _BAD_ROW.fullmatch(found.key):
+                like_bad.add(found.key)
+            yield found
+        for bad in rows.bad():
+            name = f"row {bad.number} of {bad.file}"
+            while name in like_bad:
+                name += "'"
+            like_bad.add(name)
+            yield Input(name, (), {}, ("bad_row", f"row {bad.number} of {bad.file}: {bad.message}"))
 
-    def _rows(self, connection: Any, query: str) -> Iterator[tuple[Any, ...]]:
-        try:
-            rows = connection.execute(query)
-            while block := rows.fetchmany(_FETCH_ROWS):
-                yield from block
-        except sql.Error as error:
-            raise self._unreadable(error) from None
+    def _wanted(self) -> list[str]:
+        return [member.column for member in self.columns.values()] + ([self.key] if self.key else [])
 
-    def _unreadable(self, error: Exception) -> PlanError:
-        return PlanError([f"table {self._called}: cannot be read: {str(error).splitlines()[0]}"])
-
-    def _reader(self) -> str:
-        files = ", ".join(sql.quoted(str(Path(file).expanduser())) for file in self.file)
-        return _READERS[Path(self.file[0]).suffix].format(f"[{files}]")
-
-    def _names(self, connection: Any) -> list[str]:
-        try:
-            names = [row[0] for row in connection.execute(f"DESCRIBE SELECT * FROM {self._reader()}").fetchall()]
-        except sql.Error as error:
-            raise self._unreadable(error) from None
-        wanted = [member.column for member in self.columns.values()] + ([self.key] if self.key else [])
-        missing = [f"table {self._called}: no column '{n}'{nearest(n, names)}" for n in wanted if n not in names]
+    def _check(self, names: list[str]) -> None:
+        missing = [
+            f"table {self._called}: no column '{n}'{nearest(n, names)}" for n in self._wanted() if n not in names
+        ]
         if missing:
             raise PlanError(missing)
-        return names
 
-    def _input(self, row: dict[str, str | None]) -> Input:
+    def _versions(self) -> Versions | None:
+        """Of files below a root that lies elsewhere."""
+        return Versions(self._folder()) if is_remote(self._folder()) else None
+
+    def _input(self, row: dict[str, str | None], versions: Versions | None) -> Input:
         used = {member.column for member in self.columns.values()}
         key = row[self.key or next(iter(self.columns.values())).column]
         attributes = {name: value for name, value in row.items() if name not in used and value is not None}
         problem = ("no_key", f"the row has no key: {row}") if key is None else None
-        refs = [self._ref(name, member, row[member.column]) for name, member in self.columns.items()]
+        refs = [self._ref(name, member, row[member.column], versions) for name, member in self.columns.items()]
         strange = [str(ref.url) for ref in refs if ref.version == _NO_URL]
         if strange:
             problem = ("bad_url", f"'{strange[0]}' is no http or https URL")
@@ -160,7 +153,7 @@ class Table(Source):
             problem = ("path_outside_root", f"{outside[0]} leads out of root: {self._folder()}")
         return Input(key or "", tuple(refs), attributes, problem)
 
-    def _ref(self, name: str, member: MemberColumn, value: str | None) -> Ref:
+    def _ref(self, name: str, member: MemberColumn, value: str | None, versions: Versions | None) -> Ref:
         modality = _kind(name, member)
         if member.url and value is not None:
             return _fetched(name, modality, member, value.strip())
@@ -168,11 +161,13 @@ class Table(Source):
             version = None if value is None else hashlib.sha256(value.encode()).hexdigest()[:16]
             url = None if value is not None else f"column {member.column}"
             return Ref(name, modality, url, value, member.lang, required=member.required, version=version)
-        path, version = _located(self._folder(), value)
+        folder = self._folder()
+        path, version = _elsewhere(folder, value, versions) if versions else _located(Path(folder), value)
         return Ref(name, modality, path, None, member.lang, required=member.required, version=version)
 
-    def _folder(self) -> Path:
-        return (self.root or Path(self.file[0]).parent).expanduser()
+    def _folder(self) -> str:
+        folder = self.root or (self.file[0].rpartition("/")[0] or ".")
+        return folder.rstrip("/") if is_remote(folder) else str(Path(folder).expanduser())
 
 
 def _fetched(name: str, modality: Modality, member: MemberColumn, url: str) -> Ref:
@@ -200,6 +195,13 @@ def _located(root: Path, value: str) -> tuple[str, str | None]:
     except OSError:
         return path, None
     return path, f"{stat.st_size}-{stat.st_mtime_ns}"
+
+
+def _elsewhere(root: str, value: str, versions: Versions) -> tuple[str, str | None]:
+    """The same of a root that is a URL."""
+    if is_remote(value) or value.startswith("/") or ".." in value.split("/"):
+        return value, _OUTSIDE
+    return f"{root}/{value}", versions.of(value)
 
 
 class _Repeats:

@@ -74,7 +74,7 @@ class Video(Discovered):
         """The files; subtitles beside them are part of their version. Raises PlanError."""
         if self.cut == "scenes":
             _scene_detector(PlanError)
-        for place in file_places("video", self.files):
+        for place in file_places("video", self.files, remote=False):
             beside = _sidecar(Path(place.path))
             stat = beside.stat() if beside else None
             yield Place(place.key, place.path, f"{place.version} {stat and (stat.st_size, stat.st_mtime_ns)}")

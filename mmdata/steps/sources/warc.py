@@ -19,7 +19,9 @@ class Warc(Pages):
 
     step: ClassVar[str] = "warc"
     name: str | None = Field(None, description="names the source in every sample_id; default: warc")
-    files: Names = Field(min_length=1, description="WARC files, or patterns: crawl/*.warc.gz")
+    files: Names = Field(
+        min_length=1, description="WARC files, patterns (crawl/*.warc.gz) or URLs (s3://bucket/crawl/*.warc.gz)"
+    )
 
     def identity(self) -> dict[str, Any]:
         """Where the files lie does not matter."""
@@ -33,4 +35,4 @@ class Warc(Pages):
 
     def look(self, place: Place, keep: Keep) -> Iterator[Input]:
         """All pairs of one file."""
-        return self.pairs(Path(place.path), keep, with_media=True)
+        return self.pairs(place, keep, with_media=True)

@@ -67,8 +67,8 @@ class Web(Pages, Crawled):
 
     def places(self, crawled: Path) -> Iterator[Place]:
         """The recordings."""
-        return map(file_place, sorted(crawled.glob("pages-*.warc.gz")))
+        return map(file_place, sorted(map(str, crawled.glob("pages-*.warc.gz"))))
 
     def look(self, place: Place, keep: Keep) -> Iterator[Input]:
         """All pairs of one recording."""
-        return self.pairs(Path(place.path), keep, with_media=False)
+        return self.pairs(place, keep, with_media=False)

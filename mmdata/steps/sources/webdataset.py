@@ -16,6 +16,7 @@ from mmdata.spec import Frozen, Names
 from mmdata.steps.base import Declared, Discovered, Input, Keep, Place, Ref
 from mmdata.steps.sources.files import modality_of, modality_of_extension
 from mmdata.steps.sources.places import file_places, text_ref
+from mmdata.store.remote import is_remote, opened
 
 _MOST_JSON: Final = 1 << 20
 _MOST_ATTRIBUTES: Final = 200
@@ -52,7 +53,9 @@ class WebDataset(Discovered):
 
     step: ClassVar[str] = "webdataset"
     name: str | None = Field(None, description="names the source in every sample_id; default: webdataset")
-    files: Names = Field(min_length=1, description="tar files, patterns (*.tar) or ranges ({000000..000099}.tar)")
+    files: Names = Field(
+        min_length=1, description="tar files, patterns (*.tar), ranges ({000000..000099}.tar) or URLs of such"
+    )
     parts: Annotated[
         dict[str, TarMember],
         BeforeValidator(
@@ -84,24 +87,26 @@ class WebDataset(Discovered):
         return file_places("webdataset", self.files)
 
     def look(self, place: Place, keep: Keep) -> Iterator[Input]:
-        """The samples of one tar; one that is packed as a whole is copied."""
-        path = Path(place.path)
-        packed = path.suffix != ".tar"
-        try:
-            opened = tarfile.open(path, "r:*" if packed else "r:", errorlevel=0)  # noqa: SIM115 - below
-        except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-            raise SampleError("broken_tar", f"no tar that can be read: {error}") from None
-        with opened as tar:
-            yield from _Reader(self, tar, path, keep if packed else None).samples()
+        """The samples of one tar; what is packed as a whole, or lies elsewhere, is copied."""
+        plain = place.key.endswith(".tar")
+        with opened(place.path) as file:
+            try:
+                tar = tarfile.open(fileobj=file, mode="r:" if plain else "r:*", errorlevel=0)  # noqa: SIM115 - below
+            except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+                raise SampleError("broken_tar", f"no tar that can be read: {error}") from None
+            with tar:
+                in_place = plain and not is_remote(place.path)
+                yield from _Reader(self, tar, place, None if in_place else keep).samples()
 
 
 class _Reader:
     """One tar: its samples, one after the other."""
 
-    def __init__(self, source: WebDataset, tar: tarfile.TarFile, path: Path, keep: Keep | None) -> None:
+    def __init__(self, source: WebDataset, tar: tarfile.TarFile, place: Place, keep: Keep | None) -> None:
         self.source = source
         self.tar = tar
-        self.path = path
+        self.path = place.path
+        self.name = place.key
         self.keep = keep
         self.seen: set[str] = set()
 
@@ -111,7 +116,7 @@ class _Reader:
         for number, (info, problem) in enumerate(_entries(self.tar)):
             if problem:
                 reason, detail = problem
-                yield Input(f"{self.path.name}/#{number}", (), {}, (reason, f"{self.path}: {detail}"))
+                yield Input(f"{self.name}/#{number}", (), {}, (reason, f"{self.path}: {detail}"))
                 continue
             base, extension = _split(info.name)
             if base != key:
@@ -127,7 +132,7 @@ class _Reader:
         name, problem = key, None
         if key in self.seen:
             name = f"{key}#{next(iter(files.values())).offset}"
-            problem = ("duplicate_key", f"{self.path.name} has '{key}' more than once")
+            problem = ("duplicate_key", f"{self.name} has '{key}' more than once")
         self.seen.add(key)
         about = self._json(files.get("json"))
         parts = self.source.parts
@@ -138,7 +143,7 @@ class _Reader:
             for column, value in list(about.items())[:_MOST_ATTRIBUTES]
             if column not in used and isinstance(value, str | int | float | bool)
         }
-        yield Input(f"{self.path.name}/{name}", tuple(refs), attributes, problem)
+        yield Input(f"{self.name}/{name}", tuple(refs), attributes, problem)
 
     def _ref(self, name: str, part: TarMember, files: Mapping[str, tarfile.TarInfo], about: Mapping[str, Any]) -> Ref:
         if part.from_json:
@@ -147,7 +152,7 @@ class _Reader:
         kind = _kind(name, part) or "tensor"
         info = next((files[ext.lower()] for ext in part.ext if ext.lower() in files), None)
         if info is None:
-            missing = f"{self.path.name}: .{' or .'.join(part.ext)}"
+            missing = f"{self.name}: .{' or .'.join(part.ext)}"
             return Ref(name, kind, missing, None, part.lang, required=part.required)
         url, span = self._place(info)
         version = f"{span[0]}-{span[1]}-{info.chksum}"
@@ -155,7 +160,7 @@ class _Reader:
 
     def _place(self, info: tarfile.TarInfo) -> tuple[str, tuple[int, int]]:
         if self.keep is None:
-            return str(self.path), (info.offset_data, info.size)
+            return self.path, (info.offset_data, info.size)
         source = self.tar.extractfile(info)
         return self.keep(source.read() if source else b"")
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from mmdata.net import origins as origins_module
 from mmdata.net import robots
 from mmdata.net.address import checked_url
 from mmdata.net.errors import FetchError, RobotsError
@@ -159,7 +160,7 @@ def test_a_host_that_is_not_to_be_had_says_so_and_is_not_asked_by_every_url():
 
 
 def test_a_failure_is_soon_asked_about_again(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(robots, "_FAILED_FOR_S", -1.0)
+    monkeypatch.setattr(origins_module, "_FAILED_FOR_S", -1.0)
     server = Server(FetchError("http_500", "no", status=500))
 
     async def work(rules: Robots) -> list[Any]:
@@ -171,7 +172,7 @@ def test_a_failure_is_soon_asked_about_again(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_rules_are_asked_for_again_when_they_are_old(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(robots, "_GOOD_FOR_S", -1.0)
+    monkeypatch.setattr(origins_module, "_GOOD_FOR_S", -1.0)
     server = Server()
 
     async def work(rules: Robots) -> None:
@@ -186,7 +187,7 @@ def test_rules_are_asked_for_again_when_they_are_old(monkeypatch: pytest.MonkeyP
 def test_what_is_remembered_is_bounded_in_origins_and_in_characters(monkeypatch: pytest.MonkeyPatch):
     text = "User-agent: *\nDisallow: /y\n"
     for name, value in (("_ORIGINS", 10), ("_CHARACTERS", 10 * len(text))):
-        monkeypatch.setattr(robots, name, value)
+        monkeypatch.setattr(origins_module, name, value)
         server = Server(text)
 
         async def work(rules: Robots, server: Server = server) -> tuple[int, int]:
@@ -203,7 +204,7 @@ def test_what_is_remembered_is_bounded_in_origins_and_in_characters(monkeypatch:
 
 
 def test_an_origin_that_is_forgotten_while_it_is_asked_still_answers(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(robots, "_ORIGINS", 3)
+    monkeypatch.setattr(origins_module, "_ORIGINS", 3)
     server = Server("User-agent: *\nDisallow: /")
 
     async def work(rules: Robots) -> Any:

@@ -150,17 +150,20 @@ def test_a_link_that_leads_nowhere_is_no_file(tmp_path: Path) -> None:
     assert [i.key for i in source(tmp_path, image="{stem}.png").inputs()] == ["a"]
 
 
-def test_a_name_that_is_not_utf8_is_an_input_that_cannot_be_read(tmp_path: Path) -> None:
+def test_names_that_are_not_utf8_are_inputs_that_have_failed_each_for_itself(tmp_path: Path) -> None:
+    # The second is what the first looks like escaped, the fourth what the third does.
+    names = [b"caf\xe9.png", b"caf\\xe9.png", b"\\x\xe9.png", b"\\\\x\\xe9.png"]
     try:
-        (tmp_path / os.fsdecode(b"caf\xe9.png")).write_bytes(b"x")
+        for name in names:
+            (tmp_path / os.fsdecode(name)).write_bytes(b"x")
     except OSError:
         pytest.skip("this file system takes only UTF-8 names")
-    (found,) = source(tmp_path, image="{stem}.png").inputs()
-    assert found.key == "caf\\xe9"
-    assert sample_id("files", found.key)
-    with pytest.raises(SampleError) as caught:
-        Payloads([]).of(found.refs[0], 10)
-    assert caught.value.reason == "unreadable"
+    found = {one.key: one.problem for one in source(tmp_path, image="{stem}.png").inputs()}
+    bad = ("bad_name", f"the name of {tmp_path}///caf\\xe9.png is not UTF-8")
+    assert found.pop("//caf\\xe9") == bad
+    assert found.pop("//\\\\x\\xe9", (None,))[0] == "bad_name"  # type: ignore[index]
+    assert found == {"caf\\xe9": None, "\\\\x\\xe9": None}
+    assert all(sample_id("files", key) for key in found)
 
 
 def test_names_with_signs_that_patterns_know_are_taken_literally(tmp_path: Path) -> None:

@@ -193,3 +193,48 @@ def test_a_quote_in_the_name_of_the_table_is_no_sql(media: Path) -> None:
 def test_where_the_table_lies_is_no_part_of_the_identity(tmp_path: Path) -> None:
     assert table(tmp_path / "a.csv").identity() == table(tmp_path / "b/c.parquet", root=tmp_path).identity()
     assert table(tmp_path / "a.csv").identity() != table(tmp_path / "a.csv", key="id").identity()
+
+
+GOOD = "file,said,voice\na.wav,one,anna\n"
+
+
+@pytest.mark.parametrize("far", [False, True])
+def test_a_row_that_cannot_be_parsed_costs_itself(media: Path, far: bool) -> None:
+    # Beyond what DuckDB samples to guess the format, and within.
+    many = "".join(f"n{n}.wav,said,x\n" for n in range(30_000 if far else 0))
+    bad = "b.wav,too,many,columns\nshort\n"
+    (media / "t.csv").write_text(f'{GOOD}{many}{bad}x/c.wav,"a ""quoted"" word",x\n')
+    found = list(table(media / "t.csv").inputs())
+    problems = {one.key: one.problem for one in found if one.problem and one.problem[0] == "bad_row"}
+    first = 3 + (30_000 if far else 0)
+    assert list(problems) == [f"row {first} of t.csv", f"row {first + 1} of t.csv"]
+    assert problems[f"row {first} of t.csv"] == (
+        "bad_row",
+        f"row {first} of t.csv: Expected Number of Columns: 3 Found: 4 in: b.wav,too,many,columns",
+    )
+    good = {one.key: one for one in found if one.key not in problems}
+    assert len(good) == first - 1
+    assert good["x/c.wav"].refs[1].text == 'a "quoted" word'
+    assert good["a.wav"].attributes == {"voice": "anna"}
+
+
+def test_bad_rows_of_several_files_are_told_by_file_and_columns_by_name(media: Path) -> None:
+    (media / "1.csv").write_text(f"{GOOD}bad\n")
+    (media / "2.csv").write_text("said;file\nzwei;b.wav\nx;y;z\n")
+    source = table(media / "1.csv", file=[str(media / "1.csv"), str(media / "2.csv")])
+    found = {one.key: one for one in source.inputs()}
+    assert set(found) == {"a.wav", "b.wav", "row 3 of 1.csv", "row 3 of 2.csv"}
+    assert found["b.wav"].refs[1].text == "zwei"
+
+
+def test_a_row_that_is_called_like_a_bad_one_stays_itself(media: Path) -> None:
+    (media / "t.csv").write_text(f"{GOOD}row 4 of t.csv,two,x\nbad\n")
+    keys = [one.key for one in table(media / "t.csv").inputs()]
+    assert sorted(keys) == ["a.wav", "row 4 of t.csv", "row 4 of t.csv'"]
+
+
+def test_bytes_that_are_no_text_cost_their_row(media: Path) -> None:
+    (media / "t.csv").write_bytes(GOOD.encode() + b"b.wav,caf\xe9,x\nx/c.wav,two,x\n")
+    found = {one.key: one.problem for one in table(media / "t.csv").inputs()}
+    assert {key for key, problem in found.items() if problem} == {"row 3 of t.csv"}
+    assert set(found) == {"a.wav", "x/c.wav", "row 3 of t.csv"}

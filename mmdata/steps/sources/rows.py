@@ -1,0 +1,161 @@
+"""Rows of table files, by DuckDB; rows of a CSV that cannot be parsed are told instead of ending the reading."""
+
+from __future__ import annotations
+
+import csv
+import glob
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from mmdata.errors import PlanError
+from mmdata.store import remote, sql
+
+READERS: Final = {
+    ".csv": "read_csv({}, all_varchar=true, header=true, quote='\"', union_by_name=true)",
+    ".tsv": "read_csv({}, all_varchar=true, header=true, delim='\t', quote='\"', union_by_name=true)",
+    ".jsonl": "read_json({}, format='newline_delimited', union_by_name=true)",
+    ".ndjson": "read_json({}, format='newline_delimited', union_by_name=true)",
+    ".parquet": "read_parquet({}, union_by_name=true)",
+}
+_SEPARATED: Final = frozenset({".csv", ".tsv"})
+# RFC 4180, and nothing guessed: what is wrong in a row must not change how the others are read.
+_AS_WRITTEN: Final = (
+    "SELECT * FROM read_csv({file}, auto_detect=false, header=true, delim={delimiter}, quote='\"', escape='\"', "
+    "columns={columns}, store_rejects=true)"
+)
+_BAD: Final = """
+SELECT file_path, line, min(error_message), min(csv_line) FROM reject_errors JOIN reject_scans USING (scan_id, file_id)
+GROUP BY file_path, line ORDER BY file_path, line
+"""
+_DELIMITERS: Final = ",;|\t"
+_MOST_HEADER: Final = 1 << 20
+_FETCH_ROWS: Final = 1000
+_SORT_MEMORY: Final = "2GB"
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A row that cannot be parsed: the file's name, the row's number counted from the header's 1, and what is wrong."""
+
+    file: str
+    number: int
+    message: str
+
+
+class Rows:
+    """The rows of files of one format; `with` closes them."""
+
+    def __init__(self, called: Sequence[str], wanted: Collection[str], scratch: Path) -> None:
+        """`called` are names, patterns or URLs of files that should have the columns `wanted`. Raises PlanError.
+
+        Copies and what is sorted lie in `scratch`.
+        """
+        self._called = ", ".join(called)
+        self._suffix = Path(called[0]).suffix
+        # A table larger than memory is sorted on the disk.
+        self._connection = sql.connect(temp_directory=str(scratch), memory_limit=_SORT_MEMORY)
+        self._files = [path for name in called for path in _here(name, scratch)]
+        self._as_written = False
+        self.names = self._names(frozenset(wanted))
+
+    def close(self) -> None:
+        """Nothing is read any more."""
+        self._connection.close()
+
+    def sorted_by(self, order: str) -> Iterator[tuple[Any, ...]]:
+        """All rows that can be parsed. Raises PlanError."""
+        try:
+            yield from self._sorted(order)
+        except sql.Error as error:
+            # Sorting reads everything first: nothing was given out yet.
+            if self._as_written or self._suffix not in _SEPARATED:
+                raise self._unreadable(error) from None
+            self._read_as_written(error)
+            yield from self._sorted(order)
+
+    def bad(self) -> Iterator[BadRow]:
+        """Rows that `sorted_by` left out."""
+        if not self._as_written:
+            return
+        for path, number, message, text in self._connection.execute(_BAD).fetchall():
+            words = " ".join(f"{message} in: {text}".split())
+            yield BadRow(Path(path).name, int(number), words[:300])
+
+    def _sorted(self, order: str) -> Iterator[tuple[Any, ...]]:
+        rows = self._connection.execute(f"SELECT * FROM ({self._query}) ORDER BY {order}")
+        while block := rows.fetchmany(_FETCH_ROWS):
+            yield from block
+
+    def _names(self, wanted: frozenset[str]) -> list[str]:
+        self._query = f"SELECT * FROM {READERS[self._suffix].format(f'[{self._listed}]')}"
+        try:
+            names = self._described()
+        except sql.Error as error:
+            if self._suffix not in _SEPARATED:
+                raise self._unreadable(error) from None
+            self._read_as_written(error)
+            return self._described()
+        if self._suffix in _SEPARATED and not wanted <= set(names):
+            # Bad rows lead DuckDB's guess astray: it may take each line for one column.
+            return self._better(names, wanted)
+        return names
+
+    def _better(self, names: list[str], wanted: frozenset[str]) -> list[str]:
+        guessed = self._query
+        with suppress(PlanError):
+            self._read_as_written(sql.Error("no such columns"))
+            if wanted <= set(found := self._described()):
+                return found
+        self._query, self._as_written = guessed, False
+        return names
+
+    @property
+    def _listed(self) -> str:
+        return ", ".join(map(sql.quoted, self._files))
+
+    def _described(self) -> list[str]:
+        return [row[0] for row in self._connection.execute(f"DESCRIBE {self._query}").fetchall()]
+
+    def _read_as_written(self, why: sql.Error) -> None:
+        """From now on by the columns of each header; raises PlanError where that does not do either."""
+        self._as_written = True
+        try:
+            self._query = " UNION ALL BY NAME ".join(map(self._one, self._files))
+            self._described()
+        except (sql.Error, OSError, csv.Error, ValueError):
+            raise self._unreadable(why) from None
+
+    def _one(self, file: str) -> str:
+        with Path(file).open("rb") as lines:
+            header = lines.readline(_MOST_HEADER).decode("utf-8-sig")
+        delimiter = "\t" if self._suffix == ".tsv" else max(_DELIMITERS, key=header.count)
+        names = next(csv.reader([header], delimiter=delimiter, strict=True), [])
+        if not names or len(set(names)) < len(names):
+            raise ValueError("no header, or a name twice")
+        columns = "{" + ", ".join(f"{sql.quoted(name)}: 'VARCHAR'" for name in names) + "}"
+        return _AS_WRITTEN.format(file=sql.quoted(file), delimiter=sql.quoted(delimiter), columns=columns)
+
+    def _unreadable(self, error: Exception) -> PlanError:
+        return PlanError([f"table {self._called}: cannot be read: {str(error).splitlines()[0]}"])
+
+
+def _here(name: str, scratch: Path) -> list[str]:
+    """Files of this machine: those of a name or pattern, or copies of those of a URL. Raises PlanError."""
+    if not remote.is_remote(name):
+        path = str(Path(name).expanduser())
+        # What is not there is told by who reads it.
+        return sorted(glob.glob(path, recursive=True)) or [path]
+    found = remote.find("table", name)
+    if not found:
+        raise PlanError([f"table: there is no file {name}"])
+    copies = []
+    for number, url in enumerate(found):
+        folder = scratch / f"{len(list(scratch.iterdir()))}-{number}"
+        folder.mkdir()
+        copies.append(str(folder / url.rpartition("/")[2]))
+        with Path(copies[-1]).open("wb") as file:
+            remote.copy_to(url, file)
+    return copies
