@@ -137,7 +137,8 @@ class ImageOperator:
         before = view.boxes.get(name, ())
         # The seed alone decides, whatever was drawn before.
         compose = self.compose if before else self.plain
-        compose.set_random_seed(seed)
+        # (The transform's generators: what composes it draws nothing for one that is always applied.)
+        compose.transforms[0].set_random_seed(seed)
         given: dict[str, Any] = {"image": picture.rgb_HWC}
         if self.kind.geometric and before:
             given |= {"bboxes": np.array([box.box for box in before], np.float64), "index": list(range(len(before)))}

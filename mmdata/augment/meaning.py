@@ -75,8 +75,11 @@ def _check(text: str, words: Language, effect: str) -> None:
 
 
 def _swapped(text: str, swap: Swap, reason: str) -> str:
+    suspects = list(swap.suspect.finditer(text))
+    if not suspects:
+        return text
     sure = {match.span("word") for phrase in swap.definite for match in phrase.finditer(text)}
-    for match in swap.suspect.finditer(text):
+    for match in suspects:
         # Equal but for case is more than `lower` undoes: a long s is found as s.
         if match.span() not in sure or match[0].lower() not in swap.pairs:
             raise VetoError(reason, f"'{match[0]}' in '{text[:80]}' may mean something else")
