@@ -124,7 +124,7 @@ class Plan:
 
     def linked(self, step: Linked) -> str:
         """Fingerprint of the links between all originals."""
-        return fingerprint("link", self._identities[_key(step)], self.to_link(step))
+        return fingerprint("link", self._identities[_key(step)], step.linking(), self.to_link(step))
 
     def to_link(self, step: Linked) -> list[tuple[str, str]]:
         """(label, fingerprint) of the score parts of originals that it links by: its own, or the aligner's it names."""

@@ -54,7 +54,7 @@ def link_corpus(step: Linked, parts: Sequence[Path], out: Path) -> Done:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     try:
-        found = Fingerprints(step.vectors_of() or step.label, step.columns(), parts)
+        found = Fingerprints(step.vectors_of() or step.label, step.columns() | step.fingerprint(), parts)
         return Done(write_links(out, step.link(found, folder)))
     finally:
         shutil.rmtree(folder, ignore_errors=True)

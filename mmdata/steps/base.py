@@ -394,7 +394,8 @@ class Measure(Step):
     A member that cannot be measured has no values, and the catalog says why; its sample is not out.
     """
 
-    modality: ClassVar[Modality]
+    modality: ClassVar[Modality | None]
+    """Of its members; None: any."""
     name: str | None = Field(None, description="its name in rules and in the catalog; default: the step's")
     of: Names = Field(min_length=1, description="members to measure")
 
@@ -438,6 +439,22 @@ class Linked(Measure):
     Rules see `{label}.{member}.nearest`, the distance to the nearest other original, and `.in_reference`, that to the
     nearest item of a reference set; NULL where none is within reach.
     """
+
+    only_linking: ClassVar[frozenset[str]] = frozenset()
+    """Parameters that `measure` does not look at: when one changes, samples are linked anew, not measured."""
+
+    def fingerprint(self) -> dict[str, str]:
+        """Names and SQL types of what `measure` gives for `link` alone: no columns of rules."""
+        return {}
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the fingerprints."""
+        mine = super().identity()
+        return {**mine, "params": {k: v for k, v in mine["params"].items() if k not in self.only_linking}}
+
+    def linking(self) -> dict[str, Any]:
+        """What decides the links, besides."""
+        return self.model_dump(mode="json", include=set(self.only_linking))
 
     def vectors_of(self) -> str | None:
         """Label of the aligner whose embeddings it links by; then it measures nothing itself. None: its own columns."""

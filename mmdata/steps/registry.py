@@ -63,6 +63,11 @@ OWN: Final[dict[str, dict[str, str]]] = {
         "acoustics": "measure.acoustics:Acoustics",
         "voice": "measure.voice:Voice",
         "film": "measure.film:Film",
+        "content": "measure.content:Content",
+        "pdq": "measure.pdq:Pdq",
+        "minhash": "measure.minhash:Minhash",
+        "soundprint": "measure.soundprint:Soundprint",
+        "neighbours": "measure.neighbours:Neighbours",
     },
     "augment": {"joint": "augment.joint:Joint", "segments": "augment.segments:Segments"},
     "curate": {

@@ -47,7 +47,7 @@ from mmdata.steps.base import (
     Veto,
     Write,
 )
-from mmdata.store.curation import Columns, Curation, Rows
+from mmdata.store.curation import LINKED, Columns, Curation, Rows
 from mmdata.store.parts import SCORE_SCHEMA, BasePartWriter, iter_samples, read_base_rows, write_table
 
 STEPS = {f"{block}.{name}": step for block, names in registry.all_steps().items() for name, step in names.items()}
@@ -91,6 +91,11 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "measure.acoustics": {},
     "measure.voice": {},
     "measure.film": {"of": ["film"]},
+    "measure.content": {"of": ["image"]},
+    "measure.pdq": {"of": ["image", "depth"], "min_quality": 0},
+    "measure.minhash": {"of": ["caption", "caption_fr"]},
+    "measure.soundprint": {"of": ["speech"]},
+    "measure.neighbours": {"of": ["image"], "aligner": "clip"},
     "augment.joint": {"apply": ["HorizontalFlip"]},
     "augment.segments": {"subtitles": "subtitles"},
     "curate.duplicates": {"of": ["image"]},
@@ -130,7 +135,7 @@ def wav() -> bytes:
     buffer = io.BytesIO()
     with wave.open(buffer, "wb") as file:
         file.setparams((1, 2, 16_000, 0, "NONE", ""))
-        file.writeframes(b"\x10\x00" * 8000)
+        file.writeframes(np.random.default_rng(0).integers(-9000, 9000, 8000).astype("<i2").tobytes())
     return buffer.getvalue()
 
 
@@ -443,11 +448,45 @@ def maps(step: Measure) -> bool:
     return not (isinstance(step, Linked) and step.vectors_of())
 
 
+def fingerprint(step: Measure) -> dict[str, str]:
+    return step.fingerprint() if isinstance(step, Linked) else {}
+
+
+@pytest.mark.parametrize("name", of(Linked))
+def test_a_linked_measure_pairs_equals_the_same_twice_and_nothing_of_none(name: str, tmp_path: Path) -> None:
+    step: Linked = made(name)
+    if not maps(step):
+        return
+    same = replace(sample(1), sample_id="f" * 32)
+    links = [linked(step, tmp_path / n, same, sample(2), sample(1)) for n in "ab"]
+    assert links[0] == links[1]
+    ends = {(link["member"], link["sample_id"], link["other_id"], link["distance"]) for link in links[0]}
+    assert {(member, sample(1).sample_id, "f" * 32, 0.0) for member in step.of} <= ends
+    assert {link["other_source"] for link in links[0]} == {None}
+    assert linked(step, tmp_path / "c") == []
+
+
+def linked(step: Linked, folder: Path, *samples: Sample) -> list[dict[str, Any]]:
+    folder.mkdir()
+    measured(step, folder, *samples)
+    measure.link_corpus(step, [folder / "measured.parquet"], folder / "links.parquet")
+    links: list[dict[str, Any]] = pq.read_table(folder / "links.parquet").to_pylist()
+    return links
+
+
+@pytest.mark.parametrize("name", of(Linked))
+def test_what_only_links_are_made_by_is_measured_once(name: str) -> None:
+    step: Linked = made(name)
+    assert step.only_linking <= set(STEPS[name].model_fields)
+    assert not step.only_linking & step.identity()["params"].keys()
+    assert set(step.linking()) == step.only_linking
+
+
 @pytest.mark.parametrize("name", of(Measure))
 def test_a_measure_gives_its_columns_and_the_same_twice(name: str, tmp_path: Path) -> None:
     step: Measure = made(name)
     assert set(step.reads().values()) == {step.modality}
-    curation = Curation.empty(Columns({}, {}, {"m": {"x": step.columns()}}))  # SQL types that there are
+    curation = Curation.empty(Columns({}, {}, {"m": {"x": step.columns() | LINKED}}))  # SQL types that there are
     assert curation.one("SELECT count(*) FROM candidates") == 0
     if not maps(step):
         return
@@ -456,7 +495,7 @@ def test_a_measure_gives_its_columns_and_the_same_twice(name: str, tmp_path: Pat
     assert [(row["sample_id"][-1], row["edge"]) for row in rows] == [(n, m) for n in "12" for m in sorted(step.of)]
     for row in rows:
         assert (row["aligner"], row["score"], row["reason"]) == (step.label, None, None)
-        assert set(row["measures"]) <= set(step.columns())
+        assert set(row["measures"]) <= set(step.columns()) | set(fingerprint(step))
 
 
 @pytest.mark.parametrize("name", of(Measure))
@@ -464,7 +503,7 @@ def test_a_measure_says_why_a_broken_member_has_no_values_and_nothing_of_none(na
     step: Measure = made(name)
     if not maps(step):
         return
-    for row in measured(step, tmp_path, broken(step.modality)) if step.modality != "text" else ():
+    for row in measured(step, tmp_path, broken(step.modality or "image")) if step.modality != "text" else ():
         assert (row["measures"], bool(row["reason"]), bool(row["detail"])) == (None, True, True)
     assert measured(step, tmp_path / "none", replace(sample(), members={})) == []
     assert measured(step, tmp_path / "empty") == []

@@ -1,40 +1,177 @@
-"""`duplicates`: of samples with the same content, one stays."""
+"""`duplicates`: of samples that are equal or close one stays, and the catalog says of each other one which."""
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from mmdata.spec import nearest
 from mmdata.steps.base import Curate
 from mmdata.store.curation import Curation
-from mmdata.store.sql import identifier
+from mmdata.store.sql import identifier, quoted
+
+if TYPE_CHECKING:
+    from mmdata.near.groups import Close
+    from mmdata.near.pairs import Pairs
 
 
 class Duplicates(Curate):
-    """Exact duplicates by sha256 of the members named: the best of each group stays, the others say of which."""
+    """Of samples with equal or close members the best stays, the others say of which they are duplicates.
+
+    A sample is dropped only where it is linked directly to one that stays: in a chain of small changes the ends are not
+    alike. Those that stay although they are linked by way of others `splits` keeps together.
+    """
 
     step: ClassVar[str] = "duplicates"
-    of: list[str] = Field(min_length=1, description="members that must all be equal; samples that lack one are left")
+    of: list[str] = Field(
+        [], description="members that must all be equal, or columns, `content.image.digest`; who lacks one is left"
+    )
+    near: dict[str, float] = Field(
+        {}, description="measure and member, `pdq.image`: the largest distance; samples close by any of them are one"
+    )
     best: str = Field("key", description="SQL order; the first of a group stays, for example `image.width DESC`")
+    reference: Literal["drop", "keep"] = Field(
+        "drop", description="whether samples go that are as close to an item of a reference set"
+    )
+
+    @model_validator(mode="after")
+    def _says_how(self) -> Self:
+        if not (self.of or self.near):
+            raise ValueError("say by what: `of: [image]`, or `near: {pdq.image: 31}`")
+        return self
 
     def check(self, curation: Curation) -> None:
-        """Raises ValueError for an unknown member, duckdb.Error for an order that does not bind."""
+        """Raises ValueError for an unknown member or measure, duckdb.Error for an order that does not bind."""
+        links = [f"{m}.{member}" for m in sorted(curation.columns.linked) for member in curation.columns.measures[m]]
+        for name in self.near:
+            if name not in links:
+                raise ValueError(f"no measure links samples by '{name}'{nearest(name, links) or _hint(links)}")
         for name in self.of:
-            if name not in curation.columns.members:
+            if "." not in name and name not in curation.columns.members:
                 raise ValueError(f"no member '{name}'{nearest(name, curation.columns.members)}")
-        curation.connection.execute(f"EXPLAIN {self._query('candidates')}")
+        curation.connection.execute(f"EXPLAIN {self._ranked('candidates')}")
 
     def apply(self, curation: Curation) -> None:
         """Children are not judged: they share members with their parent on purpose."""
-        curation.connection.execute(f"INSERT INTO fates {self._query('undecided')}")
+        run = curation.connection.execute
+        if self.reference == "drop":
+            for name, limit in self.near.items():
+                run(f"INSERT INTO fates {_in_reference(name, limit)}")
+        run(f"CREATE TEMP TABLE ranked AS {self._ranked('undecided')}")
+        self._drop(curation)
+        run("DROP TABLE ranked")
 
-    def _query(self, table: str) -> str:
-        digests = ", ".join(f"{identifier(name)}.sha256" for name in self.of)
-        there = " AND ".join(f"{identifier(name)} IS NOT NULL" for name in self.of)
-        return f"""
-SELECT sample_id, 'duplicate', 'duplicates', {"'" + "+".join(self.of) + "'"}, NULL, NULL, kept FROM (
-    SELECT sample_id, first_value(sample_id) OVER same AS kept FROM {table} WHERE parent_id IS NULL AND {there}
-    WINDOW same AS (PARTITION BY {digests} ORDER BY {self.best}, source, key)
-) WHERE sample_id <> kept"""
+    def _ranked(self, table: str) -> str:
+        """Originals by rank, the best first; with what must be equal."""
+        keys = "".join(f"{_key(name)} AS key_{n}, " for n, name in enumerate(self.of))
+        place = f"row_number() OVER (ORDER BY {self.best}, source, key) - 1"
+        return f"SELECT sample_id, {keys}{place} AS place FROM {table} AS candidates WHERE parent_id IS NULL"
+
+    def _equal(self, curation: Curation) -> Pairs:
+        """Each of those that are equal in all of `of`, paired with the best."""
+        keys = ", ".join(f"key_{n}" for n in range(len(self.of)))
+        there = " AND ".join(f"key_{n} IS NOT NULL" for n in range(len(self.of)))
+        return _pairs(
+            curation,
+            f"""SELECT * FROM (SELECT min(place) OVER (PARTITION BY {keys}) AS best, place, 0.0::DOUBLE AS distance
+            FROM ranked WHERE {there}) WHERE best <> place""",
+        )
+
+    def _drop(self, curation: Curation) -> None:
+        """Fates of those that go; of equal ones the catalog gives no distance."""
+        from mmdata.near.groups import Close
+
+        methods = [("+".join(self.of), 0.0, self._equal(curation))] if self.of else []
+        methods += [(name, limit, _linked(curation, name, limit)) for name, limit in self.near.items()]
+        rows, compact = _compact([pairs for _, _, pairs in methods])
+        closes = [Close(pairs, limit) for (_, limit, _), pairs in zip(methods, compact, strict=True)]
+        gone = _chosen(rows, closes)
+        for number, (name, limit, _) in enumerate(methods):
+            mine = gone["method"] == number
+            shown = "NULL, NULL" if self.of and not number else f"d.distance, {float(limit)!r}"
+            _insert(
+                curation,
+                {column: values[mine] for column, values in gone.items()},
+                f"""INSERT INTO fates
+                SELECT r.sample_id, 'duplicate', 'duplicates', {quoted(name)}, {shown}, k.sample_id
+                FROM found d JOIN ranked r ON r.place = d.place JOIN ranked k ON k.place = d.kept""",
+            )
+
+
+def _key(name: str) -> str:
+    return name if "." in name else f"{identifier(name)}.sha256"
+
+
+def _hint(links: list[str]) -> str:
+    return f"; there are {', '.join(links)}" if links else "; `measure:` has no step that links (pdq, minhash, ...)"
+
+
+def _linked(curation: Curation, name: str, limit: float) -> Pairs:
+    """Links of a measure between originals, by rank."""
+    label, _, member = name.partition(".")
+    return _pairs(
+        curation,
+        f"""SELECT least(a.place, b.place) AS best, greatest(a.place, b.place) AS place, l.distance
+        FROM links l JOIN ranked a USING (sample_id) JOIN ranked b ON b.sample_id = l.other_id
+        WHERE l.measure = {quoted(label)} AND l.member = {quoted(member)} AND l.other_source IS NULL
+            AND l.distance <= {float(limit)!r}""",
+    )
+
+
+def _in_reference(name: str, limit: float) -> str:
+    """Fates of samples that a reference set has too; the nearest item is named."""
+    label, _, member = name.partition(".")
+    return f"""
+SELECT sample_id, 'duplicate', 'duplicates', {quoted(name)}, min(l.distance), {float(limit)!r},
+    arg_min(l.other_source || ': ' || l.other_id, (l.distance, l.other_source, l.other_id))
+FROM links l JOIN undecided u USING (sample_id)
+WHERE l.measure = {quoted(label)} AND l.member = {quoted(member)} AND l.other_source IS NOT NULL
+    AND l.distance <= {float(limit)!r} AND u.parent_id IS NULL
+GROUP BY sample_id"""
+
+
+def _pairs(curation: Curation, query: str) -> Pairs:
+    """Rows of (best, place, distance), in a fixed order."""
+    import numpy as np
+
+    from mmdata.near.pairs import Pairs
+
+    found = curation.connection.execute(f"{query} ORDER BY 1, 2").fetchnumpy()
+    best, place, distance = (np.asarray(found[name]) for name in ("best", "place", "distance"))
+    return Pairs(best.astype(np.int64), place.astype(np.int64), distance.astype(float))
+
+
+def _compact(found: list[Pairs]) -> tuple[Any, list[Pairs]]:
+    """The rows that stand in some pair, ascending; and the pairs by place among those."""
+    import numpy as np
+
+    from mmdata.near.pairs import Pairs
+
+    ends = [end for pairs in found for end in (pairs.left_P, pairs.right_P)]
+    rows = np.unique(np.concatenate([np.zeros(0, np.int64), *ends]))
+    placed = [np.searchsorted(rows, end) for end in ends]
+    return rows, [
+        Pairs(left, right, pairs.distance_P)
+        for left, right, pairs in zip(placed[::2], placed[1::2], found, strict=True)
+    ]
+
+
+def _chosen(rows: Any, closes: list[Close]) -> dict[str, Any]:
+    from mmdata.near.groups import choose
+
+    gone = choose(len(rows), closes)
+    return {
+        "place": rows[gone.sample_P],
+        "kept": rows[gone.kept_P],
+        "method": gone.method_P,
+        "distance": gone.distance_P,
+    }
+
+
+def _insert(curation: Curation, found: Mapping[str, Any], query: str) -> None:
+    """Run a query over columns called `found`."""
+    curation.connection.register("found", dict(found))
+    curation.connection.execute(query)
+    curation.connection.unregister("found")
