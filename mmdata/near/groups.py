@@ -69,11 +69,13 @@ def _ends(pairs: Sequence[Pairs], name: str) -> Ints:
     return np.concatenate([np.zeros(0, np.int64), *(getattr(found, name) for found in pairs)]).astype(np.int64)
 
 
-def choose(rows: int, methods: Sequence[Close]) -> Dropped:
+def choose(rows: int, judged: int, methods: Sequence[Close]) -> Dropped:
     """Go through the samples from the best: who is linked to one that stays, by any method, goes; the others stay.
 
     Args:
         rows: how many samples; row 0 is the best.
+        judged: the first so many are judged; the rest neither goes nor makes others go, but links may lead to it that
+            stand for those of its equals.
         methods: what each method found, rows as above.
 
     Of several that stay a sample goes for the best; of several methods that link the two, for the first.
@@ -83,7 +85,7 @@ def choose(rows: int, methods: Sequence[Close]) -> Dropped:
     linked = np.zeros(rows, bool)
     for graph in graphs:
         linked |= graph.linked_N
-    for row in np.flatnonzero(linked).tolist():
+    for row in np.flatnonzero(linked[:judged]).tolist():
         for number, graph in enumerate(graphs):
             taker = graph.taker[graph.class_N[row]]
             if taker != _NOBODY and (kept[row] == _NOBODY or taker < kept[row]):

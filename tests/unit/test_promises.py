@@ -170,16 +170,21 @@ def test_the_steps_that_pipelines_name() -> None:
         "measure": [
             "acoustics",
             "classifier",
+            "content",
             "film",
+            "minhash",
+            "neighbours",
             "nsfw",
+            "pdq",
             "personal",
             "picture",
+            "soundprint",
             "voice",
             "wording",
             "writing",
         ],
         "augment": ["joint", "segments"],
-        "curate": ["duplicates", "rules", "splits"],
+        "curate": ["duplicates", "mix", "quota", "rules", "splits", "terms"],
         "write": ["webdataset"],
     }
 

@@ -60,7 +60,15 @@ class Duplicates(Curate):
             for name, limit in self.near.items():
                 run(f"INSERT INTO fates {_in_reference(name, limit)}")
         run(f"CREATE TEMP TABLE ranked AS {self._ranked('undecided')}")
-        self._drop(curation)
+        judged = curation.one("SELECT count(*) FROM ranked")
+        # Of equal fingerprints all are linked to the first, whatever has become of it: it stands at the end.
+        last = f"{judged} + row_number() OVER (ORDER BY sample_id) - 1"
+        run(
+            f"""INSERT INTO ranked (sample_id, place) SELECT sample_id, {last}
+            FROM (SELECT sample_id FROM links UNION SELECT other_id FROM links WHERE other_source IS NULL)
+            WHERE sample_id NOT IN (SELECT sample_id FROM ranked)"""
+        )
+        self._drop(curation, judged)
         run("DROP TABLE ranked")
 
     def _ranked(self, table: str) -> str:
@@ -79,7 +87,7 @@ class Duplicates(Curate):
             FROM ranked WHERE {there}) WHERE best <> place""",
         )
 
-    def _drop(self, curation: Curation) -> None:
+    def _drop(self, curation: Curation, judged: int) -> None:
         """Fates of those that go; of equal ones the catalog gives no distance."""
         from mmdata.near.groups import Close
 
@@ -87,7 +95,7 @@ class Duplicates(Curate):
         methods += [(name, limit, _linked(curation, name, limit)) for name, limit in self.near.items()]
         rows, compact = _compact([pairs for _, _, pairs in methods])
         closes = [Close(pairs, limit) for (_, limit, _), pairs in zip(methods, compact, strict=True)]
-        gone = _chosen(rows, closes)
+        gone = _chosen(rows, judged, closes)
         for number, (name, limit, _) in enumerate(methods):
             mine = gone["method"] == number
             shown = "NULL, NULL" if self.of and not number else f"d.distance, {float(limit)!r}"
@@ -158,10 +166,10 @@ def _compact(found: list[Pairs]) -> tuple[Any, list[Pairs]]:
     ]
 
 
-def _chosen(rows: Any, closes: list[Close]) -> dict[str, Any]:
+def _chosen(rows: Any, judged: int, closes: list[Close]) -> dict[str, Any]:
     from mmdata.near.groups import choose
 
-    gone = choose(len(rows), closes)
+    gone = choose(len(rows), int((rows < judged).sum()), closes)
     return {
         "place": rows[gone.sample_P],
         "kept": rows[gone.kept_P],

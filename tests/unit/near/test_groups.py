@@ -13,8 +13,8 @@ def pairs(*rows: tuple[int, int, float]) -> Pairs:
     return Pairs(np.array(left, np.int64), np.array(right, np.int64), np.array(distance, float))
 
 
-def dropped(rows: int, *closes: Close) -> dict[int, tuple[int, int, float]]:
-    gone = choose(rows, closes)
+def dropped(rows: int, *closes: Close, judged: int | None = None) -> dict[int, tuple[int, int, float]]:
+    gone = choose(rows, rows if judged is None else judged, closes)
     columns = (gone.sample_P, gone.kept_P, gone.method_P, gone.distance_P)
     return {row[0]: row[1:] for row in zip(*(column.tolist() for column in columns), strict=True)}
 
@@ -45,6 +45,12 @@ def test_equals_stand_for_each_other() -> None:
     assert dropped(4, found) == {2: (1, 0, 4.0), 3: (1, 0, 0.0)}
     first = Close(pairs((3, 0, 0), (3, 2, 4)), 10)
     assert dropped(4, first) == {2: (0, 0, 4.0), 3: (0, 0, 0.0)}
+
+
+def test_who_is_not_judged_still_stands_for_its_equals() -> None:
+    """4, dropped before, is the first of its equals 0 and 2, and the one that was compared with 1."""
+    found = Close(pairs((4, 0, 0), (4, 2, 0), (4, 1, 7), (4, 3, 11)), 10)
+    assert dropped(5, found, judged=4) == {1: (0, 0, 7.0), 2: (0, 0, 0.0)}
 
 
 def test_of_two_methods_the_first_is_named_and_both_count() -> None:
