@@ -104,11 +104,26 @@ def query(build_folder: Path, query_text: str, shape: str, out: Path | None) -> 
 @click.argument("config", type=click.Path(path_type=Path))
 @_SET
 @click.option("--output", type=click.Path(path_type=Path), help="Folder of the run; default: what the file says.")
-def train(config: Path, overrides: tuple[str, ...], output: Path | None) -> None:
-    """Train the bundled model on the shards of a build; run it again to go on."""
+@click.option("--continue", "start", metavar="RUN", help="Begin with the model of a finished run.")
+@click.option("--replay", type=float, metavar="SHARE", help="With --continue: share of samples from that run's shards.")
+@click.option("--add-modality", metavar="NAME", help="With --continue: add a modality; the others stay as they are.")
+def train(
+    config: Path,
+    overrides: tuple[str, ...],
+    output: Path | None,
+    start: str | None,
+    replay: float | None,
+    add_modality: str | None,
+) -> None:
+    """Train the bundled model on the shards of a build; run it again to go on.
+
+    On several devices: torchrun --nproc-per-node 8 -m mmdata train FILE.
+    """
     from mmdata.train.run import train as run
 
-    run(config, list(overrides), output)
+    given = {"start.run": start, "start.replay": replay, "start.add_modality": add_modality}
+    begin = [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
+    run(config, [*overrides, *begin], output)
 
 
 @cli.command()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import bisect
 import functools
+import io
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,6 +21,7 @@ import numpy.typing as npt
 from mmdata.errors import TrainError
 from mmdata.sample import Member, Sample
 from mmdata.train.manifest import ShardFolder
+from mmdata.train.places import LocalPlace
 from mmdata.train.shards import ShardIndex, ShardReader
 
 if TYPE_CHECKING:
@@ -111,9 +113,13 @@ class _Partners:
 
     def __init__(self, index: ShardIndex) -> None:
         """Raises TrainError where nothing stands beside the shards."""
-        path = index.folder / _PARTNERS_NAME
+        place = index.place_of_shards
+        path = f"{place}/{_PARTNERS_NAME}"
         try:
-            rows_N = np.load(path, mmap_mode="r", allow_pickle=False)
+            if isinstance(place, LocalPlace):
+                rows_N = np.load(path, mmap_mode="r", allow_pickle=False)
+            else:
+                rows_N = np.load(io.BytesIO(place.read(_PARTNERS_NAME)), allow_pickle=False)
             self._ids_N, group_N = np.asarray(rows_N["sample_id"]), np.asarray(rows_N["group"])
         except (OSError, ValueError, IndexError) as error:
             raise TrainError(f"{path}: who may be mixed cannot be read; build the shards again: {error}") from None

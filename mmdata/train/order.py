@@ -91,7 +91,7 @@ def systematic(weight_N: npt.NDArray[np.float64], start: float) -> npt.NDArray[n
     tooth_N = (np.arange(rows) + start) * (edge_N[-1] / rows)
     # Rounding may push the last tooth onto the last edge; a row without weight is never met there.
     last = int(np.flatnonzero(weight_N)[-1])
-    return np.minimum(np.searchsorted(edge_N, tooth_N, side="right"), last)
+    return np.asarray(np.minimum(np.searchsorted(edge_N, tooth_N, side="right"), last), dtype=np.int64)
 
 
 @dataclass(frozen=True)

@@ -128,7 +128,7 @@ def test_the_command_line_has_its_commands() -> None:
     assert options["plan"] == {"spec", "--output", "--set", "--json"}
     assert options["build"] == options["plan"] | {"--retry-failed"}
     assert options["query"] == {"build_folder", "query_text", "--format", "--out"}
-    assert options["train"] == {"config", "--set", "--output"}
+    assert options["train"] == {"config", "--set", "--output", "--continue", "--replay", "--add-modality"}
 
 
 def test_the_readme_shows_the_commands_as_they_are(tmp_path: Path) -> None:
