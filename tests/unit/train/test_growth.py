@@ -96,7 +96,7 @@ def test_a_run_is_updated_with_new_shards_and_a_share_of_the_old(
 
 def test_a_run_of_another_model_cannot_be_continued(old_run, tmp_path: Path):
     path, old = old_run
-    with pytest.raises(TrainError, match="its model is another than this one: it lacks adapters.audio"):
+    with pytest.raises(TrainError, match=r"its model is another than this one: it lacks adapters\.audio"):
         train(path, [f"start.run={old}"], tmp_path / "new", quiet)
     with pytest.raises(TrainError, match=r"of another shape: .*; use the run's own model"):
         train(path, [TWO, f"start.run={old}", "model.embed_dim=16"], tmp_path / "new", quiet)
