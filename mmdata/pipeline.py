@@ -126,6 +126,7 @@ class _Resolver:
         self._check_labels(steps, members)
         self._check_reads(steps, members)
         self._check_findings(steps)
+        self._check_embeddings(steps)
         pipeline = Pipeline(
             self.spec,
             sources,
@@ -232,6 +233,22 @@ class _Resolver:
             source = step.vectors_of() if isinstance(step, Linked) else None
             if source is not None and source not in labels:
                 self._problem(keys, f"no aligner is called '{source}'{nearest(source, labels)}")
+
+    def _check_embeddings(self, steps: dict[str, list[tuple[Keys, Step]]]) -> None:
+        """Vectors beside the shards are of members that an aligner looks at."""
+        known = {
+            f"{step.label}.{member}"
+            for _, step in steps["align"]
+            if isinstance(step, Align)
+            for edge in step.edges()
+            for member in (edge.left, edge.right)
+        }
+        for keys, step in steps["write"]:
+            for number, name in enumerate(step.embeddings if isinstance(step, Write) else ()):
+                if name not in known:
+                    self._problem(
+                        (*keys, "embeddings", number), f"no aligner and member '{name}'{nearest(name, known)}"
+                    )
 
     def _check_contact(self, sources: tuple[Source, ...]) -> None:
         """Who walks through other people's sites says whom they can write to."""

@@ -34,7 +34,7 @@ from mmdata.models.device import accelerators
 from mmdata.net.fetcher import Fetcher
 from mmdata.plan import Plan, is_mapped
 from mmdata.steps.base import Align, Augment, Fitted, Linked, Measure
-from mmdata.store import catalog, partners, shards
+from mmdata.store import catalog, embeddings, partners, shards
 from mmdata.store.fetches import Earlier
 from mmdata.store.files import sweep_scratch, write_json
 from mmdata.store.selection import ShardPlan, read_shard_plans
@@ -352,11 +352,23 @@ class _Run:
         await self.pools.work(partners.write_partners, folder, originals)
         members = {name: (declared.modality, declared.lang) for name, declared in self.plan.pipeline.members.items()}
         name = self.plan.pipeline.spec.name
-        policies = self.plan.pipeline.policies
-        augment = {"seed": self.plan.pipeline.spec.seed, "policies": policies} if policies else {}
-        arguments = (self.plan.output, name, self.plan.selection, plans, members, augment)
+        arguments = (self.plan.output, name, self.plan.selection, plans, members, await self._beside(plans))
         await self.pools.work(shards.write_manifest, *arguments)
         _keep_only(self.plan.decided)
+
+    async def _beside(self, plans: list[ShardPlan]) -> dict[str, Any]:
+        """What the manifest says beyond the shards; writes the vectors beside them."""
+        plan, bases = self.plan, self.plan.base_parts()
+        wanted = {
+            name: [plan.scores_of(name.split(".")[0], part) for _, part in bases]
+            for name in plan.pipeline.write.embeddings
+        }
+        written = [(shard.path, shard.split) for shard in plans]
+        base = [plan.part(*part) for part in bases]
+        vectors = await self.pools.work(embeddings.write_embeddings, plan.output, written, wanted, base)
+        policies = plan.pipeline.policies
+        augment = {"augment": {"seed": plan.pipeline.spec.seed, "policies": policies}} if policies else {}
+        return {**augment, **({"embeddings": vectors} if vectors else {})}
 
     async def _write_one(self, plan: ShardPlan) -> None:
         done = await self.pools.work(work.measured, work.write_one, self.plan.output, self.plan.decided, plan)

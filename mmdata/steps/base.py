@@ -539,5 +539,6 @@ class Write(Step):
     """What goes into the training set and how it is cut into shards."""
 
     members: list[str] | None
+    embeddings: list[str]
     samples_per_shard: int
     bytes_per_shard: int

@@ -119,12 +119,12 @@ def write_manifest(
     fingerprint: str,
     plans: Sequence[ShardPlan],
     members: Mapping[str, tuple[Modality, str | None]],
-    policies: Mapping[str, Any],
+    more: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Write `manifest.json` and the dataset card; remove shards that are no longer part of the set.
 
     The manifest is what a trainer reads: counts, sizes and digests of every shard, which field holds which member, and
-    the policies of augmentation with their seed.
+    `more`: the policies of augmentation with their seed (`augment`), the vectors beside the shards (`embeddings`).
     """
     folder = output / "shards"
     folder.mkdir(parents=True, exist_ok=True)
@@ -148,7 +148,7 @@ def write_manifest(
         "members": _members(folder, plans, members),
         "splits": splits,
         **_crossings(output / "decided" / fingerprint / "crossings.parquet"),
-        **({"augment": policies} if policies else {}),
+        **more,
     }
     _write_card(folder, manifest)
     # The name and shape that open_clip looks for, so that it need not be told `--train-num-samples`.

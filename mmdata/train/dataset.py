@@ -23,8 +23,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from mmdata.errors import SampleError, TrainError
 from mmdata.train.batch import Batch, Collate, Example, Failure
 from mmdata.train.config import MIN_MODALITIES, DataConfig, TrainConfig
-from mmdata.train.decode import decode_audio, decode_image, decode_text, decode_vector
-from mmdata.train.manifest import ShardFolder
+from mmdata.train.decode import decode_audio, decode_image, decode_text
+from mmdata.train.manifest import EmbeddingEntry, ShardFolder
 from mmdata.train.online import OnlineAugment
 from mmdata.train.order import Pick
 from mmdata.train.shards import ShardIndex, ShardReader, index_split
@@ -41,13 +41,13 @@ class Split:
     Attributes:
         index: samples with members of at least two modalities.
         skipped: samples left out because they have fewer.
-        teachers: dimensions of the stored vectors that are read, by modality.
+        teachers: the stored vectors that are read, by modality.
         weight_N: how often a sample is seen beside others; None: all alike.
     """
 
     index: ShardIndex
     skipped: int
-    teachers: Mapping[str, int]
+    teachers: Mapping[str, EmbeddingEntry]
     weight_N: npt.NDArray[np.float64] | None
 
 
@@ -55,7 +55,6 @@ def open_split(folder: ShardFolder, split: str, data: DataConfig) -> Split:
     """Index a split. Raises TrainError where the shards are damaged or the split is missing or empty."""
     manifest = folder.manifest
     members = [member for names in data.modalities.values() for member in names]
-    members += [vectors for vectors in data.teachers.values() if vectors in manifest.embeddings]
     if manifest.augment and manifest.augment.online:
         # A policy changes a sample as a whole.
         members += [member for member in manifest.members if member not in members]
@@ -64,7 +63,7 @@ def open_split(folder: ShardFolder, split: str, data: DataConfig) -> Split:
     rows = np.flatnonzero(held_MN.sum(axis=0) >= MIN_MODALITIES)
     taken = index.take(rows)
     teachers = {
-        modality: manifest.embeddings[vectors].dim
+        modality: manifest.embeddings[vectors]
         for modality, vectors in data.teachers.items()
         if vectors in manifest.embeddings
     }
@@ -142,7 +141,7 @@ class SampleDataset(Dataset[Example | Failure]):
     @property
     def teachers(self) -> Mapping[str, int]:
         """Dimensions of the stored vectors, by modality."""
-        return self._split.teachers
+        return {modality: entry.dim for modality, entry in self._split.teachers.items()}
 
     @property
     def weight_N(self) -> npt.NDArray[np.float64] | None:
@@ -176,11 +175,8 @@ class SampleDataset(Dataset[Example | Failure]):
 
     def _taught(self, row: int) -> dict[str, npt.NDArray[np.float32]]:
         """The stored vectors of a sample; a child learns from those of its original."""
-        return {
-            modality: decode_vector(self._reader.read(row, self._data.teachers[modality]), width)
-            for modality, width in self._split.teachers.items()
-            if self._has[self._data.teachers[modality]][row]
-        }
+        found = ((modality, self._reader.vector(row, entry)) for modality, entry in self._split.teachers.items())
+        return {modality: vector for modality, vector in found if vector is not None}
 
     def _chosen(self, epoch: int | None, row: int, child: Mapping[str, bytes] | None = None) -> dict[str, str]:
         """The member of each modality that the sample has, or its child."""

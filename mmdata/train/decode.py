@@ -125,17 +125,3 @@ def _chunks(container: Any, limit: int) -> Iterator[npt.NDArray[np.int16]]:
             return
     for piece in resampler.resample(None):
         yield piece.to_ndarray()[0]
-
-
-def decode_vector(data: bytes, width: int) -> npt.NDArray[np.float32]:
-    """A stored embedding, `.npy` of one axis. Shape (width,).
-
-    Raises SampleError where it is anything else or not finite.
-    """
-    try:
-        vector = np.load(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, EOFError, OSError, MemoryError) as error:
-        raise SampleError("bad_vector", f"no .npy: {error}") from None
-    if vector.shape != (width,) or vector.dtype.kind != "f" or not np.isfinite(vector).all():
-        raise SampleError("bad_vector", f"of shape {vector.shape} and type {vector.dtype}, not {width} finite numbers")
-    return np.asarray(vector, dtype=np.float32)

@@ -28,10 +28,10 @@ class MemberEntry(BaseModel):
 
 
 class EmbeddingEntry(BaseModel):
-    """A model's vector of a member, `.npy` in fp16: its file endings, and how long it is."""
+    """A model's vectors of a member: how long they are, and what their files have in place of a shard's `.tar`."""
 
-    fields: list[str] = Field(min_length=1)
     dim: int = Field(ge=1, le=1 << 16)
+    suffix: str = Field(pattern=r"^\.[A-Za-z0-9_.-]{1,200}\.npy$")
 
 
 class ShardEntry(BaseModel):

@@ -21,12 +21,13 @@ import numpy as np
 import numpy.typing as npt
 
 from mmdata.errors import SampleError, TrainError
-from mmdata.train.manifest import Manifest, ShardEntry, ShardFolder
+from mmdata.train.manifest import EmbeddingEntry, Manifest, ShardEntry, ShardFolder
 from mmdata.train.places import LocalPlace, Place
 
 _JSON = 0
 _MAX_JSON_BYTES = 1 << 20
 _MAX_INDEX_BYTES = 1 << 30
+_NPY_HEADER_BYTES = 1024
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class ShardIndex:
         shards: their names.
         members: names of the members that are looked at.
         shard_N: which shard a sample is in.
+        place_N: the how manieth of its samples it is.
         ids_N: sample ids, ASCII.
         offset_NF: where a file's content starts in its shard, -1 where the sample lacks it.
         size_NF: its bytes.
@@ -47,6 +49,7 @@ class ShardIndex:
     shards: tuple[str, ...]
     members: tuple[str, ...]
     shard_N: npt.NDArray[np.int32]
+    place_N: npt.NDArray[np.int32]
     ids_N: npt.NDArray[np.bytes_]
     offset_NF: npt.NDArray[np.int64]
     size_NF: npt.NDArray[np.int64]
@@ -65,7 +68,7 @@ class ShardIndex:
 
     def take(self, rows: npt.NDArray[np.int64]) -> ShardIndex:
         """The samples at `rows`."""
-        arrays = (self.shard_N[rows], self.ids_N[rows], self.offset_NF[rows], self.size_NF[rows])
+        arrays = (self.shard_N[rows], self.place_N[rows], self.ids_N[rows], self.offset_NF[rows], self.size_NF[rows])
         return ShardIndex(self.place_of_shards, self.shards, self.members, *arrays)
 
     def id(self, row: int) -> str:
@@ -92,6 +95,7 @@ def index_split(folder: ShardFolder, split: str, members: Sequence[str]) -> Shar
         shards=tuple(entry.path for entry in entries),
         members=tuple(members),
         shard_N=np.repeat(np.arange(len(entries), dtype=np.int32), counts),
+        place_N=np.concatenate([np.arange(count, dtype=np.int32) for count in counts]),
         ids_N=np.array([name.encode() for scan in scans for name in scan], dtype=np.bytes_),
         offset_NF=np.ascontiguousarray(table_NF2[..., 0]),
         size_NF=np.ascontiguousarray(table_NF2[..., 1]),
@@ -102,7 +106,7 @@ def _columns(manifest: Manifest, members: Sequence[str]) -> dict[str, int]:
     """Column of each file ending. A set may lack members that another has."""
     columns = {"json": _JSON}
     for column, member in enumerate(members, start=1):
-        entry = manifest.members.get(member) or manifest.embeddings.get(member)
+        entry = manifest.members.get(member)
         columns.update(dict.fromkeys(entry.fields if entry else (), column))
     return columns
 
@@ -188,6 +192,7 @@ class ShardReader:
         """Read the samples of `index`, no more than `member_max_bytes` at once."""
         self._index = index
         self._max_bytes = member_max_bytes
+        self._vectors: dict[str, int] = {}
 
     def read(self, row: int, member: str, at_most: int | None = None) -> bytes:
         """Bytes of a member of a sample, or its first `at_most`.
@@ -200,6 +205,36 @@ class ShardReader:
         if size > self._max_bytes:
             raise SampleError("member_too_large", f"{size} bytes, at most {self._max_bytes} are read")
         return self._pread(row, column, size)
+
+    def vector(self, row: int, entry: EmbeddingEntry) -> npt.NDArray[np.float32] | None:
+        """A stored vector of a sample, shape (D,), None where it has none.
+
+        Raises SampleError where the file beside the shard is missing or is not what the manifest says.
+        """
+        index = self._index
+        file = index.place(row).removesuffix(".tar") + entry.suffix
+        size = 2 * entry.dim
+        try:
+            start = self._vector_start(file, entry)
+            data = index.place_of_shards.range(file, start + int(index.place_N[row]) * size, size)
+        except (OSError, ValueError) as error:
+            raise SampleError("bad_vector", f"{file}: no vectors of {entry.dim} numbers: {error}") from None
+        vector = np.frombuffer(data, dtype="<f2").astype(np.float32)
+        if len(data) != size or not np.isfinite(vector).all():
+            raise SampleError("bad_vector", f"{file}: has no {entry.dim} finite numbers for it")
+        return vector if vector.any() else None
+
+    def _vector_start(self, file: str, entry: EmbeddingEntry) -> int:
+        """Where the numbers of a `.npy` begin. Raises ValueError for other numbers than the manifest says."""
+        if file not in self._vectors:
+            header = io.BytesIO(self._index.place_of_shards.range(file, 0, _NPY_HEADER_BYTES))
+            if np.lib.format.read_magic(header) != (1, 0):
+                raise ValueError("a .npy of another version")
+            shape, in_columns, kind = np.lib.format.read_array_header_1_0(header)
+            if len(shape) != len(("N", "D")) or shape[1] != entry.dim or in_columns or kind != np.dtype("<f2"):
+                raise ValueError(f"of shape {shape} and type {kind}")
+            self._vectors[file] = header.tell()
+        return self._vectors[file]
 
     def record(self, row: int) -> dict[str, Any]:
         """The sample's JSON. Raises SampleError `bad_record`."""

@@ -15,7 +15,7 @@ class WebDataset(Write):
 
     In a tar a sample is `<id>.json` and a file for each member. The first member that a pipeline declares of a modality
     goes by its bare extension (`<id>.png`, `<id>.txt`), which is what other readers look for; the others carry their
-    names (`<id>.caption_fr.txt`).
+    names (`<id>.caption_fr.txt`). Vectors that are asked for lie beside each tar, in the order of its samples.
     """
 
     step: ClassVar[str] = "webdataset"
@@ -24,6 +24,10 @@ class WebDataset(Write):
         ByteSize(256 << 20), ge=1 << 16, description="and at most so many bytes, but always one sample"
     )
     members: list[str] | None = Field(None, description="members to write; default: all")
+    embeddings: list[str] = Field(
+        [],
+        description="vectors to write beside the shards, as `aligner.member` (clip.image), to distil from",
+    )
 
     def reads(self) -> dict[str, Modality | None]:
         """The members it was told to write."""

@@ -1,0 +1,115 @@
+"""What a model learns from by distillation: vectors beside the shards, or a model that embeds each batch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mmdata.errors import SampleError, SpecError, TrainError
+from mmdata.train.batch import Collate
+from mmdata.train.config import load_config
+from mmdata.train.dataset import SampleDataset, iter_texts, open_split
+from mmdata.train.manifest import open_folder
+from mmdata.train.run import train
+from mmdata.train.shards import ShardReader
+from mmdata.train.teacher import RunTeacher, load_teacher
+from mmdata.train.tokens import fit_tokenizer
+
+NAME, DIM = "clip.image", 6
+
+
+def quiet(_: str) -> None:
+    pass
+
+
+@pytest.fixture
+def taught_shards(shape_shards: Path) -> Path:
+    """With a vector for each sample but the fourth of each shard."""
+    manifest = json.loads((shape_shards / "manifest.json").read_text())
+    manifest["embeddings"] = {NAME: {"dim": DIM, "suffix": f".{NAME}.npy"}}
+    (shape_shards / "manifest.json").write_text(json.dumps(manifest))
+    for number, shard in enumerate(sorted(shape_shards.glob("*.tar"))):
+        vector_ND = np.random.default_rng(number).normal(size=(12, DIM)).astype(np.float16)
+        vector_ND[3] = 0
+        np.save(shard.with_suffix(f".{NAME}.npy"), vector_ND)
+    return shape_shards
+
+
+def dataset_of(write_config: Callable[..., Path], shards: Path) -> SampleDataset:
+    config = load_config(write_config(shards), [f"data.teachers={{image: {NAME}}}"])
+    split = open_split(open_folder(shards), "train", config.data)
+    return SampleDataset(split, config.data, 0, fit_tokenizer(iter_texts(split, config.data), 400), 0)
+
+
+@pytest.fixture
+def run(write_config: Callable[..., Path], taught_shards: Path, tmp_path: Path) -> Path:
+    train(write_config(taught_shards), ["steps=2", "optim.warmup=1"], tmp_path / "teacher", quiet)
+    return tmp_path / "teacher"
+
+
+def test_stored_vectors_come_with_their_samples(write_config, taught_shards: Path):
+    dataset = dataset_of(write_config, taught_shards)
+    batch = Collate(("text", "image", "audio"), dataset.teachers)([dataset[0, row] for row in (3, 0, 13)])
+    stored = [np.load(taught_shards / f"train-00000{shard}.{NAME}.npy") for shard in (0, 1)]
+    expected = np.stack([np.zeros(DIM), stored[0][0], stored[1][1]]).astype(np.float32)
+    assert np.array_equal(batch.teacher["image"].numpy(), expected)
+    assert batch.rows(range(1, 3)).teacher["image"].tolist() == batch.teacher["image"][1:].tolist()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"no numpy", np.zeros((12, DIM + 1), np.float16), np.zeros((12, DIM)), np.zeros((2, DIM), np.float16),
+     np.full((12, DIM), np.nan, np.float16)],
+)  # fmt: skip
+def test_vectors_that_are_not_what_the_manifest_says_fail_their_sample(write_config, taught_shards: Path, content):
+    file = taught_shards / f"train-000000.{NAME}.npy"
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    else:
+        np.save(file, content)
+    dataset = dataset_of(write_config, taught_shards)
+    failure = dataset[0, 7]
+    assert (failure.reason, failure.shard) == ("bad_vector", "train-000000.tar")
+
+
+def test_vectors_that_are_missing_are_named(write_config, taught_shards: Path):
+    (taught_shards / f"train-000000.{NAME}.npy").unlink()
+    dataset = dataset_of(write_config, taught_shards)
+    with pytest.raises(SampleError, match=r"train-000000\.clip\.image\.npy: no vectors of 6 numbers"):
+        ShardReader(dataset._split.index, 1 << 20).vector(0, open_folder(taught_shards).manifest.embeddings[NAME])
+
+
+def test_a_teacher_that_no_shards_hold_is_told_with_its_place(write_config, taught_shards: Path, tmp_path: Path):
+    with pytest.raises(SpecError, match=r"image: clip\.imge}: no vectors 'clip\.imge'; did you mean 'clip\.image'"):
+        train(write_config(taught_shards), ["data.teachers={image: clip.imge}"], tmp_path / "run", quiet)
+
+
+def test_a_run_teaches_what_it_embeds(write_config, taught_shards: Path, run: Path):
+    config = load_config(write_config(taught_shards), [f"teacher.run={run}"])
+    teacher = load_teacher(config, torch.device("cpu"))
+    assert isinstance(teacher, RunTeacher)
+    dataset = dataset_of(write_config, taught_shards)
+    batch = Collate(("text", "image", "audio"))([dataset[0, row] for row in (0, 1, 2)])
+    taught = teacher.teach(batch)
+    with torch.no_grad():
+        expected = teacher._model.encode(batch).embeddings
+    assert [torch.equal(taught.teacher[name], expected[n]) for n, name in enumerate(("text", "image", "audio"))] == [
+        True
+    ] * 3
+    assert not taught.teacher["audio"][0].any()
+    assert taught.teacher["audio"][1].any()
+    assert not any(parameter.requires_grad for parameter in teacher._model.parameters())
+
+
+def test_a_teacher_of_other_inputs_is_refused(write_config, taught_shards: Path, run: Path):
+    path = write_config(taught_shards)
+    with pytest.raises(TrainError, match=r"teacher\.run: data\.image_side_px is 16, that of .* is 32; use the same"):
+        load_teacher(load_config(path, [f"teacher.run={run}", "data.image_side_px=16"]), torch.device("cpu"))
+    fewer = "data.modalities={text: [caption], image: [image]}"
+    with pytest.raises(TrainError, match="the teacher has modalities that the student lacks: audio"):
+        load_teacher(load_config(path, [f"teacher.run={run}", fewer]), torch.device("cpu"))
