@@ -55,6 +55,7 @@ def embeddings(run: Path, path: Path, modalities: tuple[str, ...]) -> dict[str, 
     return {"fused": fused} | {name: encoded.embeddings[model.modalities.index(name)] for name in modalities}
 
 
+@pytest.mark.slow
 def test_a_modality_is_added_and_the_old_embeddings_stay_bit_for_bit(old_run, tmp_path: Path):
     path, old = old_run
     begin = ["--continue", str(old), "--add-modality", "audio"]
@@ -70,6 +71,7 @@ def test_a_modality_is_added_and_the_old_embeddings_stay_bit_for_bit(old_run, tm
     assert {cell["change"] for name in ("text->image", "image->text") for cell in forgetting[name].values()} == {0}
 
 
+@pytest.mark.slow
 def test_a_run_is_updated_with_new_shards_and_a_share_of_the_old(
     old_run, write_shards: Callable[..., Path], shapes, tmp_path: Path
 ):
@@ -94,6 +96,7 @@ def test_a_run_is_updated_with_new_shards_and_a_share_of_the_old(
     assert any(line.startswith("on the held-out samples of the run that was continued") for line in lines)
 
 
+@pytest.mark.slow
 def test_a_run_of_another_model_cannot_be_continued(old_run, tmp_path: Path):
     path, old = old_run
     with pytest.raises(TrainError, match=r"its model is another than this one: it lacks adapters\.audio"):

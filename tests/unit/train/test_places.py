@@ -54,6 +54,7 @@ def test_an_index_and_ranges_of_a_store_give_what_the_folder_gives(bucket: Path)
         readers[1].read(17, "caption")
 
 
+@pytest.mark.slow
 def test_a_training_from_a_store_is_the_same(bucket: Path, write_config: Callable[..., Path], tmp_path: Path):
     losses = []
     for where in (str(bucket), URL):

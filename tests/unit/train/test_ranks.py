@@ -88,7 +88,7 @@ def silent_shards(write_shards: Callable[..., Path], shapes) -> Path:
     return write_shards({"train": [samples], "val": [shapes(6, 1)]})
 
 
-@pytest.mark.parametrize("pieces", [1, 3])
+@pytest.mark.parametrize("pieces", [1, pytest.param(3, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_two_ranks_have_the_gradients_of_one(
     write_config, silent_shards: Path, tmp_path: Path, strategy: str, pieces: int

@@ -52,6 +52,7 @@ def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> 
     return {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
 
 
+@pytest.mark.slow
 def test_each_stage_trains_what_it_says_with_its_own_schedule(staged: Path, tmp_path: Path):
     result = train(staged, ["keep_checkpoints=9", "checkpoint_every=1000"], tmp_path / "run", lambda _: None)
     assert (result["status"], result["steps"], result["stage"]) == ("finished", 7, "all")
