@@ -65,6 +65,10 @@ class Inputs:
     values: Tensor
     length_N: Tensor
 
+    def to(self, device: torch.device) -> Inputs:
+        """The same on another device."""
+        return Inputs(self.row_N.to(device), self.values.to(device), self.length_N.to(device))
+
     def rows(self, rows: range) -> Inputs | None:
         """Those of some samples of the batch, which are counted anew; None where none of them has the modality."""
         mine_N = (self.row_N >= rows.start) & (self.row_N < rows.stop)
@@ -85,6 +89,7 @@ class Batch:
         failures: samples that were asked for and are not here.
         teacher: a teacher's embeddings by modality, (B, E); zeros where it has none of a sample.
         texts: as they were read, for a live teacher; None where there is none.
+        asked: `question` and `answer`, token ids (N, S) of the same samples; empty where none has both.
     """
 
     row_B: Tensor
@@ -94,6 +99,7 @@ class Batch:
     failures: list[Failure] = field(default_factory=list)
     teacher: dict[str, Tensor] = field(default_factory=dict)
     texts: list[str | None] = field(default_factory=list)
+    asked: dict[str, Inputs] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Samples."""
@@ -113,18 +119,15 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same on another device."""
-        inputs = {
-            name: Inputs(part.row_N.to(device), part.values.to(device), part.length_N.to(device))
-            for name, part in self.inputs.items()
-        }
         return Batch(
             self.row_B.to(device),
             self.present_BM.to(device),
             self.text_hash_BK.to(device),
-            inputs,
+            {name: part.to(device) for name, part in self.inputs.items()},
             self.failures,
             {name: vectors_BE.to(device) for name, vectors_BE in self.teacher.items()},
             self.texts,
+            {name: part.to(device) for name, part in self.asked.items()},
         )
 
 

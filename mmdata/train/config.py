@@ -17,7 +17,7 @@ from mmdata.train.model.sizes import problems as model_problems
 # One modality alone has nothing to agree with.
 MIN_MODALITIES = 2
 # The modalities that have a tower.
-MODALITIES = ("text", "image", "audio")
+MODALITIES = ("text", "image", "audio", "video", "tensor")
 # How many sets can be mixed, see `mmdata.train.order`.
 MAX_SETS = 32
 # Name of the set, or the beginning of the names, of what a run that is continued was trained on.
@@ -192,7 +192,12 @@ class TrainConfig(Frozen):
 
     def architecture(self) -> Architecture:
         """Every width and depth, with the size's own where nothing else is said."""
-        return self.model.architecture()
+        return self.model.architecture(self.losses())
+
+    def losses(self) -> list[LossConfig]:
+        """The loss of each stage; the file's own where it has none."""
+        changes = [stage.loss.model_dump(exclude_unset=True) if stage.loss else {} for stage in self.stages]
+        return [self.loss.model_copy(update=change) for change in changes] or [self.loss]
 
 
 # What may differ between a run and its continuation: none of it changes what a step computes.
@@ -252,7 +257,7 @@ def _problems(config: TrainConfig) -> Iterator[tuple[Keys, str]]:
     yield from _member_problems(config.data)
     yield from _set_problems(config)
     yield from _start_problems(config)
-    yield from model_problems(config.model, config.data.image_side_px)
+    yield from model_problems(config.model, config.losses(), config.data.image_side_px)
 
 
 def _set_problems(config: TrainConfig) -> Iterator[tuple[Keys, str]]:

@@ -27,6 +27,11 @@ class Purpose(enum.IntEnum):
 
     HIDE_WHETHER = 1
     HIDE_WHICH = 2
+    MASK = 3
+    FLOW_NOISE = 4
+    FLOW_TIME = 5
+    FLOW_CONDITION = 6
+    NEGATIVE = 7
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,7 @@ class Dice:
         stream_B = _mix(self.key_B + int(purpose))
         bits_BE = _mix(stream_B[:, None] + numbers_E * _GOLDEN)
         unit_BE = _shifted(bits_BE, 64 - _BITS).to(torch.float32) / (1 << _BITS)
-        return unit_BE.view(-1, *shape)
+        return unit_BE.view(len(self.key_B), *shape)
 
     def normal(self, purpose: Purpose, *shape: int) -> Tensor:
         """Standard normal numbers, float32, by Box and Muller (1958). Shape (B, *shape)."""

@@ -23,7 +23,7 @@ from mmdata.train.model.towers import Limits
 from mmdata.train.tokens import load_tokenizer
 
 _FORMAT = "mmdata-model"
-_VERSION = 1
+_VERSION = 2
 
 
 def limits_of(config: TrainConfig, vocab_size: int) -> Limits:

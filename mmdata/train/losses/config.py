@@ -14,9 +14,21 @@ class LossConfig(Frozen):
 
     pair: float = Field(1.0, ge=0, description="contrastive, between every two modalities that a sample has")
     fusion: float = Field(1.0, ge=0, description="contrastive, between each modality and the fusion of the others")
+    masked: float = Field(0.0, ge=0, description="hidden patches, spans of sound and tokens are rebuilt from the rest")
+    caption: float = Field(0.0, ge=0, description="the text is written from the fusion of the other modalities")
+    answer: float = Field(0.0, ge=0, description="answers are written from the fusion and the question: data.answers")
+    flow: float = Field(0.0, ge=0, description="images and sounds are made from the fusion of the other modalities")
+    route: float = Field(0.0, ge=0, description="the fusion of the others says which modality is to be made of it")
+    match: float = Field(0.0, ge=0, description="true pairs are told from hard negatives by the fusion of both")
+    distill: float = Field(0.0, ge=0, description="similarities are as a teacher's: data.teachers, or a live one")
     contrastive: Literal["infonce", "siglip"] = Field(
         "infonce", description="infonce: each sample among all of the batch; siglip: each pair for itself"
     )
     modality_dropout: float = Field(
         0.3, ge=0, lt=1, description="chance that one more modality is hidden from the fusion, for each sample"
     )
+    masked_share: float = Field(0.3, gt=0, lt=1, description="share of the tokens that masked modelling hides")
+    condition_dropout: float = Field(
+        0.1, ge=0, lt=1, description="chance that a flow learns without its condition, for guidance when it makes"
+    )
+    distill_temperature: float = Field(0.07, gt=0, le=1, description="of the teacher's and the student's similarities")

@@ -47,6 +47,11 @@ class Step:
         return self.model.latents(self.encoded, self.visible_MBM)
 
     @functools.cached_property
+    def latents_BQW(self) -> Tensor:
+        """The fusion's latents of all that a sample has."""
+        return self.model.latents(self.encoded, torch.ones_like(self.batch.present_BM)[None])[0]
+
+    @functools.cached_property
     def fused_MBD(self) -> Tensor:
         """The fusion's embedding, for each modality without that modality."""
         return self.model.fused(self.latents_MBQW)

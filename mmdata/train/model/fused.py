@@ -1,4 +1,4 @@
-"""The fused model: towers, adapters, heads, fusion.
+"""The fused model: towers, adapters, heads, fusion, decoders.
 
 Shapes: B samples, M modalities, N samples that have a modality, S tokens, W the fusion's width, T a tower's,
 D embedding dimensions, V views of a sample, Q latents.
@@ -11,13 +11,16 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from mmdata.train.batch import Batch, Inputs
 from mmdata.train.model.fusion import Adapter, Fusion
-from mmdata.train.model.layers import init_weights, masked_mean
-from mmdata.train.model.sizes import Architecture
-from mmdata.train.model.towers import Limits, make_tower
+from mmdata.train.model.heads import Head, MatchHead, RouteHead
+from mmdata.train.model.layers import Blocks, init_weights, masked_mean
+from mmdata.train.model.media_decoders import AudioDecoder, ImageDecoder
+from mmdata.train.model.modalities import make_towers
+from mmdata.train.model.sizes import TRUNK_MODALITIES, Architecture
+from mmdata.train.model.text_decoder import TextDecoder
+from mmdata.train.model.towers import Limits, Tower
 
 # CLIP (Radford et al. 2021, section 2.5): the temperature starts at 0.07 and its inverse never passes 100.
 _START_LOG_SCALE = math.log(1 / 0.07)
@@ -43,37 +46,38 @@ class Encoded:
     present_BM: Tensor
 
 
-class Head(nn.Module):
-    """LayerNorm and projection to an embedding of unit length."""
-
-    def __init__(self, width: int, embed_dim: int) -> None:
-        """From `width` to `embed_dim`."""
-        super().__init__()
-        self.norm = nn.LayerNorm(width)
-        self.project = nn.Linear(width, embed_dim, bias=False)
-
-    def forward(self, pooled_NW: Tensor) -> Tensor:
-        """Shape (N, D), float32 whatever comes in."""
-        return functional.normalize(self.project(self.norm(pooled_NW)).float(), dim=-1)
-
-
 class FusedModel(nn.Module):
-    """One model of several modalities, each of which may be absent from any sample."""
+    """One model of several modalities, each of which may be absent from any sample.
+
+    Attributes:
+        run_absent: towers of modalities that no sample has run too, over nothing: where ranks wait for each other's
+            gradients, each has to have them of the same parameters.
+    """
 
     def __init__(self, architecture: Architecture, modalities: tuple[str, ...], limits: Limits) -> None:
         """Modalities keep their order: it is that of the columns of `present_BM`."""
         super().__init__()
         width = architecture.fusion.width
+        self.architecture, self.limits = architecture, limits
         self.modalities, self.width, self.embed_dim = modalities, width, architecture.embed_dim
-        towers = {name: make_tower(name, architecture, limits) for name in modalities}
-        self.towers = nn.ModuleDict({name: tower for name, (tower, _) in towers.items()})
-        self.adapters = nn.ModuleDict({name: Adapter(size, width) for name, (_, size) in towers.items()})
+        self.run_absent = False
+        towers = make_towers(modalities, architecture, limits)
+        self.towers = nn.ModuleDict({name: towers[name] for name in modalities})
+        shared = architecture.shared_trunk
+        self.trunk = Blocks(architecture.image, architecture.dropout, architecture.moe) if shared else None
+        self.adapters = nn.ModuleDict({name: Adapter(towers[name].width, width) for name in modalities})
         self.heads = nn.ModuleDict({name: Head(width, architecture.embed_dim) for name in modalities})
-        self.fusion = Fusion(architecture.fusion, architecture.dropout)
+        self.fusion = Fusion(architecture.fusion, architecture.dropout, architecture.moe)
         self.fusion_head = Head(width, architecture.embed_dim)
         self.log_scale = nn.Parameter(torch.tensor(_START_LOG_SCALE))
         self.sigmoid_bias = nn.Parameter(torch.tensor(_START_SIGMOID_BIAS))
-        self.apply(init_weights)
+        self.decoders = nn.ModuleDict({name: self._decoder(name) for name in architecture.decoders})
+        self.match_head = MatchHead(width) if architecture.match else None
+        outputs, heads = len(architecture.decoders), architecture.fusion.heads
+        self.route_head = RouteHead(width, heads, outputs) if architecture.route else None
+        for name, part in self.named_children():
+            if name != "towers":  # made ready where they are made: some come with weights
+                part.apply(init_weights)
 
     def encode(self, batch: Batch) -> Encoded:
         """Run the towers, each over the samples that have its modality."""
@@ -99,16 +103,45 @@ class FusedModel(nn.Module):
         """Inverse temperature, at most 100."""
         return self.log_scale.clamp(max=MAX_LOG_SCALE).exp()
 
+    def tower(self, name: str) -> Tower:
+        """The tower of a modality."""
+        tower = self.towers[name]
+        assert isinstance(tower, Tower)
+        return tower
+
+    def trunk_of(self, name: str) -> nn.Module | None:
+        """The blocks that a modality shares with others; None where it has its own."""
+        return self.trunk if name in TRUNK_MODALITIES or name == "video" else None
+
+    def _decoder(self, name: str) -> nn.Module:
+        shape, limits = self.architecture, self.limits
+        if name == "text":
+            most = 2 * limits.text_max_tokens  # a question, and its answer
+            return TextDecoder(shape.text_decoder, limits.vocab_size, most, self.width, shape.dropout)
+        return (
+            ImageDecoder(shape.image_decoder, self.width)
+            if name == "image"
+            else AudioDecoder(shape.audio_decoder, self.width)
+        )
+
     def _encode_one(self, name: str, inputs: Inputs | None, rows: int) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens (B, S, W), mask (B, S) and embeddings (B, D) of one modality."""
         device = self.log_scale.device
-        if inputs is None:
+        if inputs is None and not self.run_absent:
             none = torch.zeros((rows, 0, self.width), device=device)
             return none, none[..., 0].bool(), torch.zeros((rows, self.embed_dim), device=device)
-        tokens_NST, mask_NS = self.towers[name](inputs.values, inputs.length_N)
+        if inputs is None:
+            parts = [part[:0] for part in self._run(name, *self.tower(name).blank(device))]
+            row_N = torch.zeros(0, dtype=torch.int64, device=device)
+        else:
+            parts, row_N = self._run(name, inputs.values, inputs.length_N), inputs.row_N
+        return tuple(_spread(part, row_N, rows) for part in parts)  # type: ignore[return-value]
+
+    def _run(self, name: str, values: Tensor, length_N: Tensor) -> list[Tensor]:
+        """Tokens (N, S, W), mask (N, S) and embeddings (N, D)."""
+        tokens_NST, mask_NS = self.towers[name](values, length_N, None, self.trunk_of(name))
         tokens_NSW = self.adapters[name](tokens_NST)
-        embedding_ND = self.heads[name](masked_mean(tokens_NSW, mask_NS))
-        return tuple(_spread(part, inputs.row_N, rows) for part in (tokens_NSW, mask_NS, embedding_ND))  # type: ignore[return-value]
+        return [tokens_NSW, mask_NS, self.heads[name](masked_mean(tokens_NSW, mask_NS))]
 
 
 def _spread(part_N: Tensor, row_N: Tensor, rows: int) -> Tensor:

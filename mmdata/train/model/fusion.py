@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mmdata.train.model.layers import INIT_STD, CrossBlock
-from mmdata.train.model.sizes import FusionShape
+from mmdata.train.model.layers import INIT_STD, CrossBlock, experts_at
+from mmdata.train.model.sizes import FusionShape, Moe
 
 
 class Adapter(nn.Module):
@@ -34,13 +34,15 @@ class Adapter(nn.Module):
 class Fusion(nn.Module):
     """Learned latents attend over the tokens of the modalities that are visible."""
 
-    def __init__(self, shape: FusionShape, dropout: float) -> None:
-        """Width, depth, heads and latents from `shape`."""
+    def __init__(self, shape: FusionShape, dropout: float, moe: Moe | None = None) -> None:
+        """Width, depth, heads and latents from `shape`; layers with experts by `moe`."""
         super().__init__()
         self.latents = nn.Parameter(torch.randn(shape.latents, shape.width) * INIT_STD)
         # Always visible: a sample of which nothing is visible has something to attend to, and no NaN.
         self.nothing = nn.Parameter(torch.randn(shape.width) * INIT_STD)
-        self.blocks = nn.ModuleList(CrossBlock(shape.width, shape.heads, dropout) for _ in range(shape.depth))
+        self.blocks = nn.ModuleList(
+            CrossBlock(shape.width, shape.heads, dropout, experts_at(number, moe)) for number in range(shape.depth)
+        )
         self.norm = nn.LayerNorm(shape.width)
 
     def forward(self, tokens: list[Tensor], masks: list[Tensor], visible_VBM: Tensor) -> Tensor:
