@@ -102,7 +102,8 @@ def test_two_ranks_have_the_gradients_of_one(
     assert min(two.pop("by_rank")[:, 2].tolist()) == 0 < one.pop("by_rank")[0, 2]
     untouched = two.keys() - one.keys()
     assert not any(two[name].any() for name in untouched)
-    worst = {name: float((one[name] - two[name]).abs().max()) for name in one}
+    # Of the size of the gradient, where that is above 1: what is lost is float32's last digits.
+    worst = {name: float((one[name] - two[name]).abs().max() / one[name].abs().max().clamp(min=1)) for name in one}
     assert max(worst.values()) < 1e-5
     assert one["norm"] > 1
 
