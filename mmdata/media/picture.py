@@ -1,6 +1,6 @@
 """What can be told of a picture by its pixels alone: how sharp, bright, colourful and empty it is.
 
-Shapes: H, W pixels of a picture made smaller; rgb_HW3 is uint8, grey_HW is luma in [0, 1], float32.
+Shapes: H, W pixels of a picture made smaller, L grey levels; rgb_HW3 and grey_HW (luma) are uint8.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from mmdata.media.image import ANY_SIZE, open_upright, to_rgb
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    Floats = NDArray[np.float32]
+    Bytes = NDArray[np.uint8]
+    Floats = NDArray[np.float64]
 
 # All is measured at one scale: a large photograph is as sharp as it looks on a page, not as its pixels are.
 SIDE_PX: Final = 512
@@ -26,6 +27,7 @@ _BLUR_PX: Final = 11
 _SAME_COLOUR: Final = 8
 _COLOUR_BITS: Final = 4
 _LEVELS: Final = 256
+_LIGHT: Final = np.arange(_LEVELS) / (_LEVELS - 1)
 
 
 @dataclass(frozen=True)
@@ -58,79 +60,73 @@ def measure_picture(data: bytes) -> Picture:
 
     Raises SampleError as `mmdata.media.image.open_upright` does.
     """
-    # Twice as large as needed: what the decoder leaves out then, the mean over pixels leaves out too.
-    opened = open_upright(data, ANY_SIZE, 2 * SIDE_PX)
+    opened = open_upright(data, ANY_SIZE, SIDE_PX)
     width, height = opened.size
     small = _reduced(opened.image)
-    rgb_HW3 = np.asarray(to_rgb(small))
-    grey_HW = luma(rgb_HW3)
+    rgb = to_rgb(small)
+    rgb_HW3 = np.asarray(rgb)
+    # ITU-R BT.601, as JPEG and Pillow have it.
+    grey_HW = np.asarray(rgb.convert("L"))
+    shares_L = np.bincount(grey_HW.ravel(), minlength=_LEVELS) / grey_HW.size
+    brightness = float(shares_L @ _LIGHT)
     return Picture(
         aspect=width / height,
         sharpness=sharpness(grey_HW),
-        entropy=entropy_bits(grey_HW),
-        brightness=float(grey_HW.mean()),
-        contrast=float(grey_HW.std()),
+        entropy=entropy_bits(shares_L),
+        brightness=brightness,
+        contrast=float(shares_L @ np.square(_LIGHT - brightness)) ** 0.5,
         flat=flat_share(rgb_HW3),
         colourfulness=colourfulness(rgb_HW3),
         transparency=_transparency(small),
     )
 
 
-def luma(rgb_HW3: NDArray[np.uint8]) -> Floats:
-    """ITU-R BT.601, as JPEG and Pillow have it: `[H, W]` in [0, 1]."""
-    weights_3 = np.array([0.299, 0.587, 0.114], dtype=np.float32) / 255
-    return np.asarray(rgb_HW3.astype(np.float32) @ weights_3)
-
-
-def sharpness(grey_HW: Floats) -> float | None:
+def sharpness(grey_HW: Bytes) -> float | None:
     """One less the blur effect of Crété-Roffet et al. (2007), equations 1 to 5; None where nothing varies.
 
     How much of the difference between neighbours a strong blur takes away: nearly all of a sharp picture's, little of
     what was blurred already. Unlike the variance of the Laplacian it does not ask how much contrast there is.
     """
-    kept = [share for axis in (0, 1) if (share := _lost_by_blur(grey_HW, axis)) is not None]
+    # Down a column and along a row; memory is read in order in both.
+    wide_HW = grey_HW.astype(np.int16)
+    kept = [share for one in (wide_HW, wide_HW.T.copy()) if (share := _lost_by_blur(one)) is not None]
     return min(kept) if kept else None
 
 
-def _lost_by_blur(grey_HW: Floats, axis: int) -> float | None:
-    """Share of the variation along an axis that a mean over `_BLUR_PX` takes away."""
-    before = np.abs(np.diff(grey_HW, axis=axis))
-    after = np.abs(np.diff(_mean_along(grey_HW, axis), axis=axis))
-    there = float(before.sum())
-    # Less than one grey level of one pixel is rounding.
-    if there < 1 / _LEVELS:
+def _lost_by_blur(grey_HW: NDArray[np.int16]) -> float | None:
+    """Share of the variation from row to row that a mean over `_BLUR_PX` of them takes away; in whole numbers."""
+    before = np.abs(np.diff(grey_HW, axis=0)) * _BLUR_PX
+    there = int(before.sum())
+    if there == 0:
         return None
+    # The border's pixels go on beyond it. What a sum over a window gains with a step is what comes in less what goes.
+    reach = _BLUR_PX // 2
+    rows = np.pad(grey_HW, ((reach, reach), (0, 0)), mode="edge")
+    after = np.abs(rows[_BLUR_PX:] - rows[:-_BLUR_PX])
     return float(np.maximum(before - after, 0).sum()) / there
 
 
-def _mean_along(grey_HW: Floats, axis: int) -> Floats:
-    """Mean over `_BLUR_PX` neighbours along an axis; the border's pixels go on beyond it."""
-    reach = _BLUR_PX // 2
-    padding = [(0, 0), (0, 0)]
-    padding[axis] = (reach + 1, reach)
-    sums = np.cumsum(np.pad(grey_HW, padding, mode="edge"), axis=axis, dtype=np.float64)
-    length = grey_HW.shape[axis]
-    upper, lower = (sums.take(range(start, start + length), axis) for start in (_BLUR_PX, 0))
-    return np.asarray((upper - lower) / _BLUR_PX, dtype=np.float32)
+def entropy_bits(shares_L: Floats) -> float:
+    """Shannon's entropy of grey levels, bits."""
+    there = shares_L[shares_L > 0]
+    return float(max(0.0, -(there * np.log2(there)).sum()))
 
 
-def entropy_bits(grey_HW: Floats) -> float:
-    """Shannon's entropy of 256 grey levels, bits."""
-    counts = np.bincount(np.rint(grey_HW * (_LEVELS - 1)).astype(np.int64).ravel(), minlength=_LEVELS)
-    shares = counts[counts > 0] / grey_HW.size
-    return float(max(0.0, -(shares * np.log2(shares)).sum()))
-
-
-def flat_share(rgb_HW3: NDArray[np.uint8]) -> float:
+def flat_share(rgb_HW3: Bytes) -> float:
     """Share of the area that has the most common colour, up to `_SAME_COLOUR` of 255 in each channel."""
-    coarse_HW3 = (rgb_HW3 >> (8 - _COLOUR_BITS)).astype(np.int64)
-    number_HW = (coarse_HW3[:, :, 0] << 2 * _COLOUR_BITS) + (coarse_HW3[:, :, 1] << _COLOUR_BITS) + coarse_HW3[:, :, 2]
+    coarse_3HW = (rgb_HW3 >> (8 - _COLOUR_BITS)).astype(np.uint16).transpose(2, 0, 1)
+    number_HW = (coarse_3HW[0] << 2 * _COLOUR_BITS) | (coarse_3HW[1] << _COLOUR_BITS) | coarse_3HW[2]
     common = rgb_HW3[number_HW == np.bincount(number_HW.ravel()).argmax()]
-    colour_3 = np.median(common, axis=0)
-    return float((np.abs(rgb_HW3 - colour_3) <= _SAME_COLOUR).all(axis=2).mean())
+    colour_3 = common.mean(axis=0)
+    lower_3, upper_3 = np.ceil(colour_3 - _SAME_COLOUR), np.floor(colour_3 + _SAME_COLOUR)
+    same_HW = np.ones(number_HW.shape, dtype=bool)
+    for channel in range(3):
+        values_HW = rgb_HW3[:, :, channel]
+        same_HW &= (values_HW >= max(lower_3[channel], 0)) & (values_HW <= min(upper_3[channel], _LEVELS - 1))
+    return float(same_HW.mean())
 
 
-def colourfulness(rgb_HW3: NDArray[np.uint8]) -> float:
+def colourfulness(rgb_HW3: Bytes) -> float:
     """Hasler and Suesstrunk, "Measuring colourfulness in natural images" (2003), section 7: the metric M3."""
     red_HW, green_HW, blue_HW = (rgb_HW3[:, :, channel].astype(np.float32) for channel in range(3))
     red_green_HW, yellow_blue_HW = red_HW - green_HW, (red_HW + green_HW) / 2 - blue_HW

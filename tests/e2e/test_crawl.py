@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 from website import Reply, Site, jpeg, page
@@ -133,6 +134,12 @@ def test_a_crawl_that_was_killed_goes_on(cli, site: Site):
     assert "64 inputs = 60 kept + 4 failed" in cli.build().stdout
 
 
+def plain() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (400, 200), (200, 30, 30)).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
 def test_a_crawl_says_who_asks(cli, site: Site):
     cli.spec(sources=[web(site)])
     error = cli.run("plan", "pipeline.yaml", code=2).stderr
@@ -140,13 +147,34 @@ def test_a_crawl_says_who_asks(cli, site: Site):
     assert site.seen.total() == 0
 
 
+SAID = {
+    "/i/a.jpg": ("IMG_1234.JPG", "says_something"),
+    "/i/b.jpg": ("buy it now buy it now buy it now", "says_it_once"),
+    "/i/c.jpg": ("a card 4111 1111 1111 1111 on a table", "nobodys_numbers"),
+    "/i/d.jpg": ("a wall in plain red", "no_plain_area"),
+    "/i/e.jpg": ("photo by jane, jane@example.org", "says_something"),
+    "/i/f.jpg": ("ask jane@example.org or +1 650 253 0000", None),
+}
+
+
 def test_the_pipeline_of_web_sites_builds(cli):
     with Site(pages=4) as site:
-        site.extra["/i/"] = lambda _, path, __: Reply(body=jpeg(path, 400), headers={"Content-Type": "image/jpeg"})
+        site.extra["/i/"] = lambda _, path, __: Reply(
+            body=jpeg(path, 400) if path != "/i/d.jpg" else plain(), headers={"Content-Type": "image/jpeg"}
+        )
+        images = "".join(f'<img src="{path}" alt="{alt}">' for path, (alt, _) in SAID.items())
+        site.extra["/p/3"] = lambda *_: Reply(body=f"<html>{images}".encode(), headers=HTML)
         cli.env.update(SITE=site.url("/p/0"), CONTACT="mailto:test@example.org")
         allowed = f"fetch.allow_private=['{site.host}']"
         out = cli.run("build", ROOT / "pipelines" / "web.yaml", "--output", "out", "--set", allowed).stdout
-    assert "8 inputs = 8 kept" in out
+    assert "12 inputs = 7 kept + 5 dropped" in out
+    rows = cli.query(
+        "SELECT key, rule, text FROM fates JOIN samples USING (sample_id) JOIN members USING (sample_id) "
+        "WHERE name = 'caption'"
+    )
+    said = {row["key"].removeprefix(site.url("")).partition(" ")[0]: row for row in rows}
+    assert {path: said[path]["rule"] for path in SAID} == {path: rule for path, (_, rule) in SAID.items()}
+    assert said["/i/f.jpg"]["text"] == "ask <EMAIL> or <PHONE>"
     assert {
         (row["width"], row["height"], row["mime"]) for row in cli.query("SELECT * FROM members WHERE name = 'image'")
     } == {(400, 200, "image/jpeg")}

@@ -40,7 +40,7 @@ BLACK, WHITE, RED, GREY = (0, 0, 0), (255, 255, 255), (255, 0, 0), (128, 128, 12
         (plain(RED), "sharpness", None),
         (plain(RED), "entropy", 0.0),
         (plain(RED), "flat", 1.0),
-        (plain(RED), "brightness", 0.299),
+        (plain(RED), "brightness", 76 / 255),
         (plain(WHITE), "brightness", 1.0),
         (plain(WHITE), "contrast", 0.0),
         (halves(BLACK, WHITE), "entropy", 1.0),
