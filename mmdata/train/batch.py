@@ -1,14 +1,15 @@
 """What passes from the loader to the model.
 
 Shapes: B samples in a batch, M modalities, N samples of the batch that have a modality, K hashes a sample,
-E dimensions of a teacher's embedding; values are
-(N, S) token ids, (N, 3, H, W) uint8 pixels, or (N, T) int16 samples in time at 16 kHz.
+E dimensions of a teacher's embedding; values are (N, S) token ids, (N, 3, H, W) uint8 pixels, (N, T) int16 samples in
+time at 16 kHz, (N, 3, H, W, F) pixels of the frames of a video, or (N, C, P) float32 channels of a sensor.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,7 @@ class Example:
         text_hash_K: hashes by which samples count as having the same text; 0 where there is none.
         teacher: a teacher's embedding for each modality that it has one of, of shape (E,).
         text: the text as it was read, for a live teacher; None where there is none.
+        asked: token ids of `question` and `answer`; empty where it has not both.
     """
 
     row: int
@@ -33,6 +35,7 @@ class Example:
     text_hash_K: tuple[int, ...]
     teacher: dict[str, npt.NDArray[np.float32]] = field(default_factory=dict)
     text: str | None = None
+    asked: dict[str, npt.NDArray[np.int64]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -150,14 +153,16 @@ class Collate:
         present = [[name in example.values for name in self.modalities] for example in examples]
         hashes = [example.text_hash_K for example in examples]
         columns = len(hashes[0]) if hashes else 1
+        values, asked = [example.values for example in examples], [example.asked for example in examples]
         return Batch(
             row_B=torch.tensor([example.row for example in examples], dtype=torch.int64),
             present_BM=torch.tensor(present, dtype=torch.bool).reshape(-1, len(self.modalities)),
             text_hash_BK=torch.tensor(hashes, dtype=torch.int64).reshape(-1, columns),
-            inputs={name: part for name in self.modalities if (part := _inputs(name, examples))},
+            inputs={name: part for name in self.modalities if (part := _inputs(name, values))},
             failures=failures,
             teacher={name: _vectors(name, width, examples) for name, width in self.teachers.items()},
             texts=[example.text for example in examples],
+            asked={name: part for name in ("question", "answer") if (part := _inputs(name, asked))},
         )
 
 
@@ -169,11 +174,11 @@ def _vectors(modality: str, width: int, examples: Sequence[Example]) -> Tensor:
     return torch.from_numpy(vector_BE)
 
 
-def _inputs(modality: str, examples: Sequence[Example]) -> Inputs | None:
-    rows = [row for row, example in enumerate(examples) if modality in example.values]
+def _inputs(name: str, examples: Sequence[Mapping[str, npt.NDArray[Any]]]) -> Inputs | None:
+    rows = [row for row, values in enumerate(examples) if name in values]
     if not rows:
         return None
-    arrays = [examples[row].values[modality] for row in rows]
+    arrays = [examples[row][name] for row in rows]
     lengths = [array.shape[-1] for array in arrays]
     padded = np.zeros((len(arrays), *arrays[0].shape[:-1], max(lengths)), dtype=arrays[0].dtype)
     for slot, array in zip(padded, arrays, strict=True):

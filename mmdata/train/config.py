@@ -31,6 +31,18 @@ class SetConfig(Frozen):
     share: float = Field(1.0, ge=0, description="its share of the samples beside those of the others")
 
 
+class AnswerConfig(Frozen):
+    """Questions and their answers, for a model that writes."""
+
+    question: str = Field(description="the member that asks, a text that stands under no modality")
+    answer: str = Field(description="the member that answers, another such text")
+
+    @property
+    def members(self) -> dict[str, str]:
+        """Both, by what they are."""
+        return {"question": self.question, "answer": self.answer}
+
+
 class DataConfig(Frozen):
     """Which shards are read, and how each member becomes a tensor."""
 
@@ -44,6 +56,7 @@ class DataConfig(Frozen):
         description="members of the shards by modality; where a sample has several of one modality, training draws "
         "one of them each time and evaluation takes the first",
     )
+    answers: AnswerConfig | None = Field(None, description="members with questions and answers, for loss.answer")
     teachers: dict[str, str] = Field(
         {},
         json_schema_extra={"propertyNames": {"enum": list(MODALITIES)}},
@@ -59,6 +72,10 @@ class DataConfig(Frozen):
     image_side_px: int = Field(64, ge=8, le=1024, description="images are fitted into a square of this side, on white")
     image_max_pixels: int = Field(64_000_000, ge=1, description="an image with more pixels is not decoded")
     audio_max_s: float = Field(4.0, gt=0, le=600, description="audio is cut to its first so many seconds")
+    video_frames: int = Field(8, ge=1, le=256, description="frames of a video that are seen, at even distances")
+    video_max_s: float = Field(30.0, gt=0, le=3600, description="videos are cut to their first so many seconds")
+    tensor_channels: int = Field(1, ge=1, le=4096, description="channels of a recording of sensors, a `.npy`")
+    tensor_max_steps: int = Field(1024, ge=1, le=1 << 20, description="recordings are cut to their first steps")
     text_max_tokens: int = Field(32, ge=4, le=4096, description="texts are cut to so many tokens, both ends included")
     vocab_size: int = Field(4096, ge=320, le=65_536, description="most entries of the byte-level BPE vocabulary")
     member_max_bytes: int = Field(64 << 20, ge=1, description="a member with more bytes is not read")
@@ -255,6 +272,8 @@ def _problems(config: TrainConfig) -> Iterator[tuple[Keys, str]]:
     if config.steps is not None and config.optim.warmup >= config.steps:
         yield ("optim", "warmup"), f"{config.optim.warmup} steps of warm-up leave none of {config.steps}; make it fewer"
     yield from _member_problems(config.data)
+    yield from _answer_problems(config)
+    yield from _made_problems(config)
     yield from _set_problems(config)
     yield from _start_problems(config)
     yield from model_problems(config.model, config.losses(), config.data.image_side_px)
@@ -315,6 +334,29 @@ def _member_problems(data: DataConfig) -> Iterator[tuple[Keys, str]]:
             seen.add(member)
 
 
+def _answer_problems(config: TrainConfig) -> Iterator[tuple[Keys, str]]:
+    data = config.data
+    if any(loss.answer for loss in config.losses()) and not data.answers:
+        yield ("loss", "answer"), "learns from questions; add `answers: {question: member, answer: member}` to data"
+    if data.answers and "text" not in data.modalities:
+        yield ("data", "answers"), "are written in the model's tokens; add text to data.modalities"
+    named = [member for members in data.modalities.values() for member in members]
+    for name, member in (data.answers.members if data.answers else {}).items():
+        if member in named:
+            why = "a modality too, so the fusion would read it"
+            yield ("data", "answers", name), f"the member '{member}' is of {why}; remove it there"
+
+
+def _made_problems(config: TrainConfig) -> Iterator[tuple[Keys, str]]:
+    for number, name in enumerate(config.model.decoders):
+        if name not in config.data.modalities:
+            yield ("model", "decoders", number), f"'{name}' is not under data.modalities, so nothing shows how it looks"
+    for modality in config.model.towers:
+        if modality not in config.data.modalities:
+            near = nearest(modality, config.data.modalities)
+            yield ("model", "towers", modality), f"'{modality}' is not under data.modalities{near}"
+
+
 def unknown_members(config: TrainConfig, document: Document, known: dict[str, str]) -> list[str]:
     """A line for each configured member that the shards lack or hold as another modality.
 
@@ -324,15 +366,21 @@ def unknown_members(config: TrainConfig, document: Document, known: dict[str, st
         known: the members of the shards, with their modality.
     """
     lines = []
-    for modality, members in config.data.modalities.items():
-        for index, member in enumerate(members):
-            keys: Keys = ("data", "modalities", modality, index)
-            if member not in known:
-                lines.append(document.problem(keys, f"the shards have no member '{member}'{nearest(member, known)}"))
-            elif known[member] != modality:
-                fix = f"list it under '{known[member]}'"
-                lines.append(document.problem(keys, f"the member '{member}' is of modality '{known[member]}'; {fix}"))
+    for keys, modality, member in _named_members(config.data):
+        if member not in known:
+            lines.append(document.problem(keys, f"the shards have no member '{member}'{nearest(member, known)}"))
+        elif known[member] != modality:
+            fix = "name a text" if keys[1] == "answers" else f"list it under '{known[member]}'"
+            lines.append(document.problem(keys, f"the member '{member}' is of modality '{known[member]}'; {fix}"))
     return lines
+
+
+def _named_members(data: DataConfig) -> Iterator[tuple[Keys, str, str]]:
+    """Path, modality and name of every member."""
+    for modality, members in data.modalities.items():
+        yield from ((("data", "modalities", modality, index), modality, name) for index, name in enumerate(members))
+    for name, member in (data.answers.members if data.answers else {}).items():
+        yield ("data", "answers", name), "text", member
 
 
 def unknown_vectors(config: TrainConfig, document: Document, known: Collection[str]) -> list[str]:

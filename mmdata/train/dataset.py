@@ -23,7 +23,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from mmdata.errors import SampleError, TrainError
 from mmdata.train.batch import Batch, Collate, Example, Failure
 from mmdata.train.config import MIN_MODALITIES, DataConfig, TrainConfig
-from mmdata.train.decode import decode_audio, decode_image, decode_text
+from mmdata.train.decode import decode_text
+from mmdata.train.decoders import decode_media
 from mmdata.train.manifest import EmbeddingEntry, ShardFolder
 from mmdata.train.online import OnlineAugment
 from mmdata.train.order import Pick
@@ -55,12 +56,18 @@ def open_split(folder: ShardFolder, split: str, data: DataConfig) -> Split:
     """Index a split. Raises TrainError where the shards are damaged or the split is missing or empty."""
     manifest = folder.manifest
     members = [member for names in data.modalities.values() for member in names]
+    members += data.answers.members.values() if data.answers else ()
     if manifest.augment and manifest.augment.online:
         # A policy changes a sample as a whole.
         members += [member for member in manifest.members if member not in members]
     index = index_split(folder, split, members)
     held_MN = np.array([np.any([index.has(m) for m in names], axis=0) for names in data.modalities.values()])
-    rows = np.flatnonzero(held_MN.sum(axis=0) >= MIN_MODALITIES)
+    usable_N = held_MN.sum(axis=0) >= MIN_MODALITIES
+    if data.answers:
+        # A picture is enough where it is asked about.
+        asked = [index.has(member) for member in data.answers.members.values()]
+        usable_N |= held_MN.any(axis=0) & np.all(asked, axis=0)
+    rows = np.flatnonzero(usable_N)
     taken = index.take(rows)
     teachers = {
         modality: manifest.embeddings[vectors]
@@ -101,7 +108,8 @@ def _weight(reader: ShardReader, row: int, path: Sequence[str]) -> float:
 def iter_texts(split: Split, data: DataConfig) -> Iterator[str]:
     """Every text of a split, in order; those that cannot be read are left out, and met again in training."""
     reader = ShardReader(split.index, data.member_max_bytes)
-    has = {member: split.index.has(member) for member in data.modalities.get("text", [])}
+    members = [*data.modalities.get("text", []), *(data.answers.members.values() if data.answers else ())]
+    has = {member: split.index.has(member) for member in members}
     for row in range(len(split.index)):
         for member in has:
             if has[member][row]:
@@ -169,7 +177,7 @@ class SampleDataset(Dataset[Example | Failure]):
             except SampleError as error:
                 return self._failure(row, member, error)
         try:
-            return Example(row, values, (*hashes, row + 1), self._taught(row), text)
+            return Example(row, values, (*hashes, row + 1), self._taught(row), text, self._asked(row, child))
         except SampleError as error:
             return self._failure(row, "", error)
 
@@ -177,6 +185,17 @@ class SampleDataset(Dataset[Example | Failure]):
         """The stored vectors of a sample; a child learns from those of its original."""
         found = ((modality, self._reader.vector(row, entry)) for modality, entry in self._split.teachers.items())
         return {modality: vector for modality, vector in found if vector is not None}
+
+    def _asked(self, row: int, child: Mapping[str, bytes] | None) -> dict[str, npt.NDArray[np.int64]]:
+        """Tokens of the question and the answer, of a sample that has both."""
+        members = self._data.answers.members if self._data.answers else {}
+        held = [bool(self._has[member][row] if child is None else child.get(member)) for member in members.values()]
+        if not held or not all(held):
+            return {}
+        assert self._tokenizer is not None
+        texts = {name: decode_text(self._read(row, member, child, MAX_TEXT_BYTES)) for name, member in members.items()}
+        most = self._data.text_max_tokens
+        return {name: encode(self._tokenizer, text, most) for name, text in texts.items()}
 
     def _chosen(self, epoch: int | None, row: int, child: Mapping[str, bytes] | None = None) -> dict[str, str]:
         """The member of each modality that the sample has, or its child."""
@@ -210,11 +229,7 @@ class SampleDataset(Dataset[Example | Failure]):
         if cached is not None:
             return cached
         data = self._read(row, member, child)
-        values: npt.NDArray[np.generic]
-        if modality == "image":
-            values = decode_image(data, self._data.image_side_px, self._data.image_max_pixels)
-        else:
-            values = decode_audio(data, self._data.audio_max_s)
+        values = decode_media(modality, data, self._data)
         # A child is another one in the next epoch.
         if child is None and values.nbytes <= self._cache_bytes_left:
             self._cache_bytes_left -= values.nbytes

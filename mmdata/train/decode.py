@@ -78,6 +78,11 @@ def _square(data: bytes, side_px: int, max_pixels: int) -> npt.NDArray[np.uint8]
             raise SampleError("image_too_large", f"{image.width} x {image.height} px, at most {max_pixels} pixels")
         image.draft("RGB", (side_px, side_px))
         picture = _opaque(ImageOps.exif_transpose(image))
+    return fitted(picture, side_px)
+
+
+def fitted(picture: Image.Image, side_px: int) -> npt.NDArray[np.uint8]:
+    """An opaque picture, fitted into a square on white and centred. Shape (3, side, side)."""
     scale = side_px / max(picture.size)
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
     picture = picture.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)

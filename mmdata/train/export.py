@@ -24,12 +24,17 @@ from mmdata.train.tokens import load_tokenizer
 
 _FORMAT = "mmdata-model"
 _VERSION = 2
+# What two models that read the same batches have in common.
+_SHARED_LIMITS = (
+    "text_max_tokens", "image_side_px", "audio_max_s", "video_frames", "tensor_channels", "tensor_max_steps",
+)  # fmt: skip
 
 
 def limits_of(config: TrainConfig, vocab_size: int) -> Limits:
     """Sizes of the inputs of a model for this configuration."""
     data = config.data
-    return Limits(vocab_size, data.text_max_tokens, data.image_side_px, data.audio_max_s)
+    sizes = (data.text_max_tokens, data.image_side_px, data.audio_max_s)
+    return Limits(vocab_size, *sizes, data.video_frames, data.tensor_channels, data.tensor_max_steps)
 
 
 def read_description(folder: Path) -> dict[str, Any]:
@@ -46,7 +51,7 @@ def read_description(folder: Path) -> dict[str, Any]:
 def run_limits(folder: Path, config: TrainConfig, key: str) -> None:
     """Raises TrainError where a run's inputs have other sizes than those of this configuration, named under `key`."""
     limits = read_description(folder)["limits"]
-    for name in ("text_max_tokens", "image_side_px", "audio_max_s"):
+    for name in _SHARED_LIMITS:
         ours = getattr(config.data, name)
         if name in limits and limits[name] != ours:
             raise TrainError(f"{key}: data.{name} is {ours}, that of {folder} is {limits[name]}; use the same")

@@ -66,6 +66,17 @@ def test_defaults_and_overrides(tmp_path: Path):
         ),
         ("steps: 50", "steps: 50\nmodel: {patch_px: 7}", "train.yaml:1:1 data.image_side_px: 64 px do not divide into"),
         ("output: run", "", "train.yaml:1:1 the key 'output' is missing"),
+        ("steps: 50", "steps: 50\nloss: {caption: 1}", "train.yaml:5:8 loss.caption: needs a decoder that writes; add"),
+        ("steps: 50", "steps: 50\nloss: {flow: 1}", "train.yaml:5:8 loss.flow: needs a decoder that draws or sounds"),
+        ("steps: 50", "steps: 50\nloss: {route: 1}", "train.yaml:5:8 loss.route: chooses between decoders"),
+        ("steps: 50", "steps: 50\nloss: {answer: 1}", "train.yaml:5:8 loss.answer: learns from questions; add"),
+        ("steps: 50", "steps: 50\nmodel: {decoders: [audio]}", "train.yaml:5:20 model.decoders[0]: 'audio' is not und"),
+        ("steps: 50", "steps: 50\nmodel: {shared_trunk: true, text: {width: 64}}", "train.yaml:5:29 model.text: a wid"),
+        (
+            "image: [image]}",
+            "image: [image]}\n  answers: {question: caption, answer: b}",
+            "train.yaml:4:13 data.answers",
+        ),
     ],
 )
 def test_a_fault_names_place_value_and_fix(tmp_path: Path, old, new, expected):

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from mmdata.train.batch import Collate
 from mmdata.train.config import load_config
 from mmdata.train.dataset import MixedDataset, SampleDataset, eval_loader, iter_texts, open_split, train_loader
-from mmdata.train.manifest import open_folder
+from mmdata.train.manifest import MemberEntry, open_folder
 from mmdata.train.order import Endless, Mix, StepSampler
 from mmdata.train.tokens import fit_tokenizer, text_hash
 
@@ -94,3 +95,31 @@ def test_the_cache_is_bounded_and_changes_nothing(make_dataset, shape_shards: Pa
     assert len(cached._cache) >= 1
     assert not without._cache
     assert sum(array.nbytes for array in cached._cache.values()) + cached._cache_bytes_left == 1 << 20
+
+
+def test_questions_and_answers_are_tokens_beside_the_modalities(
+    write_config: Callable[..., Path], write_shards: Callable[..., Path], shapes
+):
+    """Pictures that are asked about are usable alone; a question without an answer is none."""
+    _, media = shapes(2, 0)
+    asked = {"png": media["png"], "txt": b"which colour?", "caption_fr.txt": b"red"}
+    half = {"png": media["png"], "txt": b"which shape?", "tone.ogg": media["tone.ogg"]}
+    lone = {"png": media["png"], "txt": b"which shape?"}
+    shards = write_shards({"train": [[asked, half, lone]]})
+    members = "data.modalities={text: [never], image: [image], audio: [tone]}"
+    answers = "data.answers={question: caption, answer: caption_fr}"
+    path = write_config(shards)
+    folder = open_folder(shards)
+    folder.manifest.members["never"] = MemberEntry(modality="text", fields=["never.txt"])
+    data = load_config(path, [members, answers]).data
+    split = open_split(folder, "train", data)
+    assert (len(split.index), split.skipped) == (2, 1)
+    texts = list(iter_texts(split, data))
+    assert texts == ["which colour?", "red", "which shape?"]
+    tokenizer = fit_tokenizer(texts, 400)
+    dataset = SampleDataset(split, data, 0, tokenizer, 0)
+    batch = Collate(("image", "audio"))([dataset[0, 0], dataset[0, 1]])
+    assert batch.asked["question"].row_N.tolist() == batch.asked["answer"].row_N.tolist() == [0]
+    assert tokenizer.decode(batch.asked["question"].values[0].tolist()) == "which colour?"
+    assert tokenizer.decode(batch.asked["answer"].values[0].tolist()) == "red"
+    assert "text" not in batch.inputs
