@@ -109,8 +109,8 @@ def shard_jobs(output: Path) -> list[tuple[Any, ...]]:
 
     shutil.rmtree(output / "shards")
     (output / "shards").mkdir()
-    (decided,) = (output / "decided").iterdir()
-    return [(output, decided, plan) for plan in read_shard_plans(decided)]
+    (gathered,), (decided,) = ((output / name).iterdir() for name in ("gathered", "decided"))
+    return [(output, gathered, decided, plan) for plan in read_shard_plans(decided)]
 
 
 def copy(output: Path, target: Path) -> Callable[[], None]:

@@ -203,8 +203,8 @@ def _plan_rows(found: Plan) -> list[dict[str, Any]]:
     for label in found.mapped:
         mine = [part for part in parts if part[0] == label]
         rows.append({"step": label, "unit": "parts", "total": len(mine), "done": found.done(mine)})
-    decided = (found.decided / "shards.json").exists()
-    rows.append({"step": "curate", "unit": "tables", "total": 1, "done": int(decided)})
+    rows.append({"step": "gather", "unit": "tables", "total": 1, "done": int(found.is_gathered)})
+    rows.append({"step": "curate", "unit": "tables", "total": 1, "done": int(found.is_decided)})
     rows.append({"step": "write", "unit": "sets", "total": 1, "done": int(found.written())})
     return rows
 

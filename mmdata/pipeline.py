@@ -81,6 +81,11 @@ class Pipeline:
         )
 
     @property
+    def written_members(self) -> list[str]:
+        """What goes into the shards."""
+        return self.write.members or list(self.members)
+
+    @property
     def linked(self) -> list[Linked]:
         """The measures that look at all samples together."""
         return [step for step in self.measure if isinstance(step, Linked)]
@@ -260,7 +265,7 @@ class _Resolver:
         for keys, step in steps:
             if isinstance(step, Align | Measure):
                 if isinstance(step, Align) and step.reference and not Path(step.reference).is_file():
-                    fix = "give decided/<...>/calibrations.parquet of another build"
+                    fix = "give gathered/<...>/calibrations.parquet of another build"
                     self._problem((*keys, "reference"), f"{step.reference} is not there; {fix}")
                 try:
                     step.weights()

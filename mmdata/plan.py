@@ -161,15 +161,37 @@ class Plan:
     def selection(self) -> str:
         """Fingerprint of the decisions: of all parts and all that decides."""
         steps = [self._identities[_key(step)] for step in (*self.pipeline.curate, self.pipeline.write)]
-        references = [Path(step.reference).read_bytes().hex() for step in self.pipeline.align if step.reference]
         losses = [(step.label, step.most_match_loss()) for step in self.pipeline.augment]
-        made = [self.base_parts(), self.score_parts(), self.link_parts(), list(self.pipeline.policies), losses]
-        return fingerprint(made, steps, references, self.pipeline.spec.seed)
+        return fingerprint(self.gathering, steps, list(self.pipeline.policies), losses)
+
+    @cached_property
+    def gathering(self) -> str:
+        """Fingerprint of the wide rows that are decided over: of all parts, and of how they are joined."""
+        pipeline = self.pipeline
+        references = [Path(step.reference).read_bytes().hex() for step in pipeline.align if step.reference]
+        parts = [self.base_parts(), self.score_parts(), self.link_parts(), self.retried_parts()]
+        columns = [dict(pipeline.columns.members), pipeline.columns.findings]
+        return fingerprint("gather", parts, references, columns, pipeline.written_members, pipeline.spec.seed)
+
+    @property
+    def gathered(self) -> Path:
+        """Folder of the wide rows."""
+        return self.output / "gathered" / self.gathering
 
     @property
     def decided(self) -> Path:
         """Folder of the decisions: fates and selection."""
         return self.output / "decided" / self.selection
+
+    @property
+    def is_gathered(self) -> bool:
+        """Whether the wide rows are there."""
+        return (self.gathered / "gathered.json").exists()
+
+    @property
+    def is_decided(self) -> bool:
+        """Whether the decisions are there."""
+        return (self.decided / "shards.json").exists()
 
     def written(self) -> bool:
         """Whether the shards that are there are those of this plan."""

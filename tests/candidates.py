@@ -12,6 +12,7 @@ import pyarrow as pa
 from mmdata.sample import Failure, Member, Sample, child_id, sample_id
 from mmdata.steps.base import Curate
 from mmdata.store.curation import Columns, Curation, Rows
+from mmdata.store.gather import CALIBRATED, Gatherer, Wanted
 from mmdata.store.parts import SCORE_SCHEMA, BasePartWriter, write_table
 
 COLUMNS = Columns({"image": "image", "caption": "text"}, {"clip": {"image_caption": {}}}, sources=("s", "web", "radio"))
@@ -65,9 +66,17 @@ def loaded(folder: Path, rows: Iterable[Row], *, seed: int = 0) -> Curation:
         if row.score is not None
     ]
     write_table(folder / "scores.parquet", pa.Table.from_pylist(scores, SCORE_SCHEMA))
-    curation = Curation.load(COLUMNS, seed, Rows([folder / "base.parquet"], [folder / "scores.parquet"]), folder, "1GB")
-    curation.judge()
-    return curation
+    return gathered(COLUMNS, Rows([folder / "base.parquet"], [folder / "scores.parquet"]), folder, seed=seed)
+
+
+def gathered(columns: Columns, rows: Rows, folder: Path, *, seed: int = 0) -> Curation:
+    """A curation over the rows of parts, nothing of which is calibrated."""
+    made = folder / "gathered"
+    made.mkdir()
+    with Gatherer(columns, Wanted(list(columns.members), folder, seed), made, "1GB") as gatherer:
+        gatherer.link(rows.links)
+        gatherer.add(rows, lambda _: CALIBRATED.empty_table())
+    return Curation.open(columns, seed, made, folder, "1GB")
 
 
 def fates(curation: Curation, rows: Iterable[Row]) -> dict[str, tuple[Any, ...]]:

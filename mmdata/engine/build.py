@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from mmdata import __version__
-from mmdata.engine import children, fit, measure, work
+from mmdata.engine import children, decide, fit, measure, work
 from mmdata.engine.deaths import Arguments, despite_death
 from mmdata.engine.discover import discover
 from mmdata.engine.events import Reporter, StepProgress
@@ -45,7 +45,6 @@ _BATCHES_AHEAD: Final = 2
 _CHUNKS_AHEAD: Final = 6
 _CATALOG_EVERY_S: Final = 10.0
 _WITHHELD: Final = frozenset({"opted_out", "robots_denied"})
-_CURATION_MEMORY: Final = "4GB"
 
 
 class StoppedError(FatalError):
@@ -153,6 +152,7 @@ class _Run:
             catalog.Build(
                 plan.pipeline.spec.name,
                 plan.selection,
+                plan.gathering,
                 plan.base_parts(),
                 plan.score_parts(),
                 plan.fetch_parts(),
@@ -189,6 +189,7 @@ class _Run:
         for label in plan.mapped:
             done = plan.done(by_label[label])
             found[label] = StepProgress(label, "parts", len(by_label[label]), done, done)
+        found["gather"] = StepProgress("gather", "tables", 1, 0, 0)
         found["curate"] = StepProgress("curate", "tables", 1, 0, 0)
         found["write"] = StepProgress("write", "shards", 1, 0, 0)
         return found
@@ -328,16 +329,21 @@ class _Run:
             self._moved(step.label, await self.pools.work(work.measured, measure.link_corpus, step, parts, out))
 
     async def _decide(self) -> list[ShardPlan]:
+        await self._once("gather", decide.gather, self.plan.is_gathered)
+        await self._once("curate", decide.decide, self.plan.is_decided)
+        return read_shard_plans(self.plan.decided)
+
+    async def _once(self, label: str, function: Callable[[Plan, Path, int], work.Done], done: bool) -> None:
+        """What is done once for all parts, in a scratch folder of its own."""
+        if done:
+            self.steps[label].done = self.steps[label].before = 1
+            return
         scratch = self.plan.output / "scratch"
         shutil.rmtree(scratch, ignore_errors=True)
-        if (self.plan.decided / "shards.json").exists():
-            self.steps["curate"].done = self.steps["curate"].before = 1
-            return read_shard_plans(self.plan.decided)
         began = time.time()
-        done = await self.pools.work(work.measured, work.decide, self.plan, scratch, _CURATION_MEMORY)
+        memory = int(self.plan.pipeline.spec.engine.memory)
+        self._moved(label, await self.pools.work(work.measured, function, self.plan, scratch, memory), began)
         shutil.rmtree(scratch, ignore_errors=True)
-        self._moved("curate", done, began)
-        return read_shard_plans(self.plan.decided)
 
     async def _write(self, plans: list[ShardPlan]) -> None:
         folder = self.plan.output / "shards"
@@ -354,6 +360,7 @@ class _Run:
         name = self.plan.pipeline.spec.name
         arguments = (self.plan.output, name, self.plan.selection, plans, members, await self._beside(plans))
         await self.pools.work(shards.write_manifest, *arguments)
+        _keep_only(self.plan.gathered)
         _keep_only(self.plan.decided)
 
     async def _beside(self, plans: list[ShardPlan]) -> dict[str, Any]:
@@ -371,7 +378,8 @@ class _Run:
         return {**augment, **({"embeddings": vectors} if vectors else {})}
 
     async def _write_one(self, plan: ShardPlan) -> None:
-        done = await self.pools.work(work.measured, work.write_one, self.plan.output, self.plan.decided, plan)
+        folders = self.plan.output, self.plan.gathered, self.plan.decided
+        done = await self.pools.work(work.measured, work.write_one, *folders, plan)
         self._moved("write", done)
 
     def _moved(self, label: str, done: work.Done, began: float | None = None) -> None:
@@ -471,10 +479,10 @@ def _logged(run: _Run) -> Iterator[None]:
             catalog.refresh(plan.output)
 
 
-def _keep_only(decided: Path) -> None:
-    """Remove decisions that no longer hold; they can be made again in seconds."""
-    for folder in decided.parent.iterdir():
-        if folder != decided:
+def _keep_only(wanted: Path) -> None:
+    """Remove what stands beside a folder: tables and decisions that no longer hold, and can be made again."""
+    for folder in wanted.parent.iterdir():
+        if folder != wanted:
             shutil.rmtree(folder, ignore_errors=True)
 
 

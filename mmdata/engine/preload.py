@@ -5,6 +5,7 @@ import gc
 import pyarrow as pa
 import pyarrow.dataset
 
+import mmdata.engine.decide
 import mmdata.engine.measure
 import mmdata.engine.work
 import mmdata.media.image_write  # noqa: F401 - see above

@@ -7,7 +7,6 @@ A `SampleError` becomes a row; any other exception leaves the function and stops
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,15 +20,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmdata.engine import pools
-from mmdata.engine.calibrate import calibrate_build
 from mmdata.engine.payloads import NotFetchedError, Payloads
 from mmdata.errors import SampleError
 from mmdata.listing import Chunk, input_line, parse_line
 from mmdata.plan import Plan
 from mmdata.sample import Failure, Member, Modality, Sample, sample_id
 from mmdata.steps.base import Align, Discovered, Edge, Found, Ingest, Input, Place, Score, Scorer
-from mmdata.store.crossings import write_crossings, write_moved
-from mmdata.store.curation import Curation, Rows
 from mmdata.store.found import FoundPartWriter
 from mmdata.store.parts import (
     SCORE_SCHEMA,
@@ -42,7 +38,7 @@ from mmdata.store.parts import (
     write_table,
     write_vectors,
 )
-from mmdata.store.selection import ShardPlan, decide_fates, drop_losses, write_decisions
+from mmdata.store.selection import ShardPlan
 from mmdata.store.shards import write_shard
 
 # A member that is not there is a fact of the source, not a fault of the file.
@@ -397,50 +393,9 @@ def rows_of(base: Path, span: tuple[int, int | None] = (0, None)) -> tuple[int, 
     return len(rows), [row["sample_id"] for row in rows if row["failed_step"] is None]
 
 
-# --- curate and write -----------------------------------------------------------------------------------------------
+# --- write ----------------------------------------------------------------------------------------------------------
 
 
-def decide(plan: Plan, scratch: Path, memory: str) -> Done:
-    """Run the curation over all parts and write the decisions. Raises LedgerError."""
-    pipeline = plan.pipeline
-    base = [plan.part(*part) for part in plan.base_parts()]
-    scores = [plan.part(*part) for part in plan.score_parts()]
-    scratch.mkdir(parents=True, exist_ok=True)
-    links = {label: plan.part(label, part) for label, part in plan.link_parts()}
-    rows = Rows(base, scores, [plan.part(*part) for part in plan.retried_parts()], links)
-    curation = Curation.load(pipeline.columns, pipeline.spec.seed, rows, scratch, memory)
-    (scratch / "decided").mkdir()
-    of = {
-        step.label: [plan.part(*part) for part in plan.score_parts() if part[0] == step.label]
-        for step in pipeline.align
-    }
-    curation.judge(calibrate_build(curation, pipeline.align, of, scratch / "decided"))
-    for augment in pipeline.augment:
-        drop_losses(curation, augment.label, augment.most_match_loss())
-    for step in pipeline.curate:
-        step.apply(curation)
-    decide_fates(curation, plan.inputs, [step.label for step in pipeline.augment if step.replaces])
-    for step in {step.step: step for step in pipeline.curate}.values():
-        step.verify(curation)
-    write = pipeline.write
-    members = write.members or list(pipeline.members)
-    limits = (write.samples_per_shard, int(write.bytes_per_shard))
-    write_crossings(curation, scratch / "decided")
-    write_moved(curation, scratch / "decided", _decided_before(plan))
-    write_decisions(curation, scratch / "decided", plan.output, members, *limits)
-    curation.connection.close()
-    plan.decided.parent.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(plan.decided, ignore_errors=True)
-    (scratch / "decided").rename(plan.decided)
-    return Done(plan.inputs)
-
-
-def _decided_before(plan: Plan) -> Path | None:
-    """The folder of other decisions of this build, if there is one."""
-    others = (done.parent for done in plan.decided.parent.glob("*/shards.json") if done.parent != plan.decided)
-    return max(others, key=lambda folder: folder.stat().st_mtime, default=None)
-
-
-def write_one(output: Path, decided: Path, plan: ShardPlan) -> Done:
+def write_one(output: Path, gathered: Path, decided: Path, plan: ShardPlan) -> Done:
     """Write one shard."""
-    return Done(write_shard(output, decided, plan))
+    return Done(write_shard(output, gathered, decided, plan))

@@ -29,12 +29,21 @@ _ROWS = 65_536
 _LOG_LIMIT = 50.0
 
 
-def joint_match(ratio_NE: npt.ArrayLike, edges: Sequence[tuple[str, str]]) -> tuple[Array, Array]:
+def learn_shares(ratio_NE: npt.ArrayLike, edges: Sequence[tuple[str, str]]) -> Array:
+    """How common each hypothesis is, [H], for `joint_match`; arguments and errors as there."""
+    ratios_NE, members = _checked(ratio_NE, edges)
+    return _shares(ratios_NE, _matched(members, edges, _hypotheses(len(members))))
+
+
+def joint_match(
+    ratio_NE: npt.ArrayLike, edges: Sequence[tuple[str, str]], share_H: Array | None = None
+) -> tuple[Array, Array]:
     """Combine the edges of each sample.
 
     Args:
         ratio_NE: [N, E] f1 / f0 of each edge (`Calibration.ratio_N`), NaN where the sample lacks the edge.
         edges: [E] the two members of each.
+        share_H: what `learn_shares` found in a larger set that these samples are of; None: learnt of these.
 
     Returns:
         match_N: [N] probability that all members that the sample has belong together, NaN where it has no edge.
@@ -44,23 +53,34 @@ def joint_match(ratio_NE: npt.ArrayLike, edges: Sequence[tuple[str, str]]) -> tu
     Raises:
         ValueError: shapes that do not fit each other, or an edge of a member with itself.
     """
-    ratios_NE = np.asarray(ratio_NE, float)
-    if ratios_NE.ndim != 2 or ratios_NE.shape[1] != len(edges):  # noqa: PLR2004 - rows and columns
-        raise ValueError(f"ratios have shape {ratios_NE.shape}, need [N, {len(edges)}]")
-    if any(left == right for left, right in edges):
-        raise ValueError("an edge joins a member with itself")
-    members = sorted({member for edge in edges for member in edge})
+    ratios_NE, members = _checked(ratio_NE, edges)
     in_HQ = _hypotheses(len(members))
-    ends = [(members.index(left), members.index(right)) for left, right in edges]
-    matched_HE = np.array([[held[left] and held[right] for left, right in ends] for held in in_HQ], bool)
-    matched_HE = matched_HE.reshape(len(in_HQ), len(edges))
-    incident_EQ = np.array([[q in end for q in range(len(members))] for end in ends], bool).reshape(len(edges), -1)
-    share_H = _shares(ratios_NE, matched_HE)
+    matched_HE = _matched(members, edges, in_HQ)
+    incident_EQ = np.array([[member in edge for member in members] for edge in edges], bool).reshape(len(edges), -1)
+    if share_H is None:
+        share_H = _shares(ratios_NE, matched_HE)
     match_N, foreign_NQ = np.full(len(ratios_NE), np.nan), np.full((len(ratios_NE), len(members)), np.nan)
     for start in range(0, len(ratios_NE), _ROWS):
         part = slice(start, start + _ROWS)
         match_N[part], foreign_NQ[part] = _judge(ratios_NE[part], share_H, matched_HE, in_HQ, incident_EQ)
     return match_N, foreign_NQ
+
+
+def _checked(ratio_NE: npt.ArrayLike, edges: Sequence[tuple[str, str]]) -> tuple[Array, list[str]]:
+    """The ratios, and the members by name. Raises ValueError."""
+    ratios_NE = np.asarray(ratio_NE, float)
+    if ratios_NE.ndim != 2 or ratios_NE.shape[1] != len(edges):  # noqa: PLR2004 - rows and columns
+        raise ValueError(f"ratios have shape {ratios_NE.shape}, need [N, {len(edges)}]")
+    if any(left == right for left, right in edges):
+        raise ValueError("an edge joins a member with itself")
+    return ratios_NE, sorted({member for edge in edges for member in edge})
+
+
+def _matched(members: Sequence[str], edges: Sequence[tuple[str, str]], in_HQ: Flags) -> Flags:
+    """Which edges each hypothesis matches, [H, E]."""
+    ends = [(members.index(left), members.index(right)) for left, right in edges]
+    matched_HE = np.array([[held[left] and held[right] for left, right in ends] for held in in_HQ], bool)
+    return matched_HE.reshape(len(in_HQ), len(edges))
 
 
 def _hypotheses(members: int) -> Flags:

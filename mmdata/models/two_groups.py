@@ -34,11 +34,21 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from mmdata.models.joint_match import joint_match
+from mmdata.models.joint_match import joint_match, learn_shares
 from mmdata.models.pair_strength import pair_strength
 from mmdata.models.two_groups_fit import Cells, Fit, count_cells, fit_noise, normal_of, ratio_at, strength_tells
 
-__all__ = ["Calibration", "Curve", "apply", "calibrate", "from_json", "joint_match", "pair_strength", "to_json"]
+__all__ = [
+    "Calibration",
+    "Curve",
+    "apply",
+    "calibrate",
+    "from_json",
+    "joint_match",
+    "learn_shares",
+    "pair_strength",
+    "to_json",
+]
 
 Array: TypeAlias = npt.NDArray[np.float64]
 

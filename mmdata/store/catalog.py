@@ -117,7 +117,8 @@ FROM scored s LEFT JOIN calibrated c USING (sample_id, aligner, edge) WHERE s.ed
 }
 # The curve is for other builds (`reference`): a thousand numbers that nobody reads in a table.
 _SHOWN: Final = {"calibrations": "* EXCLUDE curve", "fetches": '* EXCLUDE "offset"'}
-_DECIDED: Final = ("fates", "places", "selection", "calibrated", "calibrations", "crossings", "moved")
+_DECIDED: Final = ("fates", "places", "selection", "crossings", "moved")
+_GATHERED: Final = {"calibrated": "calibrated-*", "calibrations": "calibrations"}
 _RUN: Final = {
     "run_id": "VARCHAR",
     "status": "VARCHAR",
@@ -155,6 +156,7 @@ class Build:
     Attributes:
         name: of the pipeline.
         selection: fingerprint of the decisions.
+        gathering: fingerprint of what they were made over.
         base: base parts.
         scores: score parts.
         fetches: fetch parts.
@@ -164,6 +166,7 @@ class Build:
 
     name: str
     selection: str
+    gathering: str
     base: Sequence[tuple[str, str]]
     scores: Sequence[tuple[str, str]]
     fetches: Sequence[tuple[str, str]]
@@ -280,6 +283,9 @@ def _queries(folder: Path, build: dict[str, Any]) -> dict[str, str]:
     decided = folder / "decided" / build["selection"]
     if (decided / "shards.json").exists():
         parts |= {name: [path] for name in _DECIDED if (path := decided / f"{name}.parquet").exists()}
+    gathered = folder / "gathered" / build.get("gathering", "")
+    if (gathered / "gathered.json").exists():
+        parts |= {name: sorted(gathered.glob(f"{pattern}.parquet")) for name, pattern in _GATHERED.items()}
     found = {name: _no_rows(columns) for name, columns in _COLUMNS.items()}
     for name, paths in parts.items():
         if paths:

@@ -30,7 +30,7 @@ _PLACES = "CREATE TABLE places (sample_id VARCHAR, group_id VARCHAR, split VARCH
 
 
 # Of each edge: what the aligner gave; the share of mismatched pairs that score less; the probability of a true pair.
-_JUDGED = {"score": "FLOAT", "percentile": "FLOAT", "match": "FLOAT"}
+JUDGED = {"score": "FLOAT", "percentile": "FLOAT", "match": "FLOAT"}
 # Of each member that a `Linked` looks at: distances to the nearest other original and reference item within reach.
 LINKED = {"nearest": "DOUBLE", "in_reference": "DOUBLE"}
 
@@ -56,7 +56,7 @@ class Columns:
     @property
     def findings(self) -> dict[str, dict[str, dict[str, str]]]:
         """Of each aligner and measure, in that order: its edges or members, and what rules see of each."""
-        found = {a: {e: {**_JUDGED, **fields} for e, fields in edges.items()} for a, edges in self.aligners.items()}
+        found = {a: {e: {**JUDGED, **fields} for e, fields in edges.items()} for a, edges in self.aligners.items()}
         return found | {label: {m: dict(c) for m, c in members.items()} for label, members in self.measures.items()}
 
     def names(self) -> list[str]:
@@ -92,7 +92,7 @@ class Curation:
     """A DuckDB session over one build's candidates."""
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, columns: Columns, seed: int) -> None:
-        """Use `empty` or `load`."""
+        """Use `empty` or `open`."""
         self.connection = connection
         self.columns = columns
         self.seed = seed
@@ -117,44 +117,31 @@ class Curation:
         return cls(connection, columns, 0)
 
     @classmethod
-    def load(cls, columns: Columns, seed: int, rows: Rows, scratch: Path, memory: str) -> Curation:
-        """Tables of the rows of parts; what does not fit in `memory` spills into the folder `scratch`.
+    def open(cls, columns: Columns, seed: int, gathered: Path, scratch: Path, memory: str) -> Curation:
+        """The tables of a gathered folder; what does not fit in `memory` spills into the folder `scratch`.
 
-        After loading, no SQL can read or write any file but in that folder: rules may come from strangers. There are no
-        candidates before `judge`.
+        From then on no SQL can read or write any file but in those two folders: rules may come from strangers.
         """
         config = {"memory_limit": memory, "temp_directory": str(scratch / "spill"), "preserve_insertion_order": False}
         connection = sql.connect(str(scratch / "curation.duckdb"), **config)
-        connection.execute(f"SET allowed_directories = [{quoted(str(scratch))}]")
-        connection.execute(
-            f"CREATE TABLE base AS SELECT *, filename AS part FROM ({base_rows(rows.base, rows.retried)})"
-        )
-        if rows.scores:
-            connection.execute(f"CREATE TABLE scores AS SELECT * FROM {parquet(rows.scores)}")
-        else:
-            connection.execute(_NO_SCORES)
-        connection.execute(f"CREATE TABLE links AS {links_of(rows.links)}")
+        # DuckDB makes its own names for files absolute, and compares them as they stand.
+        folders = [str(folder.resolve()) for folder in (scratch, gathered)]
+        connection.execute(f"SET allowed_directories = [{', '.join(map(quoted, folders))}]")
         connection.execute("SET enable_external_access = false")
         connection.execute("SET lock_configuration = true")
+        for view, name in (("candidates", "candidates-*"), ("base", "everyone-*"), ("links", "links")):
+            files = sorted(gathered.resolve().glob(f"{name}.parquet"))
+            connection.execute(f"CREATE VIEW {view} AS SELECT * FROM {parquet(files)}")
         connection.execute(_FATES)
         connection.execute(_PLACES)
-        connection.execute(_FAILED)
-        return cls(connection, columns, seed)
-
-    def judge(self, calibrated: Path | None = None) -> None:
-        """Make the candidates.
-
-        Args:
-            calibrated: Parquet of (sample_id, aligner, edge, percentile, match) in the scratch folder; rows with the
-                aligner '' hold the match of whole samples.
-        """
-        rows = f"SELECT * FROM {parquet([calibrated])}" if calibrated else _NOTHING_CALIBRATED
-        self.connection.execute(f"CREATE TABLE calibrated AS {rows}")
-        self.connection.execute(_candidates(self.columns))
-        self.connection.execute(
+        connection.execute(
+            "INSERT INTO fates SELECT sample_id, fate, step, rule, NULL, NULL, detail FROM base WHERE fate IS NOT NULL"
+        )
+        connection.execute(
             "CREATE VIEW undecided AS SELECT * FROM candidates c "
             "WHERE NOT EXISTS (SELECT 1 FROM fates f WHERE f.sample_id = c.sample_id)"
         )
+        return cls(connection, columns, seed)
 
     def one(self, query: str) -> Any:
         """The single value of a query."""
@@ -188,41 +175,24 @@ def links_of(parts: Mapping[str, Path]) -> str:
     return " UNION ALL BY NAME ".join(queries) or _NO_LINKS
 
 
-_NOTHING_CALIBRATED = (
-    "SELECT NULL::VARCHAR AS sample_id, NULL::VARCHAR AS aligner, NULL::VARCHAR AS edge, NULL::FLOAT AS percentile, "
-    "NULL::FLOAT AS match WHERE false"
-)
 _NO_LINKS = (
     "SELECT NULL::VARCHAR AS measure, NULL::VARCHAR AS member, NULL::VARCHAR AS sample_id, NULL::VARCHAR AS other_id, "
     "NULL::DOUBLE AS distance, NULL::VARCHAR AS other_source WHERE false"
 )
-_NO_SCORES = (
-    "CREATE TABLE scores (sample_id VARCHAR, aligner VARCHAR, edge VARCHAR, score FLOAT, strength FLOAT, "
-    '"null" FLOAT[], null_strength FLOAT[], '
-    "measures VARCHAR, new_name VARCHAR, new_text VARCHAR, new_lang VARCHAR, reason VARCHAR, detail VARCHAR)"
+NO_SCORES = (
+    "SELECT NULL::VARCHAR AS sample_id, NULL::VARCHAR AS aligner, NULL::VARCHAR AS edge, NULL::FLOAT AS score, "
+    'NULL::FLOAT AS strength, NULL::FLOAT[] AS "null", NULL::FLOAT[] AS null_strength, NULL::VARCHAR AS measures, '
+    "NULL::VARCHAR AS new_name, NULL::VARCHAR AS new_text, NULL::VARCHAR AS new_lang, NULL::VARCHAR AS reason, "
+    "NULL::VARCHAR AS detail WHERE false"
 )
 # A vetoed child was never made: nobody lost a sample, so it is dropped, not failed. A reason beside an edge says why a
 # measure has no values there, which costs nobody anything.
-_FAILED = """
-INSERT INTO fates
-SELECT sample_id, 'failed', failed_step, reason, NULL, NULL, detail FROM base
-WHERE failed_step IS NOT NULL AND parent_id IS NULL
+FAILED_FATES = """
+SELECT sample_id, if(parent_id IS NULL, 'failed', 'dropped') AS fate, failed_step AS step, reason AS rule, detail
+FROM base WHERE failed_step IS NOT NULL
 UNION ALL
-SELECT sample_id, 'dropped', failed_step, reason, NULL, NULL, detail FROM base
-WHERE failed_step IS NOT NULL AND parent_id IS NOT NULL
-UNION ALL
-SELECT s.sample_id, 'failed', min(s.aligner), min_by(s.reason, s.aligner), NULL, NULL, min_by(s.detail, s.aligner)
+SELECT s.sample_id, 'failed', min(s.aligner), min_by(s.reason, s.aligner), min_by(s.detail, s.aligner)
 FROM scores s WHERE s.reason IS NOT NULL AND s.edge IS NULL GROUP BY s.sample_id
-"""
-
-
-# A link is of both its ends, unless one is of a reference set.
-_NEAREST = """
-SELECT sample_id, measure AS aligner, member AS edge, min(distance) FILTER (WHERE other_source IS NULL) AS nearest,
-    min(distance) FILTER (WHERE other_source IS NOT NULL) AS in_reference
-FROM (SELECT measure, member, sample_id, distance, other_source FROM links UNION ALL
-    SELECT measure, member, other_id, distance, NULL FROM links WHERE other_source IS NULL)
-GROUP BY sample_id, measure, member
 """
 
 
@@ -232,50 +202,3 @@ def _fields(measures: Mapping[str, str]) -> str:
 
 def _found_type(parts: Mapping[str, Mapping[str, str]]) -> str:
     return f"STRUCT({', '.join(f'{identifier(part)} STRUCT({_fields(fields)})' for part, fields in parts.items())})"
-
-
-def _candidates(columns: Columns) -> str:
-    """One pass over the rows for the members, one grouping of the scores, one join of children to parents."""
-    members = [_member_column(name, kind) for name, kind in columns.members.items()]
-    findings = [_found_column(columns, label, parts) for label, parts in columns.findings.items()]
-    named = [identifier(label) for label in columns.findings]
-    own = "".join(f", p.{name}" for name in named)
-    parent = "".join(f", {name} := q.{name}" for name in named).removeprefix(", ")
-    parents = f", CASE WHEN b.parent_id IS NULL THEN NULL ELSE struct_pack({parent}) END AS parent" if named else ""
-    pivot = f"SELECT sample_id{''.join(', ' + f for f in findings)} FROM judged GROUP BY sample_id"
-    return f"""
-CREATE TABLE candidates AS
-WITH judged AS (
-    SELECT s.sample_id, s.aligner, s.edge, s.score, s.measures, c.percentile, c.match
-    FROM scores s LEFT JOIN calibrated c USING (sample_id, aligner, edge)
-    UNION ALL BY NAME {_NEAREST}),
-pivoted AS ({pivot})
-SELECT b.sample_id, b.source, b.key, b.parent_id, b.variant,
-    CAST(json(b.attributes) AS MAP(VARCHAR, VARCHAR)) AS attributes,
-    w.match{"".join(", " + m for m in members)}{own}{parents}
-FROM base b LEFT JOIN pivoted p ON p.sample_id = b.sample_id LEFT JOIN pivoted q ON q.sample_id = b.parent_id
-LEFT JOIN calibrated w ON w.sample_id = b.sample_id AND w.aligner = ''
-WHERE NOT EXISTS (SELECT 1 FROM fates f WHERE f.sample_id = b.sample_id)
-"""
-
-
-def _member_column(name: str, kind: Modality) -> str:
-    found = f"list_filter(b.members, lambda m: m.name = {quoted(name)} AND m.error IS NULL)[1]"
-    fields = ", ".join(f"{identifier(f)} := ({found}).{identifier(f)}" for f in MEASURES[kind])
-    return f"CASE WHEN {found} IS NULL THEN NULL ELSE struct_pack({fields}) END AS {identifier(name)}"
-
-
-def _found_column(columns: Columns, label: str, parts: Mapping[str, Mapping[str, str]]) -> str:
-    each = (f"{identifier(part)} := {_found_struct(columns, label, part)}" for part in parts)
-    return f"struct_pack({', '.join(each)}) AS {identifier(label)}"
-
-
-def _found_struct(columns: Columns, label: str, part: str) -> str:
-    where = f"FILTER (WHERE aligner = {quoted(label)} AND edge = {quoted(part)})"
-    plain = _JUDGED if label in columns.aligners else LINKED if label in columns.linked else {}
-    fields = []
-    for name, kind in columns.findings[label][part].items():
-        # `->>` of a list or an object is its JSON.
-        value = name if name in plain else f"TRY_CAST(measures ->> {quoted('$.' + name)} AS {kind})"
-        fields.append(f"{identifier(name)} := max({value}) {where}")
-    return f"struct_pack({', '.join(fields)})"

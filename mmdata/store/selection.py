@@ -1,66 +1,50 @@
-"""From decided fates to what is written: one Parquet row for each sample that goes out, cut into shards.
+"""From decided fates to what is written: who goes into which shard, in which order.
 
-`decided/<fingerprint>/` holds `calibrated.parquet` and `calibrations.parquet` (see `mmdata.engine.calibrate`),
-`fates.parquet`, `places.parquet`, `selection.parquet` with one row group for each shard, and `shards.json`, whose
-presence is the commit.
+`decided/<fingerprint>/` holds `fates.parquet`, `places.parquet`, `selection.parquet`, whose rows are in the order of
+the shards, and `shards.json`, whose presence is the commit. What a shard says of a sample stands in the gathered
+folder.
+
+Shapes: K samples that are kept.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from mmdata.errors import LedgerError
-from mmdata.sample import MEASURES
+from mmdata.store import sql
 from mmdata.store.curation import Curation
 from mmdata.store.files import write_json
-from mmdata.store.sql import identifier, quoted
-from mmdata.store.tar import BLOCK_BYTES
+from mmdata.store.gather import DIGEST_BYTES
+from mmdata.store.sql import quoted
 
 # Readers that infer a schema look at the first samples (HF datasets at five): these have the most members.
 _LEADERS: Final = 5
-_BATCH_ROWS: Final = 1000
-_SELECTION_SCHEMA: Final = pa.schema(
-    [
-        *((name, pa.string()) for name in ("sample_id", "source", "key", "parent_id", "group_id", "split", "json")),
-        ("tar_bytes", pa.int64()),
-        ("part", pa.string()),
-        (
-            "files",
-            pa.list_(
-                pa.struct(
-                    [
-                        ("name", pa.string()),
-                        ("field", pa.string()),
-                        ("offset", pa.int64()),
-                        ("bytes", pa.int64()),
-                        ("sha256", pa.string()),
-                        ("text", pa.string()),
-                    ]
-                )
-            ),
-        ),
-        ("shard", pa.string()),
-    ]
-)
+# A shard's rows are read by themselves: groups are small beside all of them, and large beside a shard.
+_GROUP_ROWS: Final = 32_768
 _FATE_COLUMNS: Final = "sample_id, fate, step, rule, value, threshold, detail"
 
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """One shard to be: `fingerprint` decides its bytes."""
+    """One shard to be: `first` is its first row in the selection, `fingerprint` decides its bytes."""
 
     path: str
     split: str
     samples: int
-    row_group: int
+    first: int
     fingerprint: str
 
 
@@ -73,10 +57,11 @@ def decide_fates(curation: Curation, inputs: int, replacing: Sequence[str] = ())
     Raises LedgerError where not every row has exactly one fate, or there are not as many originals as inputs.
     """
     run = curation.connection.execute
-    run(
-        """INSERT INTO places SELECT sample_id, md5(coalesce(parent_id, sample_id)), 'train' FROM candidates
-        WHERE sample_id NOT IN (SELECT sample_id FROM places)"""
-    )
+    if curation.one("SELECT count(*) FROM places") < curation.one("SELECT count(*) FROM candidates"):
+        run(
+            """INSERT INTO places SELECT sample_id, md5(coalesce(parent_id, sample_id)), 'train' FROM candidates
+            WHERE sample_id NOT IN (SELECT sample_id FROM places)"""
+        )
     stands = " OR ".join(_made_by("u", step) for step in replacing) or "false"
     run(
         f"""INSERT INTO fates SELECT u.sample_id, 'dropped', 'augment', 'parent_not_kept', NULL, NULL, f.fate
@@ -90,8 +75,7 @@ def decide_fates(curation: Curation, inputs: int, replacing: Sequence[str] = ())
     # What is mixed of two samples belongs to both: where one may not go, the mixture may not.
     run(
         """INSERT INTO fates
-        WITH mixed AS (SELECT sample_id, augmentation ->> '$.partner_id' AS partner_id FROM base
-            WHERE augmentation ->> '$.partner_id' IS NOT NULL)
+        WITH mixed AS (SELECT sample_id, partner_id FROM base WHERE partner_id IS NOT NULL)
         SELECT u.sample_id, 'dropped', 'augment', if(f.fate IS NULL, 'mixes_splits', 'partner_not_kept'), NULL, NULL,
             coalesce(f.fate, own.split || ' and ' || other.split)
         FROM undecided u JOIN mixed m USING (sample_id) JOIN places own USING (sample_id)
@@ -131,16 +115,14 @@ def _check_ledger(curation: Curation, inputs: int) -> None:
         )
 
 
-def write_decisions(
-    curation: Curation, folder: Path, output: Path, members: Sequence[str], shard_samples: int, shard_bytes: int
-) -> list[ShardPlan]:
+def write_decisions(curation: Curation, folder: Path, shard_samples: int, shard_bytes: int) -> list[ShardPlan]:
     """Write the decisions into a folder; returns the shards to be."""
     for name, query in (
         ("fates", f"SELECT {_FATE_COLUMNS} FROM fates ORDER BY sample_id"),
         ("places", "SELECT sample_id, group_id, split FROM places ORDER BY sample_id"),
     ):
         _write_query(curation, query, folder / f"{name}.parquet")
-    shards = _write_selection(curation, folder, output, members, shard_samples, shard_bytes)
+    shards = _write_selection(curation, folder, shard_samples, shard_bytes)
     write_json(folder / "shards.json", [asdict(shard) for shard in shards])
     return shards
 
@@ -154,119 +136,93 @@ def _write_query(curation: Curation, query: str, path: Path) -> None:
     curation.connection.execute(f"COPY ({query}) TO {quoted(str(path))} (FORMAT parquet, COMPRESSION zstd)")
 
 
-def _write_selection(
-    curation: Curation, folder: Path, output: Path, members: Sequence[str], shard_samples: int, shard_bytes: int
-) -> list[ShardPlan]:
-    rows = _rows(curation, _selection_query(curation, output, members))
-    plans: list[ShardPlan] = []
-    with pq.ParquetWriter(folder / "selection.parquet", _SELECTION_SCHEMA, compression="zstd") as writer:
-        for split, run in _cut(rows, shard_samples, shard_bytes):
-            number = sum(plan.split == split for plan in plans)
-            path = f"{split}-{number:06d}.tar"
-            table = pa.Table.from_pylist([{**row, "shard": path} for row in run], _SELECTION_SCHEMA)
-            writer.write_table(table, row_group_size=len(run))
-            plans.append(ShardPlan(path, split, len(run), len(plans), _fingerprint(run)))
+# Codes for what is few texts: splits, and which files a sample has.
+_CODES: Final = (
+    "CREATE OR REPLACE TEMP TABLE {0}_codes AS "
+    "SELECT {0}, CAST(row_number() OVER (ORDER BY {0}) - 1 AS INTEGER) AS code "
+    "FROM (SELECT DISTINCT {0} FROM {1} WHERE {0} IS NOT NULL)"
+)
+_KEPT: Final = """
+SELECT b.sample_id, s.code AS split, h.code AS shape, b.shuffled, b.tar_bytes, b.digest, b.block, b."offset", b.bytes
+FROM base b JOIN fates f ON f.sample_id = b.sample_id AND f.fate = 'kept' JOIN places p ON p.sample_id = b.sample_id
+JOIN split_codes s ON s.split = p.split JOIN shape_codes h ON h.shape = b.shape
+"""
+
+
+def _write_selection(curation: Curation, folder: Path, shard_samples: int, shard_bytes: int) -> list[ShardPlan]:
+    run = curation.connection.execute
+    run(_CODES.format("shape", "base"))
+    run(_CODES.format("split", "places"))
+    splits = [name for (name,) in run("SELECT split FROM split_codes ORDER BY code").fetchall()]
+    kept = sql.arrow(curation.connection, _KEPT)
+    order_K = _in_order(kept)
+    split_K, sizes_K = (kept.column(name).to_numpy()[order_K] for name in ("split", "tar_bytes"))
+    cuts = list(_cut(split_K, sizes_K, shard_samples, shard_bytes))
+    plans = _plans(cuts, [splits[split_K[first]] for first, _ in cuts], _taken(kept, "digest", order_K))
+    columns = {name: _taken(kept, name, order_K) for name in ("sample_id", "block", "offset", "bytes")}
+    shard_K = np.repeat(np.arange(len(cuts), dtype=np.int32), [last - first for first, last in cuts])
+    paths = pa.array([plan.path for plan in plans], pa.string())
+    columns["shard"] = pa.DictionaryArray.from_arrays(pa.array(shard_K), paths)
+    path = folder / "selection.parquet"
+    pq.write_table(pa.table(columns), path, compression="zstd", row_group_size=_GROUP_ROWS)
     return plans
 
 
-def _rows(curation: Curation, query: str) -> Iterator[dict[str, Any]]:
-    """Rows of a query as dictionaries, streamed."""
-    result = curation.connection.execute(query)
-    names = [column[0] for column in result.description or []]
-    while block := result.fetchmany(_BATCH_ROWS):
-        yield from (dict(zip(names, row, strict=True)) for row in block)
+def _taken(table: pa.Table, name: str, order_K: NDArray[np.int64]) -> pa.Array:
+    """A column in that order, as one array."""
+    column = table.column(name)
+    wide = {pa.string(): pa.large_string(), pa.binary(): pa.large_binary()}.get(column.type, column.type)
+    return column.cast(wide).combine_chunks().take(pa.array(order_K))
+
+
+def _in_order(kept: pa.Table) -> NDArray[np.int64]:
+    """Rows by split, the leaders of each first, the others as their hash says."""
+    split_K, shape_K, shuffled_K = (kept.column(name).to_numpy() for name in ("split", "shape", "shuffled"))
+    order_K = np.lexsort((shuffled_K, split_K))
+    sorted_K = shuffled_K[order_K]
+    if (sorted_K[1:] == sorted_K[:-1]).any():
+        # Two in some million times a million; rows come in any order, so something else has to decide.
+        offset_K, block_K = (kept.column(name).to_numpy() for name in ("offset", "block"))
+        order_K = np.lexsort((offset_K, block_K, shuffled_K, split_K))
+    bounds = np.searchsorted(split_K[order_K], np.arange(split_K.max(initial=-1) + 2))
+    for first, last in pairwise(bounds.tolist()):
+        run_K = order_K[first:last]
+        leads = _leaders(shape_K[run_K])
+        order_K[first:last] = np.concatenate([run_K[leads], np.delete(run_K, leads)])
+    return order_K
+
+
+def _leaders(shape_K: NDArray[np.int32]) -> list[int]:
+    """The first rows of the lowest shapes, in their order."""
+    found: list[int] = []
+    for shape in np.flatnonzero(np.bincount(shape_K)):
+        found += np.flatnonzero(shape_K == shape)[: _LEADERS - len(found)].tolist()
+        if len(found) == _LEADERS:
+            break
+    return sorted(found)
 
 
 def _cut(
-    rows: Iterator[dict[str, Any]], shard_samples: int, shard_bytes: int
-) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """Runs of rows of one split, each within both limits; a sample larger than a shard gets one alone."""
-    run: list[dict[str, Any]] = []
-    size = 0
-    for row in rows:
-        full = len(run) >= shard_samples or size + row["tar_bytes"] > shard_bytes
-        if run and (full or row["split"] != run[0]["split"]):
-            yield run[0]["split"], run
-            run, size = [], 0
-        run.append(row)
-        size += row["tar_bytes"]
-    if run:
-        yield run[0]["split"], run
+    split_K: NDArray[np.int32], sizes_K: NDArray[np.int64], shard_samples: int, shard_bytes: int
+) -> Iterator[tuple[int, int]]:
+    """First row and the one after the last of runs of one split within both limits; a sample too large is alone."""
+    ends_K = np.cumsum(sizes_K)
+    first = 0
+    while first < len(split_K):
+        room = ends_K[first] - sizes_K[first] + shard_bytes
+        fits = int(np.searchsorted(ends_K, room, "right"))
+        same = int(np.searchsorted(split_K, split_K[first], "right"))
+        last = max(first + 1, min(first + shard_samples, fits, same))
+        yield first, last
+        first = last
 
 
-def _fingerprint(rows: Sequence[dict[str, Any]]) -> str:
-    digest = hashlib.sha256()
-    for row in rows:
-        digest.update(f"{row['sample_id']}\0{row['json']}\0".encode())
-        for file in row["files"]:
-            digest.update(f"{file['field']}\0{file['sha256']}\0".encode())
-    return digest.hexdigest()
-
-
-def _selection_query(curation: Curation, output: Path, members: Sequence[str]) -> str:
-    """Kept samples in shuffled order, with their files and the JSON that goes with them."""
-    measures = sorted({name for fields in MEASURES.values() for name in fields} - {"text", "bytes", "sha256", "mime"})
-    kept = "', '".join(members)
-    primary = "', '".join(_primary(curation, members))
-    field = f"CASE WHEN m.name IN ('{primary}') THEN m.extension ELSE m.name || '.' || m.extension END"
-    described = _picked("f", ["field", "modality", "mime", "bytes", "sha256", *measures])
-    file = _picked("m", ["name", "modality", "mime", "bytes", "sha256", "offset", *measures])
-    new = ", ".join(f"{n} := NULL" for n in measures if n not in ("lang", "chars"))
-    tar_size = f"({BLOCK_BYTES} + {BLOCK_BYTES} * ceil({{}} / {BLOCK_BYTES}.0))"
-    return f"""
-WITH made AS (
-    SELECT sample_id, list(struct_pack(name := new_name, modality := 'text', mime := 'text/plain', extension := 'txt',
-        bytes := octet_length(encode(new_text)), sha256 := sha256(new_text), "offset" := NULL, lang := new_lang,
-        chars := length(new_text), "text" := new_text, {new}) ORDER BY new_name) AS members
-    FROM scores WHERE new_text IS NOT NULL GROUP BY sample_id),
-edges AS (
-    SELECT sample_id, aligner,
-        map_from_entries(list(struct_pack(k := edge, v := round(score::DOUBLE, 4)) ORDER BY edge)) AS edges
-    FROM scores WHERE score IS NOT NULL GROUP BY sample_id, aligner),
-scored AS (
-    SELECT sample_id, map_from_entries(list(struct_pack(k := aligner, v := edges) ORDER BY aligner)) AS scores
-    FROM edges GROUP BY sample_id),
-chosen AS (
-    SELECT b.*, p.split, p.group_id, s.scores,
-        list_transform(
-            list_filter(b.members, lambda m: m.error IS NULL AND m.name IN ('{kept}')),
-            lambda m: struct_pack({file}, "text" := NULL::VARCHAR, extension := m.extension, field := {field}))
-        || list_transform(
-            list_filter(coalesce(t.members, []), lambda m: m.name IN ('{kept}')),
-            lambda m: struct_pack({file}, "text" := m.text, extension := m.extension, field := {field})) AS files
-    FROM base b JOIN fates f ON f.sample_id = b.sample_id AND f.fate = 'kept'
-    JOIN places p ON p.sample_id = b.sample_id
-    LEFT JOIN made t ON t.sample_id = b.sample_id LEFT JOIN scored s ON s.sample_id = b.sample_id),
-described AS (
-    SELECT *, CAST(json_merge_patch('{{}}', to_json(struct_pack(
-        sample_id := sample_id, "key" := "key", source := source, parent_id := parent_id, variant := variant,
-        attributes := CASE WHEN attributes = '{{}}' THEN NULL ELSE json(attributes) END,
-        augmentation := json(augmentation),
-        members := map_from_entries(
-            list_transform(files, lambda f: struct_pack(k := f.name, v := struct_pack({described})))),
-        scores := scores))) AS VARCHAR) AS "json",
-        md5('{curation.seed}:' || sample_id) AS shuffled FROM chosen),
-ranked AS (
-    SELECT *, row_number() OVER (PARTITION BY split ORDER BY len(files) DESC,
-        list_aggregate(list_transform(files, lambda f: f.field), 'string_agg', ' '), shuffled) <= {_LEADERS} AS leads
-    FROM described)
-SELECT sample_id, source, "key", parent_id, group_id, split, "json",
-    CAST({tar_size.format("octet_length(encode(json))")}
-        + list_sum(list_transform(files, lambda f: {tar_size.format("f.bytes")})) AS BIGINT) AS tar_bytes,
-    replace(part, {quoted(str(output) + "/")}, '') AS part,
-    list_transform(files, lambda f: struct_pack(name := f.name, field := f.field, "offset" := f."offset",
-        bytes := f.bytes, sha256 := f.sha256, "text" := f.text)) AS files
-FROM ranked ORDER BY split, leads DESC, shuffled, sample_id"""
-
-
-def _picked(row: str, names: Sequence[str]) -> str:
-    """Fields of a struct_pack that copies these of `row`."""
-    return ", ".join(f"{identifier(name)} := {row}.{identifier(name)}" for name in names)
-
-
-def _primary(curation: Curation, members: Sequence[str]) -> list[str]:
-    """The first member of each modality: it goes by its bare extension."""
-    first: dict[str, str] = {}
-    for name in members:
-        first.setdefault(curation.columns.members[name], name)
-    return list(first.values())
+def _plans(cuts: Sequence[tuple[int, int]], splits: Sequence[str], digests: pa.Array) -> list[ShardPlan]:
+    content = memoryview(digests.buffers()[2] or b"")
+    numbers: Counter[str] = Counter()
+    plans = []
+    for (first, last), split in zip(cuts, splits, strict=True):
+        digest = hashlib.sha256(content[first * DIGEST_BYTES : last * DIGEST_BYTES]).hexdigest()
+        plans.append(ShardPlan(f"{split}-{numbers[split]:06d}.tar", split, last - first, first, digest))
+        numbers[split] += 1
+    return plans

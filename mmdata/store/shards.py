@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from io import FileIO
 from pathlib import Path
@@ -18,6 +18,7 @@ import yaml
 from mmdata.errors import FatalError
 from mmdata.sample import Modality
 from mmdata.store.files import appearing, write_json
+from mmdata.store.gather import records_path
 from mmdata.store.parts import open_payloads
 from mmdata.store.selection import ShardPlan
 from mmdata.store.tar import TarWriter, read_range
@@ -47,20 +48,19 @@ def is_written(folder: Path, plan: ShardPlan) -> bool:
     return about is not None and about["fingerprint"] == plan.fingerprint
 
 
-def write_shard(output: Path, decided: Path, plan: ShardPlan) -> int:
+def write_shard(output: Path, gathered: Path, decided: Path, plan: ShardPlan) -> int:
     """Write one shard; returns how many samples it holds.
 
     The index goes last and names the fingerprint of the selection, so that a shard without it, or beside an older one,
     counts as not written. Raises FatalError where a part no longer holds what the selection says.
     """
-    rows = pq.ParquetFile(decided / "selection.parquet").read_row_group(plan.row_group).to_pylist()
     shard = output / "shards" / plan.path
     index: list[dict[str, Any]] = []
     with appearing(shard) as scratch, scratch.open("wb") as file, ExitStack() as stack:
         digested = _Digested(file)
         tar = TarWriter(digested)
         parts: dict[str, FileIO] = {}
-        for row in rows:
+        for row in read_records(gathered, decided, plan):
             if row["part"] not in parts:
                 parts[row["part"]] = stack.enter_context(open_payloads(output / row["part"]))
             index += _add_sample(tar, row, parts[row["part"]])
@@ -70,12 +70,37 @@ def write_shard(output: Path, decided: Path, plan: ShardPlan) -> int:
         "fingerprint": plan.fingerprint,
         "sha256": digested.sha256.hexdigest(),
         "bytes": tar.offset,
-        "samples": len(rows),
+        "samples": plan.samples,
     }
     table = pa.Table.from_pylist(index, INDEX_SCHEMA).replace_schema_metadata({"mmdata": json.dumps(about)})
     with appearing(index_path(shard)) as scratch:
         pq.write_table(table, scratch, compression="zstd")
-    return len(rows)
+    return plan.samples
+
+
+def read_records(gathered: Path, decided: Path, plan: ShardPlan) -> Iterator[dict[str, Any]]:
+    """What a shard says of its samples, in order: `sample_id`, `json`, `part`, `files`."""
+    with ExitStack() as stack:
+        files: dict[int, FileIO] = {}
+        for row in _read_rows(decided / "selection.parquet", plan.first, plan.samples):
+            block = row["block"]
+            if block not in files:
+                files[block] = stack.enter_context(records_path(gathered, block).open("rb", buffering=0))
+            # Not `splitlines`: JSON may hold other ends of lines as they are.
+            record, about, _ = read_range(files[block], row["offset"], row["bytes"]).decode().split("\n")
+            yield {"sample_id": row["sample_id"], "json": record, **json.loads(about)}
+
+
+def _read_rows(path: Path, first: int, count: int) -> list[dict[str, Any]]:
+    """Rows of a Parquet file, of which only the row groups that hold them are read."""
+    file = pq.ParquetFile(path)
+    starts = [0]
+    for group in range(file.num_row_groups):
+        starts.append(starts[-1] + file.metadata.row_group(group).num_rows)
+    groups = [g for g in range(file.num_row_groups) if starts[g] < first + count and starts[g + 1] > first]
+    table = file.read_row_groups(groups, columns=["sample_id", "block", "offset", "bytes"])
+    rows: list[dict[str, Any]] = table.slice(first - starts[groups[0]], count).to_pylist()
+    return rows
 
 
 class _Digested:

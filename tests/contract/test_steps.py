@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from candidates import gathered
 from film import write_film
 from onnx_file import colours_onnx
 from PIL import Image as Pictures
@@ -242,8 +243,7 @@ def part(folder: Path, *samples: Sample) -> Path:
 def curated(step: Curate, folder: Path, *samples: Sample) -> Any:
     folder.mkdir(exist_ok=True)
     write_table(folder / "scores.parquet", pa.Table.from_pylist([], SCORE_SCHEMA))
-    curation = Curation.load(COLUMNS, 0, Rows([part(folder, *samples)], [folder / "scores.parquet"]), folder, "1GB")
-    curation.judge()
+    curation = gathered(COLUMNS, Rows([part(folder, *samples)], [folder / "scores.parquet"]), folder)
     step.apply(curation)
     return [
         curation.connection.execute(f"SELECT * FROM {table} ORDER BY ALL").fetchall() for table in ("fates", "places")

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import yaml
+from candidates import gathered
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
@@ -64,9 +65,7 @@ def loaded(folder: Path, rows: list[dict[str, Any]]) -> Curation:
         if row["score"] is not None
     ]
     write_table(folder / "scores.parquet", pa.Table.from_pylist(scores, SCORE_SCHEMA))
-    curation = Curation.load(COLUMNS, 0, Rows([folder / "base.parquet"], [folder / "scores.parquet"]), folder, "1GB")
-    curation.judge()
-    return curation
+    return gathered(COLUMNS, Rows([folder / "base.parquet"], [folder / "scores.parquet"]), folder)
 
 
 def kept(rows: list[dict[str, Any]], keep: dict[str, str]) -> set[str]:

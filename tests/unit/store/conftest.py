@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mmdata.engine import children, work
+from mmdata.engine import children, decide, work
 from mmdata.plan import Plan, plan_to_build
 from mmdata.store import catalog, shards
 from mmdata.store.selection import read_shard_plans
@@ -57,7 +57,8 @@ def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Build:
     def run(output: Path, *overrides: str, upto: str = "write") -> Plan:
         with plan_to_build(Path("p.yaml"), overrides, output) as plan:
             pipeline = plan.pipeline
-            build = catalog.Build("squares", plan.selection, plan.base_parts(), plan.score_parts(), [], [])
+            names = plan.selection, plan.gathering
+            build = catalog.Build("squares", *names, plan.base_parts(), plan.score_parts(), [], [])
             catalog.describe_build(output, build)
             assert plan.listing is not None
             for chunk in plan.chunks:
@@ -68,11 +69,12 @@ def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Build:
                     children.augment_part(step, pipeline.spec.seed, children.Known(base, {}, ()), out, {})
             if upto == "ingest":
                 return plan
-            work.decide(plan, output / "scratch", "1GB")
-            shutil.rmtree(output / "scratch")
+            for function in (decide.gather, decide.decide):
+                function(plan, output / "scratch", 1_000_000_000)
+                shutil.rmtree(output / "scratch")
             plans = read_shard_plans(plan.decided)
             for shard in plans:
-                work.write_one(output, plan.decided, shard)
+                work.write_one(output, plan.gathered, plan.decided, shard)
             members = {name: (declared.modality, declared.lang) for name, declared in pipeline.members.items()}
             shards.write_manifest(output, "squares", plan.selection, plans, members, {})
             return plan

@@ -55,7 +55,7 @@ def test_every_view_has_its_columns_while_a_build_runs_and_after(
 def test_views_of_a_build_that_has_only_begun_are_empty_not_absent(tmp_path: Path) -> None:
     from mmdata.store.catalog import Build, describe_build
 
-    describe_build(tmp_path, Build("t", "0" * 20, [("ingest", "f")], [], [], []))
+    describe_build(tmp_path, Build("t", "0" * 20, "1" * 20, [("ingest", "f")], [], [], []))
     assert {view: rows(tmp_path, f"SELECT count(*) FROM {view}") for view in VIEWS} == {view: [(0,)] for view in VIEWS}
 
 

@@ -172,7 +172,7 @@ def test_a_part_that_was_changed_on_disk_stops_the_writing(build: Any, tmp_path:
     for tar in (tmp_path / "out/parts/ingest").glob("*.tar"):
         tar.write_bytes(tar.read_bytes().replace(b"square", b"circle"))
     with pytest.raises(FatalError, match=r"'caption' of [0-9a-f]{32} was changed on disk; delete the part"):
-        work.write_one(tmp_path / "out", plan.decided, first)
+        work.write_one(tmp_path / "out", plan.gathered, plan.decided, first)
 
 
 def test_the_card_names_every_split_and_field(build: Any, tmp_path: Path) -> None:
