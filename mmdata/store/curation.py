@@ -29,6 +29,7 @@ _FATES = (
 _PLACES = "CREATE TABLE places (sample_id VARCHAR, group_id VARCHAR, split VARCHAR)"
 
 
+_GATHERED = (("VIEW", "candidates", "candidates-*"), ("VIEW", "base", "everyone-*"), ("TABLE", "links", "links"))
 # Of each edge: what the aligner gave; the share of mismatched pairs that score less; the probability of a true pair.
 JUDGED = {"score": "FLOAT", "percentile": "FLOAT", "match": "FLOAT"}
 # Of each member that a `Linked` looks at: distances to the nearest other original and reference item within reach.
@@ -123,15 +124,16 @@ class Curation:
         From then on no SQL can read or write any file but in those two folders: rules may come from strangers.
         """
         config = {"memory_limit": memory, "temp_directory": str(scratch / "spill"), "preserve_insertion_order": False}
-        connection = sql.connect(str(scratch / "curation.duckdb"), **config)
+        # In memory, and so not compressed: tables that are written and read once are worth no more.
+        connection = sql.connect(**config)
         # DuckDB makes its own names for files absolute, and compares them as they stand.
         folders = [str(folder.resolve()) for folder in (scratch, gathered)]
         connection.execute(f"SET allowed_directories = [{', '.join(map(quoted, folders))}]")
         connection.execute("SET enable_external_access = false")
         connection.execute("SET lock_configuration = true")
-        for view, name in (("candidates", "candidates-*"), ("base", "everyone-*"), ("links", "links")):
-            files = sorted(gathered.resolve().glob(f"{name}.parquet"))
-            connection.execute(f"CREATE VIEW {view} AS SELECT * FROM {parquet(files)}")
+        for kind, name, pattern in _GATHERED:
+            files = sorted(gathered.resolve().glob(f"{pattern}.parquet"))
+            connection.execute(f"CREATE {kind} {name} AS SELECT * FROM {parquet(files)}")
         connection.execute(_FATES)
         connection.execute(_PLACES)
         connection.execute(
