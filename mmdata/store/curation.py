@@ -123,7 +123,11 @@ class Curation:
 
         From then on no SQL can read or write any file but in those two folders: rules may come from strangers.
         """
-        config = {"memory_limit": memory, "temp_directory": str(scratch / "spill"), "preserve_insertion_order": False}
+        config: dict[str, Any] = {
+            "memory_limit": memory,
+            "temp_directory": str(scratch / "spill"),
+            "preserve_insertion_order": False,
+        }
         # In memory, and so not compressed: tables that are written and read once are worth no more.
         connection = sql.connect(**config)
         # DuckDB makes its own names for files absolute, and compares them as they stand.
