@@ -85,7 +85,7 @@ def measure_film(data: bytes, limits: Limits, threshold: float) -> Film:
 
 def _watch(container: Any, limits: Limits, cuts: _Cuts, frame_s: float) -> tuple[_Tally, int]:
     tally = _Tally()
-    before: NDArray[np.float32] | None = None
+    before: Any = None
     for bgr_HW3, length_s in _shown(container, limits, frame_s):
         grey_HW = bgr_HW3 @ _LUMA
         tally.frames += 1
