@@ -15,8 +15,6 @@ HASH_BYTES: Final = 32
 # PDQ averages down to 64 x 64 by boxes, which makes of a picture and its half two that differ in up to 40 bits where
 # they are small; a filter without aliasing before it leaves 31 or fewer of 98 in 100 instead of 87.
 _SIDE_PX: Final = 128
-# Of `compute_dihedral`'s eight: as it is, and mirrored left to right.
-_AS_IS, _MIRRORED = 0, 5
 
 
 def hashes(data: bytes) -> tuple[bytes, bytes, int]:
@@ -28,8 +26,11 @@ def hashes(data: bytes) -> tuple[bytes, bytes, int]:
     from PIL import Image
 
     image = to_rgb(open_image(data, ANY_SIZE, _SIDE_PX * 2)).resize((_SIDE_PX, _SIDE_PX), Image.Resampling.BILINEAR)
-    found, quality = _pdqhash().compute_dihedral(np.asarray(image))
-    as_is, mirrored = (np.packbits(found[turn].astype(np.uint8)).tobytes() for turn in (_AS_IS, _MIRRORED))
+    pixels_HWC = np.asarray(image)
+    bits_b, quality = _pdqhash().compute(pixels_HWC)
+    # PDQ can turn the first hash into the second, but not exactly: its filter is not symmetric, some 16 bits differ.
+    mirrored_b, _ = _pdqhash().compute(np.ascontiguousarray(pixels_HWC[:, ::-1]))
+    as_is, mirrored = (np.packbits(found_b.astype(np.uint8)).tobytes() for found_b in (bits_b, mirrored_b))
     return as_is, mirrored, int(quality)
 
 
