@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from mmdata.spec import nearest
+from mmdata.spec import Keys, ParameterError, nearest
 from mmdata.steps.base import Curate
+from mmdata.steps.curate.expressions import check_order, checked_type, written, written_order
 from mmdata.store.curation import Curation
 from mmdata.store.sql import identifier, quoted
 
@@ -26,7 +27,8 @@ class Duplicates(Curate):
 
     step: ClassVar[str] = "duplicates"
     of: list[str] = Field(
-        [], description="members that must all be equal, or columns, `content.image.digest`; who lacks one is left"
+        [],
+        description="members or expressions (`content.image.digest`) that must all be equal; who lacks one is left",
     )
     near: dict[str, float] = Field(
         {}, description="measure and member, `pdq.image`: the largest distance; samples close by any of them are one"
@@ -43,15 +45,26 @@ class Duplicates(Curate):
         return self
 
     def check(self, curation: Curation) -> None:
-        """Raises ValueError for an unknown member or measure, duckdb.Error for an order that does not bind."""
-        links = [f"{m}.{member}" for m in sorted(curation.columns.linked) for member in curation.columns.measures[m]]
-        for name in self.near:
-            if name not in links:
-                raise ValueError(f"no measure links samples by '{name}'{nearest(name, links) or _hint(links)}")
+        """Raises ParameterError for an unknown member or measure, an expression or an order that does not bind."""
+        members, links = curation.columns.members, _links(curation)
+        problems: list[tuple[Keys, str]] = [
+            (("near", name), f"no measure links samples by '{name}'{nearest(name, links) or _hint(links)}")
+            for name in self.near
+            if name not in links
+        ]
         for name in self.of:
-            if "." not in name and name not in curation.columns.members:
-                raise ValueError(f"no member '{name}'{nearest(name, curation.columns.members)}")
-        curation.connection.execute(f"EXPLAIN {self._ranked('candidates')}")
+            try:
+                if name not in members and name.isidentifier():
+                    raise ValueError(f"no member '{name}'{nearest(name, members)}")
+                checked_type(curation, _key(curation, name))
+            except ValueError as error:
+                problems.append((("of",), str(error)))
+        try:
+            check_order(curation, self.best)
+        except ValueError as error:
+            problems.append((("best",), str(error)))
+        if problems:
+            raise ParameterError(problems)
 
     def apply(self, curation: Curation) -> None:
         """Children are not judged: they share members with their parent on purpose."""
@@ -59,7 +72,7 @@ class Duplicates(Curate):
         if self.reference == "drop":
             for name, limit in self.near.items():
                 run(f"INSERT INTO fates {_in_reference(name, limit)}")
-        run(f"CREATE TEMP TABLE ranked AS {self._ranked('undecided')}")
+        run(f"CREATE TEMP TABLE ranked AS {self._ranked(curation)}")
         judged = curation.one("SELECT count(*) FROM ranked")
         # Of equal fingerprints all are linked to the first, whatever has become of it: it stands at the end.
         last = f"{judged} + row_number() OVER (ORDER BY sample_id) - 1"
@@ -71,11 +84,11 @@ class Duplicates(Curate):
         self._drop(curation, judged)
         run("DROP TABLE ranked")
 
-    def _ranked(self, table: str) -> str:
-        """Originals by rank, the best first; with what must be equal."""
-        keys = "".join(f"{_key(name)} AS key_{n}, " for n, name in enumerate(self.of))
-        place = f"row_number() OVER (ORDER BY {self.best}, source, key) - 1"
-        return f"SELECT sample_id, {keys}{place} AS place FROM {table} AS candidates WHERE parent_id IS NULL"
+    def _ranked(self, curation: Curation) -> str:
+        """Originals without a fate by rank, the best first; with what must be equal."""
+        keys = "".join(f"{written(curation, _key(curation, name))} AS key_{n}, " for n, name in enumerate(self.of))
+        place = f"row_number() OVER (ORDER BY {written_order(curation, self.best)}, source, key) - 1"
+        return f"SELECT sample_id, {keys}{place} AS place FROM undecided AS candidates WHERE parent_id IS NULL"
 
     def _equal(self, curation: Curation) -> Pairs:
         """Each of those that are equal in all of `of`, paired with the best."""
@@ -108,8 +121,14 @@ class Duplicates(Curate):
             )
 
 
-def _key(name: str) -> str:
-    return name if "." in name else f"{identifier(name)}.sha256"
+def _key(curation: Curation, name: str) -> str:
+    """SQL of what must be equal: of a member its digest."""
+    return f"{identifier(name)}.sha256" if name in curation.columns.members else name
+
+
+def _links(curation: Curation) -> list[str]:
+    columns = curation.columns
+    return [f"{label}.{member}" for label in sorted(columns.linked) for member in columns.measures[label]]
 
 
 def _hint(links: list[str]) -> str:

@@ -11,6 +11,7 @@ from candidates import COLUMNS, Row, fates, loaded
 from pydantic import ValidationError
 
 from mmdata.sample import sample_id
+from mmdata.spec import ParameterError
 from mmdata.steps.curate.duplicates import Duplicates
 from mmdata.steps.curate.rules import Rules
 from mmdata.store.curation import LINKED, Columns, Curation
@@ -35,10 +36,8 @@ def with_links(folder: Path, rows: list[Row], *links: Link) -> Curation:
         source, _, item = other.rpartition(":")
         ends = (id_of(one), item) if source else sorted((id_of(one), id_of(other)))
         values = [measure, MEMBER[measure], *ends, distance, source or None]
-        curation.connection.execute(
-            "INSERT INTO links (measure, member, sample_id, other_id, distance, other_source) VALUES (?, ?, ?, ?, ?, ?)",
-            values,
-        )
+        columns = "measure, member, sample_id, other_id, distance, other_source"
+        curation.connection.execute(f"INSERT INTO links ({columns}) VALUES (?, ?, ?, ?, ?, ?)", values)
     return curation
 
 
@@ -82,7 +81,7 @@ def test_any_method_makes_a_duplicate_and_equal_members_come_first(tmp_path: Pat
 def test_a_column_can_be_what_is_equal(tmp_path: Path) -> None:
     rows = [Row("a", "x", attributes={"photo": "7"}), Row("b", "y", attributes={"photo": "7"}), Row("c", "z")]
     curation = loaded(tmp_path, rows)
-    step = Duplicates(of=["list_extract(attributes['photo'], 1) || '.'"])
+    step = Duplicates(of=["attributes['photo']"])
     step.check(curation)
     assert set(dropped(curation, rows, step)) == {"b"}
 
@@ -124,16 +123,19 @@ def test_a_second_step_goes_on_where_the_first_has_ended(tmp_path: Path) -> None
         ({"near": {"pqd.image": 31}}, "no measure links samples by 'pqd.image'; did you mean 'pdq.image'?"),
         ({"near": {"content.image": 0}}, "no measure links samples by 'content.image'; "),
         ({"of": ["imag"]}, "no member 'imag'; did you mean 'image'?"),
+        ({"of": ["content.image.digets"]}, "Binder Error: Could not find key"),
+        ({"best": "image.widht", "of": ["image"]}, "Binder Error: Could not find key"),
+        ({"best": "random()", "of": ["image"]}, "random() gives something else each time"),
     ],
 )
 def test_an_unknown_name_is_said_with_the_nearest(step: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError) as error:  # noqa: PT011 - the text is compared
+    with pytest.raises(ParameterError) as error:
         Duplicates(**step).check(Curation.empty(LINKING))
-    assert str(error.value).startswith(message)
+    assert [(keys[0], said.startswith(message)) for keys, said in error.value.problems] == [(next(iter(step)), True)]
 
 
 def test_where_nothing_links_the_step_that_would_is_named() -> None:
-    with pytest.raises(ValueError, match="`measure:` has no step that links"):
+    with pytest.raises(ParameterError, match="`measure:` has no step that links"):
         Duplicates(near={"pdq.image": 31}).check(Curation.empty(COLUMNS))
     Duplicates(of=["content.image.digest"], near={"pdq.image": 3}).check(Curation.empty(LINKING))
 
