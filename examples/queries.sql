@@ -17,3 +17,13 @@ SELECT s.key, m.name, m.error FROM members m JOIN samples s USING (sample_id) WH
 -- What each step of the last run cost.
 SELECT step, samples, failed, round(cpu_s, 1) AS cpu_s, peak_rss_bytes // 1048576 AS peak_mb
 FROM steps WHERE run_id = (SELECT max(run_id) FROM runs);
+
+-- What lies in two splits: how many kept samples have a twin (equal bytes, or a link of a measure) in another one.
+SELECT twins_by, split, other_split, samples, of_samples FROM crossings WHERE samples > 0 ORDER BY samples DESC;
+
+-- What balancing took away: of which kind, and how many stay.
+SELECT step, rule, detail, count(*) AS dropped, any_value(threshold) AS stay FROM fates
+WHERE step IN ('quota', 'mix') GROUP BY ALL ORDER BY dropped DESC;
+
+-- Who is in another split than when the build before was decided.
+SELECT s.key, m.split_before, m.split FROM moved m JOIN samples s USING (sample_id) LIMIT 20;
