@@ -7,8 +7,8 @@ time at 16 kHz, (N, 3, H, W, F) pixels of the frames of a video, or (N, C, P) fl
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -118,7 +118,17 @@ class Batch:
             [],
             {name: vector_BE[rows.start : rows.stop] for name, vector_BE in self.teacher.items()},
             self.texts[rows.start : rows.stop],
+            {name: part for name, whole in self.asked.items() if (part := whole.rows(rows))},
         )
+
+    def without(self, modalities: Collection[str], order: Sequence[str]) -> Batch:
+        """As if no sample had these modalities; `order` is that of the columns of `present_BM`."""
+        if not modalities:
+            return self
+        seen_M = torch.tensor([name not in modalities for name in order], device=self.present_BM.device)
+        inputs = {name: part for name, part in self.inputs.items() if name not in modalities}
+        teacher = {name: vector_BE for name, vector_BE in self.teacher.items() if name not in modalities}
+        return replace(self, inputs=inputs, teacher=teacher, present_BM=self.present_BM & seen_M)
 
     def to(self, device: torch.device) -> Batch:
         """The same on another device."""

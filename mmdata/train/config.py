@@ -129,6 +129,9 @@ class StageConfig(Frozen):
         ["*"], min_length=1, description="patterns of the names of parameters that are trained; the others are frozen"
     )
     freeze: list[str] = Field([], description="patterns of those that are frozen, whatever `train` says")
+    modalities: list[str] = Field(
+        [], description="modalities that it looks at; what belongs to the others stays as it is. Default: all"
+    )
     new_modality: str | None = Field(
         None,
         description="trains what belongs to this modality alone, instead of `train`; the others' embeddings stay",
@@ -303,6 +306,9 @@ def _stage_problems(config: TrainConfig, number: int, stage: StageConfig) -> Ite
     shares = stage.mix.values()
     if stage.mix and (min(shares) < 0 or not sum(shares)):
         yield (*keys, "mix"), "shares are not negative, and one is above 0"
+    for index, name in enumerate(stage.modalities):
+        if name not in data.modalities:
+            yield (*keys, "modalities", index), f"'{name}' is not under data.modalities{nearest(name, data.modalities)}"
     if stage.new_modality and stage.new_modality not in data.modalities:
         near = nearest(stage.new_modality, data.modalities)
         yield (*keys, "new_modality"), f"'{stage.new_modality}' is not under data.modalities{near}"

@@ -233,6 +233,7 @@ class Trainer:
         batch = batch.to(self.device)
         if self._teacher:
             batch = self._teacher.teach(batch)
+        batch = batch.without(self.stage.unseen, self.model.modalities)
         dice = Dice.of(self.config.seed, self.progress.step, batch.row_B)
         with autocast(self.config, self.device):
             losses: tuple[Tensor, dict[str, Tensor]] = self._module(batch, dice)

@@ -31,6 +31,7 @@ class Stage:
         loss: weights of the terms.
         train: patterns of the names of parameters that are trained.
         freeze: patterns of those that are not, whatever `train` says.
+        unseen: modalities that it does not look at.
         shares: of the data sets, by name.
     """
 
@@ -42,6 +43,7 @@ class Stage:
     loss: LossConfig
     train: tuple[str, ...]
     freeze: tuple[str, ...]
+    unseen: frozenset[str]
     shares: Mapping[str, float]
 
     @property
@@ -99,6 +101,7 @@ def _stage(config: TrainConfig, stage: StageConfig, first: int, steps: int, shar
         loss=LossConfig.model_validate({**config.loss.model_dump(), **changes}),
         train=modality_patterns(new) if new else tuple(stage.train),
         freeze=tuple(stage.freeze),
+        unseen=frozenset(set(config.data.modalities) - set(stage.modalities)) if stage.modalities else frozenset(),
         shares=stage.mix or shares,
     )
 
@@ -124,8 +127,9 @@ def freeze(model: nn.Module, stage: Stage) -> int:
         if not fnmatch.filter(names, pattern):
             near = nearest(pattern, _prefixes(names))
             raise TrainError(f"stage '{stage.name}': no parameter is named '{pattern}'{near}")
+    unseen = [pattern for modality in stage.unseen for pattern in modality_patterns(modality)]
     for name, parameter in model.named_parameters():
-        trained = matches(name, stage.train) and not matches(name, stage.freeze)
+        trained = matches(name, stage.train) and not matches(name, (*stage.freeze, *unseen))
         parameter.requires_grad_(trained and parameter.requires_grad)
     trained_count = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     if not trained_count:

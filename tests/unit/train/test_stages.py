@@ -108,3 +108,20 @@ def test_a_pattern_that_fits_nothing_is_named(staged: Path, tmp_path: Path):
 def test_faults_of_stages_and_sets_are_told_before_anything_runs(staged: Path, override: str, message: str):
     with pytest.raises(SpecError, match=message):
         load_config(staged, [override])
+
+
+def test_a_stage_looks_at_its_modalities_alone(staged: Path, tmp_path: Path):
+    stages = (
+        "stages=[{name: two, samples: 24, modalities: [image, text]}, {name: new, samples: 16, new_modality: audio}]"
+    )
+    train(staged, [stages, "keep_checkpoints=9", "checkpoint_every=1"], tmp_path / "run", lambda _: None)
+    two, new = records(tmp_path / "run")[0], records(tmp_path / "run")[-1]
+    assert set(two["losses"]) == {"text~image", "fusion~text", "fusion~image"}
+    assert "text~audio" in new["losses"]
+    first, third, last = (weights_at(tmp_path / "run", step) for step in (1, 3, 5))
+    moved = {name for name in first if not torch.equal(first[name], third[name])}
+    assert moved
+    assert not any(".audio." in name for name in moved)
+    added = {name for name in third if not torch.equal(third[name], last[name])}
+    assert added
+    assert all(".audio." in name for name in added)
