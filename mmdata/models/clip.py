@@ -82,21 +82,8 @@ class Clip:
             WeightsError: the weights are missing, or are not those of this model.
             FatalError: the device is not there.
         """
-        locate(model, pretrained)
-        try:
-            import open_clip
-        except ImportError as error:
-            raise MissingExtraError(f"the CLIP model {model!r}", "open-clip-torch", "clip") from error
-        folder = as_folder(model)
-        name = f"local-dir:{folder}" if folder else model
         target = resolve_device(device)
-        try:
-            built = _build(open_clip, name, pretrained, folder)
-            tokenizer = open_clip.get_tokenizer(name)
-            width = int(open_clip.get_model_config(name)["embed_dim"])
-        except (RuntimeError, OSError, ValueError, KeyError, AssertionError, pickle.UnpicklingError) as error:
-            # A hub that cannot be reached, a checkpoint of another model and a file that would run code all end here.
-            raise WeightsError(f"model {model!r} (pretrained {pretrained!r}) does not load: {error}") from error
+        built, tokenizer, width = _load(model, pretrained)
         return cls(built, tokenizer, _recipe_of(built), width, target, precision)
 
     def embed_images(self, images_NCHW: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -161,6 +148,29 @@ class Clip:
         pinned_NCHW = torch.empty(images_NCHW.shape, dtype=torch.uint8, pin_memory=True)
         np.copyto(pinned_NCHW.numpy(), images_NCHW)
         return pinned_NCHW.to(self._device, non_blocking=True)
+
+
+def build_network(model: str, pretrained: str | None = None) -> tuple[Any, ImageRecipe]:
+    """open_clip's network alone, in float32 on the CPU, and how it wants its images; raises as `Clip.load`."""
+    built = _load(model, pretrained)[0]
+    return built, _recipe_of(built)
+
+
+def _load(model: str, pretrained: str | None) -> tuple[Any, Any, int]:
+    """Network, tokenizer and dimensions of an embedding."""
+    locate(model, pretrained)
+    try:
+        import open_clip
+    except ImportError as error:
+        raise MissingExtraError(f"the CLIP model {model!r}", "open-clip-torch", "clip") from error
+    folder = as_folder(model)
+    name = f"local-dir:{folder}" if folder else model
+    try:
+        built = _build(open_clip, name, pretrained, folder)
+        return built, open_clip.get_tokenizer(name), int(open_clip.get_model_config(name)["embed_dim"])
+    except (RuntimeError, OSError, ValueError, KeyError, AssertionError, pickle.UnpicklingError) as error:
+        # A hub that cannot be reached, a checkpoint of another model and a file that would run code all end here.
+        raise WeightsError(f"model {model!r} (pretrained {pretrained!r}) does not load: {error}") from error
 
 
 def _build(open_clip: Any, name: str, pretrained: str | None, folder: Path | None) -> Any:

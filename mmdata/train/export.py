@@ -20,7 +20,7 @@ from mmdata.train.config import TrainConfig
 from mmdata.train.model.fused import FusedModel
 from mmdata.train.model.sizes import Architecture
 from mmdata.train.model.towers import Limits
-from mmdata.train.tokens import load_tokenizer
+from mmdata.train.tokens import END, START, bounds, load_tokenizer
 
 _FORMAT = "mmdata-model"
 _VERSION = 2
@@ -30,11 +30,13 @@ _SHARED_LIMITS = (
 )  # fmt: skip
 
 
-def limits_of(config: TrainConfig, vocab_size: int) -> Limits:
+def limits_of(config: TrainConfig, tokenizer: Tokenizer | None) -> Limits:
     """Sizes of the inputs of a model for this configuration."""
     data = config.data
     sizes = (data.text_max_tokens, data.image_side_px, data.audio_max_s)
-    return Limits(vocab_size, *sizes, data.video_frames, data.tensor_channels, data.tensor_max_steps)
+    series = (data.video_frames, data.tensor_channels, data.tensor_max_steps)
+    start_end = bounds(tokenizer) if tokenizer else (START, END)
+    return Limits(tokenizer.get_vocab_size() if tokenizer else 0, *sizes, *series, *start_end)
 
 
 def read_description(folder: Path) -> dict[str, Any]:

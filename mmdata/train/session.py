@@ -22,6 +22,7 @@ from mmdata.train.launch import barrier, is_main, rank, rank_device, world_size
 from mmdata.train.log import Say, TrainLog
 from mmdata.train.loop import Trainer, is_complete
 from mmdata.train.model.fused import FusedModel
+from mmdata.train.model.vocabulary import tower_tokenizer
 from mmdata.train.sinks import make_sinks
 from mmdata.train.stages import make_stages, stage_at
 from mmdata.train.stop import StopSignals
@@ -72,7 +73,7 @@ class Session:
         self.train_set = data.train_set(self.sets, config, tokenizer)
         self.val_set = data.val_set(self.sets, config, tokenizer, replay=False)
         self.old_val_set = data.val_set(self.sets, config, tokenizer, replay=True)
-        self._limits = limits_of(config, tokenizer.get_vocab_size() if tokenizer else 0)
+        self._limits = limits_of(config, tokenizer)
         self._batch = data.batch_size(self.train_set, config)
         shares = {one.name: one.share for one in self.sets}
         self.stages = make_stages(config, self._batch, len(self.train_set), shares)
@@ -237,6 +238,8 @@ class Session:
         for run in (config.start.run if config.start else None, config.teacher.run if config.teacher else None):
             if run and (Path(run) / "tokenizer.json").exists():
                 return load_tokenizer(Path(run) / "tokenizer.json")
+        if "text" in config.model.towers:
+            return tower_tokenizer(config.model.towers["text"])
         return fit_tokenizer(data.texts(self.sets, config.data), config.data.vocab_size)
 
     def _fresh_model(self) -> FusedModel:

@@ -15,6 +15,10 @@ from mmdata.errors import TrainError
 
 PAD, START, END = 0, 1, 2
 _SPECIAL = ("<pad>", "<start>", "<end>")
+_BOUNDS = (
+    ("<start>", "<end>"), ("[CLS]", "[SEP]"), ("<s>", "</s>"), ("<start_of_text>", "<end_of_text>"),
+    ("<|startoftext|>", "<|endoftext|>"),
+)  # fmt: skip
 
 
 def fit_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
@@ -45,7 +49,17 @@ def encode(tokenizer: Tokenizer, text: str, max_tokens: int) -> npt.NDArray[np.i
     """Token ids between a start and an end, at most `max_tokens` together. Shape (S,), S at least 2."""
     # A token stands for at least one character's byte: what lies beyond these characters is surely cut.
     ids = tokenizer.encode(text[: 32 * max_tokens], add_special_tokens=False).ids
-    return np.array([START, *ids[: max_tokens - 2], END], dtype=np.int64)
+    start, end = bounds(tokenizer)
+    return np.array([start, *ids[: max_tokens - 2], end], dtype=np.int64)
+
+
+def bounds(tokenizer: Tokenizer) -> tuple[int, int]:
+    """What a text begins and ends with: our own, those of BERT and its kin, or CLIP's. Raises TrainError for others."""
+    for pair in _BOUNDS:
+        start, end = (tokenizer.token_to_id(name) for name in pair)
+        if start is not None and end is not None:
+            return start, end
+    raise TrainError(f"the tokenizer has no start and end that are known: {', '.join(map(' '.join, _BOUNDS))}")
 
 
 def text_hash(text: str) -> int:

@@ -13,18 +13,28 @@ Maker = Callable[[Architecture, Limits, Mapping[str, Tower]], Tower]
 
 
 def make_towers(modalities: tuple[str, ...], shape: Architecture, limits: Limits) -> dict[str, Tower]:
-    """The built-in towers, in the order of the registry: one may use another that stands before it.
+    """The towers, in the order of the registry: one may use another that stands before it.
 
-    Raises ValueError for a modality that has none.
+    Raises ValueError for a modality that has none, and what `load_tower` raises for a pretrained one.
     """
     if unknown := [name for name in modalities if name not in TOWERS]:
         raise ValueError(f"no tower for the modality '{unknown[0]}'")
     made: dict[str, Tower] = {}
     for name, make in TOWERS.items():
         if name in modalities:
-            made[name] = make(shape, limits, made)
-            made[name].apply(init_weights)
+            made[name] = _pretrained(shape, name, limits) if name in shape.towers else _fresh(make(shape, limits, made))
     return made
+
+
+def _fresh(tower: Tower) -> Tower:
+    return tower.apply(init_weights)
+
+
+def _pretrained(shape: Architecture, name: str, limits: Limits) -> Tower:
+    # What it loads is heavy, and optional.
+    from mmdata.train.model.pretrained import load_tower
+
+    return load_tower(shape.towers[name], limits)
 
 
 def _own(shape: Architecture, size: str) -> Architecture:

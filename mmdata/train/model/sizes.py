@@ -60,6 +60,14 @@ class Moe(Frozen):
 TowerKind = Literal["open_clip_image", "open_clip_text", "timm", "sentence", "whisper"]
 
 
+# Which kinds see which modality.
+_KINDS_OF: dict[str, tuple[TowerKind, ...]] = {
+    "image": ("open_clip_image", "timm"),
+    "text": ("open_clip_text", "sentence"),
+    "audio": ("whisper",),
+}
+
+
 class PretrainedTower(Frozen):
     """A tower whose weights come from elsewhere."""
 
@@ -209,6 +217,10 @@ def problems(model: ModelConfig, losses: Iterable[LossConfig], image_side_px: in
     if drawn.side_px % drawn.patch_px:
         what = f"{drawn.side_px} px do not divide into patches of {drawn.patch_px} px"
         yield ("model", "image_decoder"), f"{what}; set side_px to a multiple of patch_px"
+    for name, tower in model.towers.items():
+        if tower.kind not in (kinds := _KINDS_OF.get(name, ())):
+            fix = f"use {' or '.join(kinds)}" if kinds else "leave it to the built-in one"
+            yield ("model", "towers", name), f"a tower of kind '{tower.kind}' does not see {name}; {fix}"
     yield from _trunk_problems(architecture)
     for loss in losses:
         yield from _decoder_problems(model, loss)
