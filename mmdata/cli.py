@@ -101,6 +101,27 @@ def query(build_folder: Path, query_text: str, shape: str, out: Path | None) -> 
 
 
 @cli.command()
+@click.argument("build_folder", metavar="BUILD", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--fetched", is_flag=True, help="Also what servers were asked for: crawls and downloads.")
+@click.option("--yes", is_flag=True, help="Remove it; without this it is only said.")
+def clean(build_folder: Path, fetched: bool, yes: bool) -> None:
+    """Remove parts that the build in a folder no longer needs.
+
+    What remains is what its last run named: the same command has nothing to do again.
+    """
+    from mmdata.store.clean import remove, unneeded
+
+    found = remove(build_folder, asked=fetched) if yes else unneeded(build_folder)
+    kept = [one.kind for one in found if one.asked and not fetched]
+    for one in found:
+        note = "  (kept; --fetched removes it)" if one.kind in kept else ""
+        click.echo(f"{one.kind:<14}{len(one.paths):>8} files{one.bytes / 1e6:>12.1f} MB{note}")
+    total = sum(one.bytes for one in found if one.kind not in kept) / 1e6
+    said = "removed" if yes else "would go; --yes removes it"
+    click.echo(f"{total:.1f} MB {said}" if found else "nothing that the build does not need")
+
+
+@cli.command()
 @click.argument("config", type=click.Path(path_type=Path))
 @_SET
 @click.option("--output", type=click.Path(path_type=Path), help="Folder of the run; default: what the file says.")

@@ -22,7 +22,7 @@ from mmdata.steps.base import Crawled, Discovered, Input, Place, Ref, Source
 from mmdata.store.found import KEPT, iter_found
 
 # Raise it when parts are laid out differently: nothing made before is then taken for done.
-_FORMAT: Final = 4
+_FORMAT: Final = 5
 _WEB: Final = ("http://", "https://")
 
 

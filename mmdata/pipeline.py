@@ -125,8 +125,8 @@ class _Resolver:
         steps = {block: self._steps(block) for block in specs.STEP_LISTS}
         self._give_up_if_wrong()
         sources = tuple(step for _, step in steps["sources"] if isinstance(step, Source))
-        members = self._members(steps)
         ingest = self._ingest(steps["ingest"])
+        members = self._members(steps, ingest)
         written = [step for _, step in steps["write"] if isinstance(step, Write)] or [_default("write", "webdataset")]
         self._check_labels(steps, members)
         self._check_reads(steps, members)
@@ -175,10 +175,12 @@ class _Resolver:
             self._problem(found[1][0], "a build writes one dataset; give the second a pipeline of its own")
         return found
 
-    def _members(self, steps: dict[str, list[tuple[Keys, Step]]]) -> dict[str, Declared]:
+    def _members(
+        self, steps: dict[str, list[tuple[Keys, Step]]], ingest: Mapping[Modality, Ingest]
+    ) -> dict[str, Declared]:
         members: dict[str, Declared] = {}
         for keys, step in [*steps["sources"], *steps["align"], *steps["augment"]]:
-            for name, declared in _offered(step).items():
+            for name, declared in _offered(step, ingest).items():
                 if not _MEMBER_NAME.fullmatch(name):
                     fix = "use up to 40 lower case letters, digits and '_'"
                     self._problem(keys, f"a member cannot be called '{name}': it names files and columns; {fix}")
@@ -294,9 +296,11 @@ def _columns_of(step: Measure) -> dict[str, str]:
     return step.columns() | (LINKED if isinstance(step, Linked) else {})
 
 
-def _offered(step: Step) -> dict[str, Declared]:
+def _offered(step: Step, ingest: Mapping[Modality, Ingest]) -> dict[str, Declared]:
     if isinstance(step, Source):
-        return step.members()
+        own = step.members()
+        read = ((name, ingest.get(declared.modality)) for name, declared in own.items())
+        return own | {n: more for name, how in read if how for n, more in how.more_members(name).items()}
     return step.new_members() if isinstance(step, Align | Augment) else {}
 
 

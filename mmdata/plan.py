@@ -62,6 +62,10 @@ class Plan:
         """Where a crawl records what it visits."""
         return crawl_folder(self.output, source, self.pipeline.as_of)
 
+    def crawls(self) -> list[str]:
+        """Names of the folders in which crawls are recorded."""
+        return [self.crawl_folder(source).name for source in self.pipeline.sources if isinstance(source, Crawled)]
+
     def listed_again(self) -> Plan:
         """The plan with what was found since it was made. Raises PlanError."""
         return _listed(replace(self))

@@ -22,7 +22,7 @@ MEASURES: dict[Modality, dict[str, str]] = {
     "image": {**_ALWAYS, **_PICTURE, "faces": "INTEGER"},
     "text": {**_ALWAYS, "text": "VARCHAR", "lang": "VARCHAR", **dict.fromkeys(("chars", "words", "masked"), "INTEGER")},
     "audio": {**_ALWAYS, "lang": "VARCHAR", **_SOUND},
-    "video": {**_ALWAYS, **_PICTURE, "duration_s": "DOUBLE"},
+    "video": {**_ALWAYS, **_PICTURE, "duration_s": "DOUBLE", "start_s": "DOUBLE"},
     "tensor": {
         **_ALWAYS,
         "shape": "INTEGER[]",

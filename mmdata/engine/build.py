@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import fcntl
 import os
 import shutil
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator
@@ -36,7 +36,7 @@ from mmdata.plan import Plan, is_mapped
 from mmdata.steps.base import Align, Augment, Fitted, Linked, Measure
 from mmdata.store import catalog, embeddings, partners, shards
 from mmdata.store.fetches import Earlier
-from mmdata.store.files import sweep_scratch, write_json
+from mmdata.store.files import locked, sweep_scratch, write_json
 from mmdata.store.selection import ShardPlan, read_shard_plans
 
 # Decoded batches that wait for the model, so that it never waits for them; each is some tens of megabytes.
@@ -79,7 +79,7 @@ def build(plan: Plan, reporter: Reporter) -> Outcome:
     """
     began = time.time()
     plan.output.mkdir(parents=True, exist_ok=True)
-    with _locked(plan.output):
+    with locked(plan.output):
         # First of all: a build may be killed after its last file was in place and before it has cleaned up.
         sweep_scratch(plan.output, catalog.path_of(plan.output).name)
         if plan.is_complete and plan.written() and catalog.is_fresh(plan.output, plan.selection):
@@ -158,6 +158,8 @@ class _Run:
                 plan.fetch_parts(),
                 plan.retried_parts(),
                 plan.link_parts(),
+                [("look", one.fingerprint) for one in plan.looked],
+                plan.crawls(),
             ),
         )
         self._refresh_catalog(force=True)
@@ -436,19 +438,6 @@ async def _stoppable(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """One build at a time in a folder; the lock goes with the process. Raises FatalError."""
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise FatalError(
-                f"{folder}: another build runs here; wait for it, or give this one its own --output"
-            ) from None
-        yield
-
-
-@contextmanager
 def _logged(run: _Run) -> Iterator[None]:
     """Keep a record of the run, also of one that fails."""
     plan = run.plan
@@ -462,6 +451,7 @@ def _logged(run: _Run) -> Iterator[None]:
         "inputs": plan.inputs,
         "selection": plan.selection,
         "command": " ".join(sys.argv[1:]),
+        "host": socket.gethostname(),
     }
     write_json(path, {"run": record, "steps": []})
     try:

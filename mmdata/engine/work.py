@@ -25,7 +25,7 @@ from mmdata.errors import SampleError
 from mmdata.listing import Chunk, input_line, parse_line
 from mmdata.plan import Plan
 from mmdata.sample import Failure, Member, Modality, Sample, sample_id
-from mmdata.steps.base import Align, Discovered, Edge, Found, Ingest, Input, Place, Score, Scorer
+from mmdata.steps.base import Align, Discovered, Edge, Found, Ingest, Input, Place, Ref, Score, Scorer
 from mmdata.store.found import FoundPartWriter
 from mmdata.store.parts import (
     SCORE_SCHEMA,
@@ -185,14 +185,19 @@ def _take_in(found: Input, how: Mapping[Modality, Ingest], payloads: Payloads) -
     """The members of an input. A required one that cannot be read fails the sample, another is noted and left out."""
     if found.problem:
         raise SampleError(*found.problem)
-    members, bad = [], []
+    members: list[Member] = []
+    bad: list[BadMember] = []
     payloads.forget()
     for ref in found.refs:
         try:
             ingest = how.get(ref.modality)
             if ingest is None:
                 raise SampleError("no_reader", f"nothing reads the modality '{ref.modality}'")
-            members.append(ingest.decode(ref, payloads.of(ref, ingest.max_bytes)))
+            data = payloads.of(ref, ingest.max_bytes)
+            members.append(ingest.decode(ref, data))
+            more, broken = _more(ingest, ref, data)
+            members += more
+            bad += broken
         except SampleError as error:
             if ref.required:
                 kind = type(error)
@@ -202,6 +207,15 @@ def _take_in(found: Input, how: Mapping[Modality, Ingest], payloads: Payloads) -
     if not members:
         raise SampleError("no_members", "none of its members is there")
     return members, bad
+
+
+def _more(ingest: Ingest, ref: Ref, data: bytes) -> tuple[list[Member], list[BadMember]]:
+    """What else a payload gives: frames of a picture that moves. What cannot be read of it is noted."""
+    try:
+        return list(ingest.more(ref, data)), []
+    except SampleError as error:
+        names = ingest.more_members(ref.name)
+        return [], [BadMember(name, said.modality, f"{error.reason}: {error}") for name, said in names.items()]
 
 
 # --- align ----------------------------------------------------------------------------------------------------------

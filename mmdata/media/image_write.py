@@ -82,6 +82,12 @@ def normalise(data: bytes, target: Target, max_pixels: int, retouch: Retouch | N
     grounded = target.ground is not None and image.has_transparency_data
     if scaled is None and encoded == kind and not grounded and not opened.turned and retouched is None:
         return Stored(kind, data if target.keep_metadata else without_metadata(data, image), *image.size)
+    return stored_pixels(image, target, opened.size, encoded, max_pixels)
+
+
+def stored_pixels(image: Image.Image, target: Target, size: tuple[int, int], encoded: str, max_pixels: int) -> Stored:
+    """Encode pixels anew: `size` is that of the whole image, where `image` was decoded at a reduced scale."""
+    scaled = _scaled(target, size)
     encoded = encoded if encoded in _KEPT_FORMATS else "PNG"
     pixels = _colours(image, target, encoded)
     if scaled is not None:

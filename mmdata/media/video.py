@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any, BinaryIO, Final
 
@@ -49,6 +49,7 @@ class Target:
         side_px: what the shorter side is made, if it is longer.
         sound: whether it keeps its sound.
         crf: quality of H.264, 0 (nothing lost) to 51; 18 is hardly to be told from the original.
+        copy: whether a piece keeps its packets as they are: it then begins at the key frame before its time.
     """
 
     encode: bool = False
@@ -56,11 +57,12 @@ class Target:
     side_px: int | None = None
     sound: bool = True
     crf: int = 20
+    copy: bool = False
 
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a full decode found."""
+    """What a full decode found; `start_s` is where a piece begins in its recording, None for a whole one."""
 
     mime: str
     extension: str
@@ -68,6 +70,7 @@ class VideoInfo:
     height: int
     duration_s: float
     has_sound: bool
+    start_s: float | None = None
 
 
 def open_video(source: bytes | BinaryIO) -> Any:
@@ -98,9 +101,15 @@ def normalise(data: bytes, target: Target, limits: Limits, clip: Clip | None = N
     Raises SampleError: `not_video`, `bad_video` (corrupt), `no_video` (no frames within the clip), `too_long`,
     `too_many_frames`, `too_many_pixels`.
     """
-    if target.encode or clip or target.fps or target.side_px or not target.sound:
+    start_s = clip[0] if clip else None
+    if target.copy and clip:
+        from mmdata.media.video_copy import copied
+
+        with open_video(data) as source:
+            data, start_s = copied(source, clip, sound=target.sound)
+    elif target.encode or clip or target.fps or target.side_px or not target.sound:
         data = _encoded(data, target, limits, clip or (0.0, math.inf))
-    return data, measure_video(data, limits)
+    return data, replace(measure_video(data, limits), start_s=start_s)
 
 
 def measure_video(data: bytes, limits: Limits) -> VideoInfo:

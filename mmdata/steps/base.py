@@ -202,6 +202,14 @@ class Ingest(Step):
     def decode(self, ref: Ref, data: bytes) -> Member:
         """The member. Raises SampleError."""
 
+    def more_members(self, name: str) -> dict[str, Declared]:  # noqa: ARG002 - most have none
+        """Members that a payload may have besides `name`, the one it is; none of them is required."""
+        return {}
+
+    def more(self, ref: Ref, data: bytes) -> Iterator[Member]:  # noqa: ARG002 - most have none
+        """Those members. Raises SampleError, which costs these and not the sample."""
+        return iter(())
+
 
 @dataclass(frozen=True)
 class NewText:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,14 +18,14 @@ from mmdata.errors import MmdataError
 from mmdata.store import sql
 from mmdata.store.crossings import CROSSINGS, MOVED
 from mmdata.store.curation import base_rows, links_of
-from mmdata.store.files import SCRATCH_MARK, write_json
+from mmdata.store.files import SCRATCH_MARK, is_alive, write_json
 from mmdata.store.sql import parquet, quoted
 
 _MEMBER: Final = (
     "STRUCT(modality VARCHAR, name VARCHAR, mime VARCHAR, bytes BIGINT, sha256 VARCHAR, width INTEGER, height INTEGER, "
-    "faces INTEGER, duration_s DOUBLE, sample_rate INTEGER, channels INTEGER, lang VARCHAR, text VARCHAR, "
-    "chars INTEGER, words INTEGER, masked INTEGER, shape INTEGER[], dtype VARCHAR, ndim INTEGER, elements BIGINT, "
-    "finite_share DOUBLE, "
+    "faces INTEGER, duration_s DOUBLE, start_s DOUBLE, sample_rate INTEGER, channels INTEGER, lang VARCHAR, "
+    "text VARCHAR, chars INTEGER, words INTEGER, masked INTEGER, shape INTEGER[], dtype VARCHAR, ndim INTEGER, "
+    "elements BIGINT, finite_share DOUBLE, "
     '"min" DOUBLE, "max" DOUBLE, "mean" DOUBLE, rate_hz DOUBLE, error VARCHAR)[]'
 )
 _TEXT: Final = "VARCHAR"
@@ -82,8 +83,8 @@ LEFT JOIN (SELECT sample_id, match FROM calibrated WHERE aligner = '') c USING (
 """,
     "members": """
 SELECT sample_id, m.modality, m.name, m.mime, m.bytes, m.sha256, m.width, m.height, m.faces, m.duration_s,
-    m.sample_rate, m.channels, m.lang, m.text, m.chars, m.words, m.masked, m.shape, m.dtype, m.ndim, m.elements,
-    m.finite_share, m.min, m.max, m.mean, m.rate_hz, m.error, NULL AS made_by
+    m.start_s, m.sample_rate, m.channels, m.lang, m.text, m.chars, m.words, m.masked, m.shape, m.dtype, m.ndim,
+    m.elements, m.finite_share, m.min, m.max, m.mean, m.rate_hz, m.error, NULL AS made_by
 FROM (SELECT sample_id, unnest(members) AS m FROM base)
 UNION ALL BY NAME
 SELECT sample_id, 'text' AS modality, new_name AS name, 'text/plain' AS mime,
@@ -162,6 +163,8 @@ class Build:
         fetches: fetch parts.
         retried: base parts whose failed fetches are spoken of by others.
         links: parts of links between samples.
+        looked: parts of what was found in files.
+        crawls: names of the folders of crawls.
     """
 
     name: str
@@ -172,6 +175,8 @@ class Build:
     fetches: Sequence[tuple[str, str]]
     retried: Sequence[tuple[str, str]]
     links: Sequence[tuple[str, str]] = ()
+    looked: Sequence[tuple[str, str]] = ()
+    crawls: Sequence[str] = ()
 
 
 def describe_build(output: Path, build: Build) -> None:
@@ -196,7 +201,7 @@ def refresh(output: Path) -> None:
             [_whose(output, build)],
         )
         _fill(connection, "shards", _SHARD, _shards(output))
-        runs = [json.loads(file.read_text(encoding="utf-8")) for file in sorted((output / "log").glob("*.json"))]
+        runs = [_read_run(file) for file in sorted((output / "log").glob("*.json"))]
         _fill(connection, "runs", _RUN, [_timed(run["run"]) for run in runs])
         steps = [{"run_id": run["run"]["run_id"], **step} for run in runs for step in run["steps"]]
         _fill(connection, "steps", {"run_id": "VARCHAR", **_STEP}, steps)
@@ -224,6 +229,12 @@ def open_catalog(output: Path) -> Any:
     build = _read_build(output)
     if not is_fresh(output, build["selection"]):
         refresh(output)
+    connection = sql.connect(str(path_of(output)), access_mode="READ_ONLY")
+    running = connection.execute("SELECT run_id FROM runs WHERE status = 'running'").fetchall()
+    if all(_status(_read_run(output / "log" / f"{name}.json")) == "running" for (name,) in running):
+        return connection
+    connection.close()
+    refresh(output)
     return sql.connect(str(path_of(output)), access_mode="READ_ONLY")
 
 
@@ -325,6 +336,21 @@ def _shards(output: Path) -> list[dict[str, Any]]:
     except FileNotFoundError:
         return []
     return [{"split": name, **shard} for name, split in manifest["splits"].items() for shard in split["shards"]]
+
+
+def _read_run(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    found["run"]["status"] = _status(found)
+    return found
+
+
+def _status(record: dict[str, Any]) -> str:
+    """As the run noted it; one whose process is gone without a word was killed."""
+    run = record["run"]
+    here = run.get("host") in {None, socket.gethostname()}
+    if run["status"] == "running" and here and not is_alive(run["run_id"].rpartition("-")[2], run["started"]):
+        return "killed"
+    return str(run["status"])
 
 
 def _timed(run: dict[str, Any]) -> dict[str, Any]:

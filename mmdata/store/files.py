@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -10,7 +11,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from mmdata.errors import FatalError
+
 SCRATCH_MARK = ".partial-"
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """One at a time builds in a folder or cleans it; the lock goes with the process. Raises FatalError."""
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise FatalError(
+                f"{folder}: another build runs here; wait for it, or give this one its own --output"
+            ) from None
+        yield
 
 
 @contextmanager
@@ -45,15 +61,17 @@ def sweep_scratch(folder: Path, shared: str = "") -> None:
         name, _, pid = path.name.rpartition(SCRATCH_MARK)
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
-        elif pid != str(os.getpid()) and not (name == shared and _is_alive(pid)):
+        elif pid != str(os.getpid()) and not (name == shared and is_alive(pid)):
             path.unlink(missing_ok=True)
 
 
-def _is_alive(pid: str) -> bool:
+def is_alive(pid: str, since: float = float("inf")) -> bool:
+    """Whether a process lives, and lived at a time already: numbers are given again."""
     import psutil
 
     try:
+        process = psutil.Process(int(pid)) if pid.isdecimal() else None
         # A process that was killed and that nobody has waited for is still in the list.
-        return pid.isdecimal() and psutil.Process(int(pid)).status() != psutil.STATUS_ZOMBIE
+        return process is not None and process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= since
     except psutil.Error:
         return False

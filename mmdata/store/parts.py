@@ -39,6 +39,7 @@ MEMBER = pa.struct(
         ("height", pa.int32()),
         ("faces", pa.int32()),
         ("duration_s", pa.float64()),
+        ("start_s", pa.float64()),
         ("sample_rate", pa.int32()),
         ("channels", pa.int32()),
         ("text", pa.string()),

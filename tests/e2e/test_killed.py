@@ -93,4 +93,7 @@ def test_a_build_whose_processes_are_killed_comes_to_the_same(cli, shard_digests
     assert shard_digests(cli.folder / "out") == shard_digests(cli.folder / "fresh")
     keys = cli.query("SELECT count(*) AS n, count(DISTINCT key) AS keys FROM samples")
     assert keys == [{"n": 2 * PAGES, "keys": 2 * PAGES}]
+    status = [row["status"] for row in cli.query("SELECT status FROM runs ORDER BY started")]
+    assert status[:2] == ["killed", "killed"]
+    assert status[-1] == "done"
     cli.wait_for_no_process()

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ByteSize, Field, StringConstraints, model_validator
 
 from mmdata.sample import Member, Modality
-from mmdata.steps.base import Ingest, Ref
+from mmdata.steps.base import Declared, Ingest, Ref
 
 _GROUNDS = {"white": "#ffffff", "black": "#000000"}
 Ground = Literal["white", "black"] | Annotated[str, StringConstraints(pattern=r"^#[0-9a-fA-F]{6}$")]
 
 
 class Image(Ingest):
-    """Images: limits, a full decode to be sure, width and height. SVG is drawn as PNG.
+    """Images: limits, a full decode to be sure, width and height. SVG is drawn as PNG; GIF, APNG and WebP may move.
 
     Pixels stay as they came where nothing asks for others; what EXIF says of how a picture lies is applied, and what it
     and its like say of owner, place and time is cut out. Pixels that change become sRGB, 8 bits.
@@ -40,6 +41,12 @@ class Image(Ingest):
     )
     reduced_decode: bool = Field(
         True, description="decode large JPEG files at a half, a quarter or an eighth, at least twice as large as wanted"
+    )
+    frames: int = Field(
+        0,
+        ge=0,
+        le=32,
+        description="of a picture that moves make so many members, frames evenly over its time: image_frame_0, ...",
     )
     keep_metadata: bool = Field(False, description="keep files whose pixels do not change byte for byte, GPS and all")
 
@@ -68,11 +75,31 @@ class Image(Ingest):
 
         if is_svg(data):
             data = rasterise_svg(data, self.svg_side_px, self.max_pixels)
-        faces = _Faces(self.face_side_px) if self.blur_faces else None
+        faces = self._faces()
         stored = normalise(data, self._target(), self.max_pixels, faces)
         mime, extension = FORMATS[stored.format]
         measures = {"width": stored.width, "height": stored.height, **({"faces": faces.count} if faces else {})}
         return Member(ref.name, "image", mime, extension, stored.data, ref.lang, measures)
+
+    def more_members(self, name: str) -> dict[str, Declared]:
+        """Frames."""
+        return {f"{name}_frame_{number}": Declared("image", False) for number in range(self.frames)}
+
+    def more(self, ref: Ref, data: bytes) -> Iterator[Member]:
+        """The frames of a picture that moves, measured. Raises SampleError `too_many_frames`, `bad_image`."""
+        from mmdata.media.image import FORMATS, is_svg
+        from mmdata.media.image_frames import frames
+
+        if not self.frames or is_svg(data):
+            return
+        faces = self._faces()
+        for number, stored in enumerate(frames(data, self.frames, self._target(), self.max_pixels, faces)):
+            mime, extension = FORMATS[stored.format]
+            measures = {"width": stored.width, "height": stored.height, **({"faces": faces.count} if faces else {})}
+            yield Member(f"{ref.name}_frame_{number}", "image", mime, extension, stored.data, ref.lang, measures)
+
+    def _faces(self) -> _Faces | None:
+        return _Faces(self.face_side_px) if self.blur_faces else None
 
     def identity(self) -> dict[str, Any]:
         """With the weights that find faces. Raises MissingExtraError."""

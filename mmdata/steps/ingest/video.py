@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from pydantic import ByteSize, Field
+from pydantic import ByteSize, Field, model_validator
 
 from mmdata.sample import Member, Modality
 from mmdata.steps.base import Ingest, Ref
@@ -13,7 +13,8 @@ from mmdata.steps.base import Ingest, Ref
 class Video(Ingest):
     """Video: limits, a full decode to be sure, size and duration.
 
-    The payload stays as it came where nothing else is asked for; a piece of a recording is encoded: exact in its times.
+    The payload stays as it came where nothing else is asked for. A piece of a recording is encoded, exact in its times,
+    or begins at the key frame before, its packets as they are; the column `start_s` says where.
     """
 
     step: ClassVar[str] = "video"
@@ -27,13 +28,27 @@ class Video(Ingest):
     side_px: int | None = Field(None, ge=16, le=8192, description="what the shorter side is made, if it is longer")
     crf: int = Field(20, ge=0, le=51, description="quality where it is encoded; less is better and larger")
     sound: bool = Field(True, description="whether it keeps its sound")
+    cut: Literal["exact", "keyframes"] = Field(
+        "exact",
+        description="exact: a piece is encoded; keyframes: it is copied, not encoded, and begins at a key frame",
+    )
+
+    @model_validator(mode="after")
+    def _copies_or_encodes(self) -> Video:
+        if self.cut == "keyframes" and (self.encode != "keep" or self.fps or self.side_px):
+            raise ValueError("`cut: keyframes` copies: leave out `encode`, `fps` and `side_px`")
+        return self
 
     def decode(self, ref: Ref, data: bytes) -> Member:
         """The member, measured. Raises SampleError as `mmdata.media.video` does."""
         from mmdata.media.video import Limits, Target, normalise
 
-        target = Target(self.encode == "h264", self.fps, self.side_px, self.sound, self.crf)
+        target = Target(
+            self.encode == "h264", self.fps, self.side_px, self.sound, self.crf, copy=self.cut == "keyframes"
+        )
         limits = Limits(self.max_duration_s, self.max_frames, self.max_pixels)
         stored, info = normalise(data, target, limits, ref.clip)
         measures = {"width": info.width, "height": info.height, "duration_s": info.duration_s}
+        if info.start_s is not None:
+            measures["start_s"] = info.start_s
         return Member(ref.name, "video", info.mime, info.extension, stored, ref.lang, measures)

@@ -110,3 +110,39 @@ def test_a_film_that_breaks_off_fails_or_is_shorter(tmp_path: Path):
             assert measure_video(data[: int(len(data) * share)], LIMITS).duration_s < 4.2
         except SampleError as error:
             assert error.reason in {"not_video", "bad_video", "no_video"}  # noqa: PT017
+
+
+@pytest.mark.parametrize(
+    ("clip", "start_s", "frames"),
+    [((2.0, 4.0), 2.0, 40), ((2.3, 4.0), 2.0, 40), ((0.0, 1.0), 0.0, 20), ((4.7, 60.0), 4.5, 30)],
+)
+def test_a_piece_is_copied_from_a_key_frame_on(film: bytes, clip: tuple[float, float], start_s: float, frames: int):
+    # A key frame every half second.
+    data, info = normalise(film, Target(copy=True), LIMITS, clip)
+    assert info.start_s == pytest.approx(start_s, abs=1e-3)
+    assert info.has_sound
+    with av.open(io.BytesIO(data)) as piece, av.open(io.BytesIO(film)) as whole:
+        got = [frame.to_ndarray(format="rgb24") for frame in piece.decode(video=0)]
+        first = round(start_s * FPS)
+        expected = [frame.to_ndarray(format="rgb24") for frame in whole.decode(video=0)][first : first + frames]
+    assert len(got) == frames
+    assert all(np.array_equal(one, other) for one, other in zip(got, expected, strict=True))
+    assert info.duration_s == pytest.approx(frames / FPS, abs=1e-3)
+    assert normalise(film, Target(copy=True), LIMITS, clip)[0] == data
+
+
+def test_the_sound_of_a_copied_piece_goes_with_its_pictures(film: bytes):
+    data, _ = normalise(film, Target(copy=True), LIMITS, (2.0, 4.0))
+    assert tone_hz(data) == pytest.approx(600, rel=0.02)
+    assert not normalise(film, Target(copy=True, sound=False), LIMITS, (2.0, 4.0))[1].has_sound
+
+
+def test_a_copied_piece_without_pictures_has_failed(film: bytes):
+    with pytest.raises(SampleError) as caught:
+        normalise(film, Target(copy=True), LIMITS, (-2.0, -1.0))
+    assert caught.value.reason == "no_video"
+
+
+def test_an_exact_piece_says_where_it_begins_too(film: bytes):
+    assert normalise(film, Target(), LIMITS, (2.3, 3.0))[1].start_s == 2.3
+    assert normalise(film, Target(), LIMITS)[1].start_s is None

@@ -1,0 +1,79 @@
+"""A piece of a recording, its packets as they are: nothing is decoded, nothing lost, and it takes no time.
+
+Packets between two key frames cannot be shown without the first: a piece begins at the key frame before its time, and
+where that is, is told. Its end is exact to a packet.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import Any, Final
+
+from mmdata.errors import SampleError
+from mmdata.media.audio_write import Clip
+
+# FFmpeg's muxer for what its demuxer calls by several names.
+_MUXERS: Final = {"mov,mp4,m4a,3gp,3g2,mj2": "mp4", "matroska,webm": "matroska"}
+
+
+def copied(source: Any, clip: Clip, *, sound: bool) -> tuple[bytes, float]:
+    """The piece, in the container format it came in, and where it begins in the recording, seconds.
+
+    Raises SampleError: `no_video` (no key frame before its end), `bad_video`.
+    """
+    import av
+
+    kind = source.format.name
+    buffer = io.BytesIO()
+    try:
+        with av.open(buffer, "w", format=_MUXERS.get(kind, kind), options={"fflags": "+bitexact"}) as out:
+            start_s = _copy(source, out, clip, sound=sound)
+    except (av.FFmpegError, ValueError) as error:
+        raise SampleError("bad_video", f"cannot be cut: {error}") from None
+    if start_s is None:
+        raise SampleError("no_video", "no key frame before the end of the clip")
+    return buffer.getvalue(), start_s
+
+
+def _copy(source: Any, out: Any, clip: Clip, *, sound: bool) -> float | None:
+    picture = source.streams.video[0]
+    heard = [source.streams.audio[0]] if sound and source.streams.audio else []
+    target = {stream.index: out.add_stream_from_template(stream) for stream in (picture, *heard)}
+    if clip[0] > 0:
+        source.seek(int(clip[0] * 1_000_000))
+    start_s: float | None = None
+    early: list[Any] = []
+    over: set[int] = set()
+    for packet in source.demux(picture, *heard):
+        index = packet.stream.index
+        if packet.dts is None or packet.pts is None or index in over:
+            continue
+        # Pictures are stored in the order in which they are decoded: later ones may need one shown after the end.
+        if float(packet.dts * packet.time_base) >= clip[1]:
+            over.add(index)
+            if len(over) == len(target):
+                break
+            continue
+        if start_s is None:
+            early.append(packet)
+            if index != picture.index or not packet.is_keyframe:
+                continue
+            start_s = float(packet.pts * packet.time_base)
+            wanted = [one for one in early if one is packet or _sounds(one, picture, start_s)]
+        else:
+            wanted = [packet] if index == picture.index or _sounds(packet, picture, start_s) else []
+        for one in wanted:
+            _mux(out, target, one, start_s)
+    return start_s
+
+
+def _sounds(packet: Any, picture: Any, start_s: float) -> bool:
+    """Whether it is a packet of sound that begins with the piece or later."""
+    return packet.stream.index != picture.index and float(packet.pts * packet.time_base) >= start_s
+
+
+def _mux(out: Any, target: dict[int, Any], packet: Any, start_s: float) -> None:
+    offset = round(start_s / packet.time_base)
+    packet.pts, packet.dts = packet.pts - offset, packet.dts - offset
+    packet.stream = target[packet.stream.index]
+    out.mux(packet)
