@@ -6,6 +6,7 @@ once, in a scratch folder that is renamed.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,7 +21,8 @@ from mmdata.engine.work import Done
 from mmdata.plan import Plan, is_mapped
 from mmdata.steps.base import Align, Augment, Curate, Fitted, Measure, Write
 from mmdata.store.crossings import write_crossings, write_moved
-from mmdata.store.curation import Columns, Curation, Rows, base_rows
+from mmdata.store.curation import SCORE_PARTS, Columns, Curation, Rows, base_rows
+from mmdata.store.files import write_json
 from mmdata.store.gather import Gatherer, Wanted
 from mmdata.store.selection import ShardPlan, decide_fates, drop_losses, write_decisions
 
@@ -115,6 +117,11 @@ def gather_corpus(corpus: Corpus, folder: Path, memory: int) -> None:
         gatherer.link(corpus.links)
         curves = fit_curves(corpus.align, corpus.base, corpus.scores, gatherer.connection)
         curves.write(folder / "calibrations.parquet")
+        named = {
+            label: [os.path.relpath(path, corpus.wanted.output) for path in parts]
+            for label, parts in corpus.scores.items()
+        }
+        write_json(folder / SCORE_PARTS, named)
         for rows in blocks(corpus.chunks, _BLOCK_ROWS):
             gatherer.add(rows, curves.apply)
 

@@ -73,6 +73,7 @@ OWN: Final[dict[str, dict[str, str]]] = {
     "curate": {
         "duplicates": "curate.duplicates:Duplicates",
         "rules": "curate.rules:Rules",
+        "clusters": "curate.clusters:Clusters",
         "quota": "curate.quota:Quota",
         "mix": "curate.mix:Mix",
         "terms": "curate.terms:Terms",

@@ -9,6 +9,7 @@ decide; `undecided` are the candidates without a fate.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,12 @@ _FATES = (
 _PLACES = "CREATE TABLE places (sample_id VARCHAR, group_id VARCHAR, split VARCHAR)"
 
 
+_UNDECIDED = (
+    "CREATE OR REPLACE VIEW undecided AS SELECT * FROM candidates c "
+    "WHERE NOT EXISTS (SELECT 1 FROM fates f WHERE f.sample_id = c.sample_id)"
+)
+# In a gathered folder: of each aligner its score parts, as paths in the build folder.
+SCORE_PARTS = "score-parts.json"
 _GATHERED = (("VIEW", "candidates", "candidates-*"), ("VIEW", "base", "everyone-*"), ("TABLE", "links", "links"))
 # Of each edge: what the aligner gave; the share of mismatched pairs that score less; the probability of a true pair.
 JUDGED = {"score": "FLOAT", "percentile": "FLOAT", "match": "FLOAT"}
@@ -97,6 +104,7 @@ class Curation:
         self.connection = connection
         self.columns = columns
         self.seed = seed
+        self.gathered: Path | None = None
 
     @classmethod
     def empty(cls, columns: Columns) -> Curation:
@@ -112,9 +120,9 @@ class Curation:
             [*(f"{name} VARCHAR" for name in texts), "attributes MAP(VARCHAR, VARCHAR)", "match FLOAT", *struct]
         )
         connection.execute(f"CREATE TABLE candidates ({names})")
-        connection.execute("CREATE VIEW undecided AS SELECT * FROM candidates")
         connection.execute(_FATES)
         connection.execute(_PLACES)
+        connection.execute(_UNDECIDED)
         return cls(connection, columns, 0)
 
     @classmethod
@@ -143,11 +151,33 @@ class Curation:
         connection.execute(
             "INSERT INTO fates SELECT sample_id, fate, step, rule, NULL, NULL, detail FROM base WHERE fate IS NOT NULL"
         )
-        connection.execute(
-            "CREATE VIEW undecided AS SELECT * FROM candidates c "
-            "WHERE NOT EXISTS (SELECT 1 FROM fates f WHERE f.sample_id = c.sample_id)"
-        )
-        return cls(connection, columns, seed)
+        connection.execute(_UNDECIDED)
+        curation = cls(connection, columns, seed)
+        curation.gathered = gathered.resolve()
+        return curation
+
+    def extend(self, name: str, kind: str, rows: str | None = None) -> None:
+        """Give the candidates a column, for the steps that follow.
+
+        Args:
+            name: of the column; none has it.
+            kind: its SQL type.
+            rows: a table of (sample_id, value); None, or no row there: NULL.
+        """
+        run, before = self.connection.execute, identifier(f"candidates before {name}")
+        is_view = self.one("SELECT count(*) FROM duckdb_views() WHERE view_name = 'candidates'")
+        run(f"ALTER {'VIEW' if is_view else 'TABLE'} candidates RENAME TO {before}")
+        value, join = ("NULL", "") if rows is None else ("v.value", f"LEFT JOIN {identifier(rows)} v USING (sample_id)")
+        column = f"CAST({value} AS {kind}) AS {identifier(name)}"
+        run(f"CREATE VIEW candidates AS SELECT c.*, {column} FROM {before} c {join}")
+        run(_UNDECIDED)
+
+    def score_parts(self, label: str) -> list[Path]:
+        """The score parts of an aligner: its embeddings lie beside them. None where nothing was gathered."""
+        if self.gathered is None:
+            return []
+        named = json.loads((self.gathered / SCORE_PARTS).read_text(encoding="utf-8"))
+        return [self.gathered.parents[1] / path for path in named.get(label, [])]
 
     def one(self, query: str) -> Any:
         """The single value of a query."""

@@ -49,7 +49,8 @@ class Splits(Curate):
         None, description="SQL expression; the sample where it is smallest decides for its group: a date, say"
     )
     stratify: Names = Field(
-        default=[], description="SQL expressions; shares are of the samples of each stratum, not of chance"
+        default=[],
+        description="SQL expressions; each stratum gets the shares, counted before rules drop any, not left to chance",
     )
     augmented: list[str] | None = Field(
         None, description="splits that children may be in; default: the first. Elsewhere they are dropped"
