@@ -41,6 +41,22 @@ def test_the_share_that_stands_still(tmp_path: Path) -> None:
     assert found.loudness_lufs is None
 
 
+def test_a_little_grain_is_no_movement(tmp_path: Path) -> None:
+    """One pixel of fifty a grey level brighter, each time others: less than -60 dB. One of two: more."""
+    for share, static in ((0.02, 1.0), (0.5, 0.0)):
+        rng = np.random.default_rng(2)
+        with av.open(str(tmp_path / "f.mkv"), "w") as out:
+            stream = out.add_stream("ffv1", rate=FPS, width=96, height=64, pix_fmt="yuv444p")
+            for _ in range(FPS):
+                grain = (rng.random((64, 96, 1)) < share).astype(np.uint8)
+                pixels = np.full((64, 96, 3), 120, np.uint8) + grain
+                out.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+            out.mux(stream.encode(None))
+        found = measure_film((tmp_path / "f.mkv").read_bytes(), LIMITS, 27)
+        # The first frame has none before it.
+        assert found.static == pytest.approx(static, abs=1.01 / FPS)
+
+
 def test_the_share_that_is_black(tmp_path: Path) -> None:
     found = measure_film(film(tmp_path / "f.mp4", [("move", 3), ("black", 1)]), LIMITS, 27)
     assert found.black == pytest.approx(0.25, abs=0.02)

@@ -82,6 +82,18 @@ def test_sharpness_does_not_ask_for_contrast() -> None:
     assert faint == pytest.approx(sharp, abs=0.02)
 
 
+def test_what_moved_while_it_was_taken_is_not_sharp() -> None:
+    """Blurred along one side alone: the worse direction counts, as the paper has it."""
+    noise = np.random.default_rng(1).integers(0, 256, (120, 120), dtype=np.uint8)
+    moved = noise
+    for _ in range(3):
+        moved = np.mean([np.roll(moved, n, axis=1) for n in range(5)], axis=0).astype(np.uint8)
+    sharp, *smeared = (measure_picture(png(pixels)).sharpness or 0 for pixels in (noise, moved, moved.T.copy()))
+    assert sharp > 0.85
+    assert smeared == pytest.approx([smeared[0]] * 2)
+    assert smeared[0] < 0.65
+
+
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA", "1", "I;16"])
 def test_pictures_of_any_kind_are_measured(mode: str) -> None:
     pixels = np.tile(np.arange(0, 256, dtype=np.uint8), (600, 3))

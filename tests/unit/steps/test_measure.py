@@ -226,3 +226,12 @@ def test_a_plan_says_what_is_not_installed(hidden: str, asked: Any, extra: str, 
     monkeypatch.setattr(importlib.util, "find_spec", absent)
     with pytest.raises(MissingExtraError, match=rf"pip install 'mmdata\[{extra}\]'"):
         asked()
+
+
+@pytest.mark.parametrize("step", [Voice(), Writing(), Nsfw()])
+def test_weights_inside_of_packages_are_named_by_their_content(step: Measure) -> None:
+    weights = step.weights()
+    assert weights is not None
+    assert weights.path is not None
+    assert weights.path.exists()
+    assert step.identity()["weights"] == weights.identity
