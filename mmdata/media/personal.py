@@ -21,6 +21,7 @@ Kind = Literal["email", "iban", "card", "id", "phone", "ip"]
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 """In the order in which they are looked for: what one kind has found is no other."""
 
+_MOST_ROUNDS: Final = 8
 # Where a number without its country's code is looked for, by the language of the text: where most write that language.
 REGIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "en": ("US", "GB"),
@@ -64,6 +65,27 @@ def find_personal(text: str, kinds: Collection[Kind], regions: Sequence[str]) ->
         MissingExtraError: phonenumbers or python-stdnum is not installed.
     """
     found: list[Find] = []
+    # Two that stand together may hide each other: what is left is looked through again without those that were found.
+    for _ in range(_MOST_ROUNDS):
+        new = _found_once(text, kinds, regions)
+        if not new:
+            break
+        found += new
+        text = _with(text, [(one, f"<{'_' * (one.end - one.start - 2)}>") for one in sorted(new)])
+    return sorted(found)
+
+
+def _with(text: str, instead: Sequence[tuple[Find, str]]) -> str:
+    """The text with something else in place of each piece; they come in order."""
+    parts, end = [], 0
+    for one, word in instead:
+        parts += [text[end : one.start], word]
+        end = one.end
+    return "".join([*parts, text[end:]])
+
+
+def _found_once(text: str, kinds: Collection[Kind], regions: Sequence[str]) -> list[Find]:
+    found: list[Find] = []
     taken = bytearray(len(text))
     for kind in KINDS:
         if kind in kinds:
@@ -71,17 +93,13 @@ def find_personal(text: str, kinds: Collection[Kind], regions: Sequence[str]) ->
                 if not any(taken[start:end]):
                     taken[start:end] = b"\1" * (end - start)
                     found.append(Find(start, end, kind))
-    return sorted(found)
+    return found
 
 
 def mask_personal(text: str, kinds: Collection[Kind], regions: Sequence[str]) -> tuple[str, int]:
     """The text with `<EMAIL>`, `<PHONE>`, ... in place of what `find_personal` finds, and how many there are."""
-    parts, end = [], 0
     found = find_personal(text, kinds, regions)
-    for one in found:
-        parts += [text[end : one.start], f"<{one.kind.upper()}>"]
-        end = one.end
-    return "".join([*parts, text[end:]]), len(found)
+    return _with(text, [(one, f"<{one.kind.upper()}>") for one in found]), len(found)
 
 
 def regions_of(regions: Sequence[str] | None, lang: str | None) -> Sequence[str]:
@@ -239,9 +257,9 @@ def _identities(text: str, _: Sequence[str]) -> Iterator[tuple[int, int]]:
 # --- telephone -------------------------------------------------------------------------------------------------------
 
 _PHONE_LIKE: Final = re.compile(r"\d(?:[\s().\-/\u2010-\u2015\u00a0]{0,3}\d){6}")
-# Digits without a gap are a telephone number where somebody says so.
+# Digits without a gap are a telephone number where somebody says so; `<PHONE>` says it of another.
 _BEFORE_A_PHONE: Final = re.compile(
-    r"(?:\btel|\btél|\bphone|\bmobile?|\bcell|\bcall|\bfax|\bwhats ?app|\bsms|\bcontact|\bhandy|\btelefono?n?"
+    r"(?<!<)(?:\btel|\btél|\bphone|\bmobile?|\bcell|\bcall|\bfax|\bwhats ?app|\bsms|\bcontact|\bhandy|\btelefono?n?"
     r"|\bтел\w*|电话|電話|[☎📞📱])[\s.:)]*\w{0,6}[\s.:]*$",  # noqa: RUF001 - in Russian
     re.IGNORECASE,
 )

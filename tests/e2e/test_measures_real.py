@@ -101,6 +101,7 @@ def test_rules_over_measures_of_real_media(cli, stamps_dir: Path) -> None:
     assert "nothing to do" in cli.build().stdout
 
 
+@pytest.mark.slow
 def test_faces_and_personal_data_never_reach_a_part(cli) -> None:
     media = cli.folder / "media"
     for name in ("astronaut", "chelsea"):
@@ -133,6 +134,7 @@ def test_a_plan_names_the_column_that_was_meant(cli) -> None:
     assert "did you mean 'sharpness'" in cli.run("plan", "pipeline.yaml", code=2).stderr
 
 
+@pytest.mark.slow
 def test_the_example_of_a_measure_of_ones_own(cli) -> None:
     about = cli.folder / "site" / "own_measure-1.0.dist-info"
     about.mkdir(parents=True)

@@ -112,6 +112,7 @@ def test_what_is_no_picture_says_so() -> None:
     assert caught.value.reason == "not_an_image"
 
 
+@pytest.mark.slow
 def test_of_stamps_a_blurred_copy_is_less_sharp_and_a_larger_or_recoded_one_measures_the_same(stamps_dir: Path) -> None:
     stamps = random.Random(7).sample(sorted(stamps_dir.rglob("*.png")), 8)
     for path in stamps:

@@ -100,6 +100,7 @@ def test_what_is_no_sound_says_so() -> None:
         assert caught.value.reason == reason
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decibels", [0, 10, 20])
 def test_noise_put_into_speech_is_estimated(prompts_dir: Path, decibels: int) -> None:
     """White noise in 30 studio prompts: the median is off by less than 3 dB."""

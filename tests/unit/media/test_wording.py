@@ -63,7 +63,7 @@ def test_the_share_of_the_most_common_pair(text: str, value: float) -> None:
 @pytest.mark.parametrize("piece", ["{", ":", "{:", "www.", "<a ", "[[", "function(", "a_", "a b ", "IMG 1", ". "])
 def test_a_hostile_text_takes_time_by_its_length(piece: str) -> None:
     began = time.process_time()
-    measure_wording(piece * (200_000 // len(piece)), 3)
+    measure_wording(piece * (50_000 // len(piece)), 3)
     assert time.process_time() - began < 5
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import io
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from pydantic import ValidationError
 
 from mmdata.errors import MissingExtraError
 from mmdata.media.personal import KINDS
+from mmdata.models import bodies, ocr, voice
 from mmdata.sample import Member, Modality
 from mmdata.steps.base import Measure, Ref
 from mmdata.steps.ingest.image import Image
@@ -173,7 +175,9 @@ def test_personal_data_is_masked_as_it_comes_in() -> None:
     assert Text(mask=["phone"], phone_regions=["US"]).decode(Ref("m", "text", lang="ja"), data).measures["masked"] == 1
 
 
-@pytest.mark.parametrize(("kind", "mime"), [("PNG", "image/png"), ("JPEG", "image/jpeg")])
+@pytest.mark.parametrize(
+    ("kind", "mime"), [("PNG", "image/png"), pytest.param("JPEG", "image/jpeg", marks=pytest.mark.slow)]
+)
 def test_faces_are_taken_out_as_they_come_in(kind: str, mime: str) -> None:
     buffer = io.BytesIO()
     photo("astronaut").save(buffer, kind)
@@ -193,6 +197,7 @@ def test_a_picture_without_faces_stays_byte_for_byte() -> None:
     assert "faces" not in Image().decode(Ref("m", "image"), data).measures
 
 
+@pytest.mark.slow
 def test_a_transparent_picture_keeps_its_transparency() -> None:
     image = photo("astronaut")
     image.putalpha(200)
@@ -217,11 +222,12 @@ def test_a_transparent_picture_keeps_its_transparency() -> None:
     ],
 )
 def test_a_plan_says_what_is_not_installed(hidden: str, asked: Any, extra: str, monkeypatch: Any) -> None:
-    import importlib.util
-
     own = importlib.util.find_spec
-    absent = lambda name, *more: None if name == hidden else own(name, *more)  # noqa: E731
-    for module in [m for n, m in sys.modules.items() if n.startswith("mmdata.") and hasattr(m, "find_spec")]:
+
+    def absent(name: str, *more: Any) -> Any:
+        return None if name == hidden else own(name, *more)
+
+    for module in (bodies, ocr, voice, sys.modules["mmdata.media.personal"]):
         monkeypatch.setattr(module, "find_spec", absent)
     monkeypatch.setattr(importlib.util, "find_spec", absent)
     with pytest.raises(MissingExtraError, match=rf"pip install 'mmdata\[{extra}\]'"):
