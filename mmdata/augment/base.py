@@ -146,6 +146,7 @@ class View:
         texts: by member name.
         tensors: by member name.
         boxes: of pictures, by member name; a picture whose things were looked for has an entry, an empty one too.
+        film_boxes: of videos, by member name: those of each frame.
         words: of sounds, by member name.
         spoken: for each sound the texts that it says: they change together or not at all.
         members: names of all members but notes, decoded or not, by modality.
@@ -159,6 +160,7 @@ class View:
     texts: Mapping[str, Text] = field(default_factory=dict)
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
     boxes: Mapping[str, tuple[Box, ...]] = field(default_factory=dict)
+    film_boxes: Mapping[str, tuple[tuple[Box, ...], ...]] = field(default_factory=dict)
     words: Mapping[str, tuple[WordTime, ...]] = field(default_factory=dict)
     spoken: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     members: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

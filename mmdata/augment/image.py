@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -117,24 +117,36 @@ class ImageOperator:
     def __call__(self, view: View, rng: np.random.Generator) -> Change:
         """Apply. Raises VetoError `no_boxes`, SampleError `image_operator` where the library refuses a picture."""
         seed = int(rng.integers(2**32))
-        done = {name: self._one(name, view, picture, seed) for name, picture in view.pictures.items()}
-        films = {n: [self._one(n, view, frame, seed) for frame in frames] for n, frames in view.clips.items()}
+        done = {name: self._one(name, view.boxes.get(name), one, seed) for name, one in view.pictures.items()}
+        films = {name: self._film(name, view.film_boxes.get(name), all_, seed) for name, all_ in view.clips.items()}
         pictures = {name: one.picture for name, one in done.items()}
         boxes = dict(view.boxes) | {name: one.boxes for name, one in done.items() if name in view.boxes}
+        film_boxes = {name: tuple(one.boxes for one in films[name]) for name in view.film_boxes if name in films}
         gone: dict[str, tuple[str, ...]] = {}
-        for one in done.values():
-            for text, phrases in one.gone.items():
+        for lost in (*(one.gone for one in done.values()), *map(_unseen, films.values())):
+            for text, phrases in lost.items():
                 gone[text] = gone.get(text, ()) + phrases
         every = [*done.values(), *(frames[0] for frames in films.values())]
         effects = frozenset().union(*(one.effects for one in every))
         clips = {name: tuple(one.picture for one in frames) for name, frames in films.items()}
-        return Change(replace(view, pictures=pictures, clips=clips, boxes=boxes), effects, every[0].drawn, gone)
+        changed = replace(view, pictures=pictures, clips=clips, boxes=boxes, film_boxes=film_boxes)
+        return Change(changed, effects, every[0].drawn, gone)
 
-    def _one(self, name: str, view: View, picture: Picture, seed: int) -> _Done:
-        if self.needs_boxes and name not in view.boxes:
-            fix = f"name a member that holds them under `boxes: {{{name}: ...}}`"
+    def _film(
+        self, name: str, boxes: tuple[tuple[Box, ...], ...] | None, frames: tuple[Picture, ...], seed: int
+    ) -> list[_Done]:
+        """Every frame. Raises VetoError `frames_differ`."""
+        each = boxes or (None,) * len(frames)
+        done = [self._one(name, own, frame, seed) for own, frame in zip(each, frames, strict=True)]
+        if boxes and any(one.drawn != done[0].drawn for one in done):
+            raise VetoError("frames_differ", f"what {self.name} does depends on boxes: '{name}' would jump")
+        return done
+
+    def _one(self, name: str, boxes: tuple[Box, ...] | None, picture: Picture, seed: int) -> _Done:
+        if self.needs_boxes and boxes is None:
+            fix = f"name a member that holds them under `boxes: {{{name}: ...}}`, of a film under `film_boxes:`"
             raise VetoError("no_boxes", f"{self.name} must know where the things of '{name}' are; {fix}")
-        before = view.boxes.get(name, ())
+        before = boxes or ()
         # The seed alone decides, whatever was drawn before.
         compose = self.compose if before else self.plain
         # (The transform's generators: what composes it draws nothing for one that is always applied.)
@@ -151,11 +163,11 @@ class ImageOperator:
             raise VetoError("not_applicable", f"{self.name}: {_sentence(error)}") from None
         changed = _picture(self.name, found, picture)
         ((_, drawn),) = found["applied_transforms"] or [("", {})]
-        boxes, lost = _moved(before, found) if "bboxes" in given else (before, [])
+        left, lost = _moved(before, found) if "bboxes" in given else (before, [])
         effects = self.kind.effects
         if self.kind.by:
             effects |= _BY[self.kind.by](drawn, picture.rgb_HWC.shape, changed.rgb_HWC.shape)
-        return _Done(changed, boxes, _phrases(lost), effects, _readable(drawn))
+        return _Done(changed, left, _phrases(lost), effects, _readable(drawn))
 
 
 class _Done(NamedTuple):
@@ -166,6 +178,17 @@ class _Done(NamedTuple):
     gone: Mapping[str, tuple[str, ...]]
     effects: frozenset[str]
     drawn: dict[str, Any]
+
+
+def _unseen(frames: Sequence[_Done]) -> dict[str, tuple[str, ...]]:
+    """Phrases that no frame of a film shows any more, by text."""
+    seen = {(box.text, box.phrase) for one in frames for box in one.boxes}
+    lost = {(text, phrase): None for one in frames for text, all_ in one.gone.items() for phrase in all_}
+    found: dict[str, tuple[str, ...]] = {}
+    for text, phrase in lost:
+        if (text, phrase) not in seen:
+            found[text] = (*found.get(text, ()), phrase)
+    return found
 
 
 def _picture(name: str, found: Mapping[str, Any], before: Picture) -> Picture:

@@ -12,7 +12,7 @@ from mmdata.sample import Sample
 
 
 def load_policy(spec: Mapping[str, Any]) -> Policy:
-    """A policy of `label`, `apply` (each with `op`, `params`, `p`), `boxes`, `times`, `spoken` and `sides`.
+    """A policy of `label`, `apply` (each with `op`, `params`, `p`), `boxes`, `film_boxes`, `times`, `spoken`, `sides`.
 
     Raises ValueError.
     """
@@ -21,7 +21,9 @@ def load_policy(spec: Mapping[str, Any]) -> Policy:
         name: Sides(tuple(map(tuple, one.get("swap") or ())), tuple(one.get("negate") or ()))
         for name, one in (spec.get("sides") or {}).items()
     }
-    notes = Notes(spec.get("boxes") or {}, spec.get("times") or {}, spec.get("spoken"), sides)
+    notes = Notes(
+        spec.get("boxes") or {}, spec.get("times") or {}, spec.get("spoken"), sides, spec.get("film_boxes") or {}
+    )
     return Policy(spec["label"], entries, notes)
 
 

@@ -1,8 +1,9 @@
 """What a sample's own members say of where things are and when words are said.
 
 Boxes stand in a text member as JSON, in pixels: `[{"box": [x0, y0, x1, y1], "phrase": "a dog"}]`, the phrase as a text
-of the sample has it, or none. Times of words stand in one as JSON, in seconds: `[{"word": "a", "start_s": 0.1,
-"end_s": 0.2}]`, or as subtitles (SRT, WebVTT, ASS), whose cues then move like words.
+of the sample has it, or none; those of a film say their `frame` too, from 0. Times of words stand in one as JSON, in
+seconds: `[{"word": "a", "start_s": 0.1, "end_s": 0.2}]`, or as subtitles (SRT, WebVTT, ASS), whose cues then move like
+words.
 """
 
 from __future__ import annotations
@@ -24,28 +25,53 @@ def read_boxes(member: Member, shape: tuple[int, ...], texts: Mapping[str, Text]
 
     Raises SampleError `bad_boxes`.
     """
-    found = []
-    height, width = shape[:2]
+    boxes = (_box(member, row, shape, texts) for row in _rows(member, "bad_boxes"))
+    return tuple(box for box in boxes if box)
+
+
+def read_film_boxes(
+    member: Member, shape: tuple[int, ...], frames: int, texts: Mapping[str, Text]
+) -> tuple[tuple[Box, ...], ...]:
+    """The same of each frame of a film. Raises SampleError `bad_boxes`."""
+    found: list[list[Box]] = [[] for _ in range(frames)]
     for row in _rows(member, "bad_boxes"):
-        try:
-            x0, y0, x1, y1 = (float(value) for value in row["box"])
-        except (KeyError, TypeError, ValueError):
-            raise SampleError("bad_boxes", f"'{member.name}': no box of four numbers in {str(row)[:80]}") from None
-        box = (_unit(x0 / width), _unit(y0 / height), _unit(x1 / width), _unit(y1 / height))
-        if box[0] < box[2] and box[1] < box[3]:
-            phrase = row.get("phrase")
-            found.append(Box(box, _text_of(phrase, texts), phrase if isinstance(phrase, str) else None))
-    return tuple(found)
+        frame = row.get("frame")
+        if type(frame) is not int or not 0 <= frame < frames:
+            raise SampleError("bad_boxes", f"'{member.name}': no frame of 0 to {frames - 1} in {str(row)[:80]}")
+        if box := _box(member, row, shape, texts):
+            found[frame].append(box)
+    return tuple(map(tuple, found))
+
+
+def _box(member: Member, row: Mapping[str, Any], shape: tuple[int, ...], texts: Mapping[str, Text]) -> Box | None:
+    """None where it has no area within the picture."""
+    height, width = shape[:2]
+    try:
+        x0, y0, x1, y1 = (float(value) for value in row["box"])
+    except (KeyError, TypeError, ValueError):
+        raise SampleError("bad_boxes", f"'{member.name}': no box of four numbers in {str(row)[:80]}") from None
+    box = (_unit(x0 / width), _unit(y0 / height), _unit(x1 / width), _unit(y1 / height))
+    if not (box[0] < box[2] and box[1] < box[3]):
+        return None
+    phrase = row.get("phrase")
+    return Box(box, _text_of(phrase, texts), phrase if isinstance(phrase, str) else None)
 
 
 def write_boxes(boxes: Iterable[Box], width: int, height: int) -> str:
     """The same form, in pixels of the new picture."""
-    rows = []
-    for box in boxes:
-        sides = (width, height, width, height)
-        row: dict[str, Any] = {"box": [round(v * side, 2) for v, side in zip(box.box, sides, strict=True)]}
-        rows.append(row | ({"phrase": box.phrase} if box.phrase else {}))
+    return json.dumps([_row(box, width, height) for box in boxes], ensure_ascii=False)
+
+
+def write_film_boxes(frames: Iterable[Iterable[Box]], width: int, height: int) -> str:
+    """The same form, frame by frame."""
+    rows = [{"frame": n, **_row(box, width, height)} for n, boxes in enumerate(frames) for box in boxes]
     return json.dumps(rows, ensure_ascii=False)
+
+
+def _row(box: Box, width: int, height: int) -> dict[str, Any]:
+    sides = (width, height, width, height)
+    row: dict[str, Any] = {"box": [round(v * side, 2) for v, side in zip(box.box, sides, strict=True)]}
+    return row | ({"phrase": box.phrase} if box.phrase else {})
 
 
 def read_words(member: Member) -> tuple[WordTime, ...]:
@@ -75,7 +101,9 @@ def write_words(member: Member, words: Iterable[WordTime]) -> str:
 
 def claims(view: View, text: str) -> list[str]:
     """Phrases of a text that stand for boxes."""
-    return [b.phrase for boxes in view.boxes.values() for b in boxes if b.text == text and b.phrase]
+    films = (boxes for frames in view.film_boxes.values() for boxes in frames)
+    found = [b.phrase for boxes in (*view.boxes.values(), *films) for b in boxes if b.text == text and b.phrase]
+    return list(dict.fromkeys(found))
 
 
 def _rows(member: Member, reason: str) -> list[dict[str, Any]]:

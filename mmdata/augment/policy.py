@@ -47,6 +47,7 @@ class Notes:
 
     Attributes:
         boxes: image member: the text member with its boxes.
+        film_boxes: video member: the text member with the boxes of its frames.
         times: audio member: the text member with the times of its words.
         spoken: audio member: the texts that it says; None: every text may be what any sound says.
         sides: tensor: what a mirror does to its channels.
@@ -56,11 +57,12 @@ class Notes:
     times: Mapping[str, str] = field(default_factory=dict)
     spoken: Mapping[str, Sequence[str]] | None = None
     sides: Mapping[str, Sides] = field(default_factory=dict)
+    film_boxes: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def members(self) -> frozenset[str]:
         """Members that hold notes: no operator sees them as texts."""
-        return frozenset({*self.boxes.values(), *self.times.values()})
+        return frozenset({*self.boxes.values(), *self.times.values(), *self.film_boxes.values()})
 
 
 @dataclass(frozen=True)
@@ -254,6 +256,11 @@ class _Work:
                 height, width = self.view.pictures[image].rgb_HWC.shape[:2]
                 text = notes.write_boxes(self.view.boxes.get(image, ()), width, height)
                 return self._noted(member, text, changed=self.view.boxes.get(image) != self.before.boxes.get(image))
+        for film, name in self.policy.notes.film_boxes.items():
+            if name == member.name and film in self.view.clips:
+                height, width = self.view.clips[film][0].rgb_HWC.shape[:2]
+                now, old = (view.film_boxes.get(film, ()) for view in (self.view, self.before))
+                return self._noted(member, notes.write_film_boxes(now, width, height), changed=now != old)
         for sound, name in self.policy.notes.times.items():
             if name == member.name and sound in self.view.sounds:
                 words = self.view.words.get(sound, ())
@@ -262,7 +269,7 @@ class _Work:
         return None if self._owner(member.name) in self.view.gone else member
 
     def _owner(self, note: str) -> str | None:
-        owners = {**self.policy.notes.boxes, **self.policy.notes.times}
+        owners = {**self.policy.notes.boxes, **self.policy.notes.times, **self.policy.notes.film_boxes}
         return next((owner for owner, name in owners.items() if name == note), None)
 
     def _noted(self, member: Member, text: str, *, changed: bool) -> Member:
@@ -299,7 +306,12 @@ def decoded(sample: Sample, known: Notes, changes: frozenset[str]) -> View:
     spoken = {s: tuple(texts if known.spoken is None else known.spoken.get(s, ())) for s in heard}
     names = {str(kind): tuple(n for n, m in members.items() if m.modality == kind) for kind in MODALITIES}
     clips, tensors = parts.get("clips", {}), parts.get("tensors", {})
-    return View(pictures, clips, sounds, texts, tensors, boxes, words, spoken, names, sides=known.sides)
+    film_boxes = {
+        film: notes.read_film_boxes(sample.members[name], clips[film][0].rgb_HWC.shape, len(clips[film]), texts)
+        for film, name in known.film_boxes.items()
+        if name in sample.members and film in clips
+    }
+    return View(pictures, clips, sounds, texts, tensors, boxes, film_boxes, words, spoken, names, sides=known.sides)
 
 
 def told(before: View, change: Change) -> View:
@@ -320,7 +332,11 @@ def told(before: View, change: Change) -> View:
     changed = {name for name, text in texts.items() if text != before.texts.get(name)} - change.spoken_anew
     mute = {sound for sound, names in view.spoken.items() if changed & set(names)}
     boxes = {image: tuple(_renamed(box, texts) for box in all_) for image, all_ in view.boxes.items()}
-    return replace(view, texts=texts, boxes=boxes, gone=view.gone | mute)
+    films = {
+        film: tuple(tuple(_renamed(box, texts) for box in all_) for all_ in frames)
+        for film, frames in view.film_boxes.items()
+    }
+    return replace(view, texts=texts, boxes=boxes, film_boxes=films, gone=view.gone | mute)
 
 
 def _renamed(box: Box, texts: Mapping[str, Text]) -> Box:

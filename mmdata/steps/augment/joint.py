@@ -86,6 +86,9 @@ class Joint(Augment):
     boxes: dict[str, str] = Field(
         default={}, description='image member: text member with its boxes in pixels, [{"box": [...], "phrase": "..."}]'
     )
+    film_boxes: dict[str, str] = Field(
+        default={}, description="video member: text member with the same of its frames, each with its `frame`, from 0"
+    )
     times: dict[str, str] = Field(
         default={}, description="audio member: text member with the times of its words (JSON) or cues (subtitles)"
     )
@@ -107,7 +110,7 @@ class Joint(Augment):
     @model_validator(mode="after")
     def _operators_are_known(self) -> Joint:
         needing = [entry.operator.name for entry in self.policy.entries if entry.operator.needs_boxes]
-        if needing and not self.boxes:
+        if needing and not (self.boxes or self.film_boxes):
             fix = "boxes: {image: image_regions}, which `align: - regions: {boxes_member: true}` makes"
             raise ValueError(f"{needing[0]} takes things out of the picture and must know where they are; add {fix}")
         return self
@@ -152,12 +155,13 @@ class Joint(Augment):
             "apply": [entry.model_dump(mode="json") for entry in self.apply],
             **{name: getattr(self, name) for name in ("boxes", "times", "spoken")},
             **({"sides": self.model_dump(mode="json")["sides"]} if self.sides else {}),
+            **({"film_boxes": self.film_boxes} if self.film_boxes else {}),
         }
 
     def reads(self) -> dict[str, Modality | None]:
         """Members with notes, and those they are of."""
         found: dict[str, Modality | None] = {}
-        for kind, notes in (("image", self.boxes), ("audio", self.times)):
+        for kind, notes in (("image", self.boxes), ("video", self.film_boxes), ("audio", self.times)):
             found |= dict.fromkeys(notes, kind) | dict.fromkeys(notes.values(), "text")  # type: ignore[arg-type]
         for sound, texts in (self.spoken or {}).items():
             found |= {sound: "audio", **dict.fromkeys(texts, "text")}

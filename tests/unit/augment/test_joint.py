@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -427,3 +428,69 @@ def test_a_partner_is_any_other_sample_by_chance() -> None:
 def test_wrong_operators_and_parameters_are_said_before_anything_runs(apply: Any, said: str) -> None:
     with pytest.raises(ValueError, match=re.escape(said)):
         joint(apply)
+
+
+# --- boxes of films --------------------------------------------------------------------------------------------------
+
+
+def film_of(tmp_path: Path, late_px: int = 80) -> Sample:
+    """A dog on the left in the first half, elsewhere in the second; a ball stays. 128 by 64 pixels."""
+    data = write_film(tmp_path / "film.mp4", [0.2, 0.2]).read_bytes()
+    film = Member("film", "video", "video/mp4", "mp4", data, None, {"width": 128, "height": 64, "duration_s": 0.4})
+    count = len(frames_of_film(data, Limits(10, 100, 1 << 20), 1 << 30))
+    rows: list[dict[str, Any]] = []
+    for frame in range(count):
+        left = 0 if frame < count // 2 else late_px
+        rows.append({"frame": frame, "box": [left, 0, left + 32, 32], "phrase": "a dog"})
+        rows.append({"frame": frame, "box": [48, 8, 64, 24], "phrase": "a ball"})
+    return sample(film, text("a dog and a ball"), text(json.dumps(rows), None, "places"))
+
+
+def places(child: Sample, phrase: str) -> list[list[float] | None]:
+    """Of each frame."""
+    rows = json.loads(child.members["places"].text)
+    found = {row["frame"]: row["box"] for row in rows if row["phrase"] == phrase}
+    return [found.get(frame) for frame in range(1 + max(row["frame"] for row in rows))]
+
+
+FILM_BOXES = {"film_boxes": {"film": "places"}}
+
+
+def test_boxes_of_a_film_move_with_each_of_its_frames(tmp_path: Path) -> None:
+    parent = film_of(tmp_path)
+    child = child_of(joint("HorizontalFlip", **FILM_BOXES), parent)
+    assert places(child, "a ball") == [[64, 8, 80, 24]] * len(places(parent, "a ball"))
+    moved = [[128 - x1, y0, 128 - x0, y1] for x0, y0, x1, y1 in filter(None, places(parent, "a dog"))]
+    assert places(child, "a dog") == moved
+    again = child_of(joint("HorizontalFlip", **FILM_BOXES), child)
+    assert places(again, "a dog") == places(parent, "a dog")
+    assert joint("HorizontalFlip", **FILM_BOXES).reads() == {"film": "video", "places": "text"}
+
+
+def test_what_some_frame_still_shows_is_still_claimed(tmp_path: Path) -> None:
+    crop = {"Crop": {"x_min": 0, "y_min": 0, "x_max": 64, "y_max": 64}}
+    parent = film_of(tmp_path)
+    child = child_of(joint(crop, **FILM_BOXES), parent)
+    count = len(places(parent, "a dog"))
+    assert places(child, "a dog") == [[0, 0, 32, 32]] * (count // 2) + [None] * (count - count // 2)
+    assert child.members["caption"].text == "a dog and a ball"
+    middle = {"Crop": {"x_min": 40, "y_min": 0, "x_max": 72, "y_max": 64}}
+    gone = child_of(joint(middle, **FILM_BOXES), parent)
+    assert gone.members["caption"].text == "a ball"
+    assert places(gone, "a ball") == [[8, 8, 24, 24]] * count
+
+
+def test_a_film_never_jumps_from_frame_to_frame(tmp_path: Path) -> None:
+    assert veto_of(joint("BBoxSafeRandomCrop", **FILM_BOXES), film_of(tmp_path)) == "frames_differ"
+    film = film_of(tmp_path)
+    unknown = sample(film.members["film"], film.members["caption"])
+    assert veto_of(joint({"Crop": {"x_max": 64, "y_max": 64}}, **FILM_BOXES), unknown) == "no_boxes"
+
+
+@pytest.mark.parametrize("frame", ["0", 99, -1, None, True])
+def test_a_box_of_no_frame_is_an_error_of_the_sample(frame: Any, tmp_path: Path) -> None:
+    film = film_of(tmp_path).members["film"]
+    rows = [{"frame": frame, "box": [0, 0, 9, 9]}]
+    with pytest.raises(SampleError) as caught:
+        child_of(joint("HorizontalFlip", **FILM_BOXES), sample(film, text(json.dumps(rows), None, "places")))
+    assert caught.value.reason == "bad_boxes"
