@@ -140,7 +140,8 @@ def _emails(text: str, _: Sequence[str]) -> Iterator[tuple[int, int]]:
 _IPV4: Final = re.compile(r"(?<![\w.:/-])(?:\d{1,3}\.){3}\d{1,3}(?![\w-]|\.\d)")
 _IPV6: Final = re.compile(r"(?<![\w.:])(?:[0-9a-f]{0,4}:){2,7}[0-9a-f]{0,4}(?![\w.:])", re.IGNORECASE)
 _BEFORE_A_VERSION: Final = re.compile(
-    r"(?:\bv|\bver(?:sion|\.)?|\brelease|\bbuild|\brev(?:ision|\.)?|\bfirmware|\bsection|\bchapter|§|№|#)\s*$",
+    r"(?:\bv|\bver(?:sion|\.)?|\brelease|\bbuild|\brev(?:ision|\.)?|\bfirmware|\bsection|\bchapter|§|№|#|[=<>~!]=|[~^])"
+    r":?\s*$",
     re.IGNORECASE,
 )
 _LOOK_BACK_CHARS: Final = 24
@@ -162,7 +163,8 @@ def _addresses(text: str, _: Sequence[str]) -> Iterator[tuple[int, int]]:
 
 def _is_public(address: str) -> bool:
     try:
-        return ipaddress.ip_address(address).is_global
+        found = ipaddress.ip_address(address)
+        return found.is_global and not found.is_multicast
     except ValueError:
         return False
 
@@ -263,6 +265,7 @@ _BEFORE_A_PHONE: Final = re.compile(
     r"|\bтел\w*|电话|電話|[☎📞📱])[\s.:)]*\w{0,6}[\s.:]*$",  # noqa: RUF001 - in Russian
     re.IGNORECASE,
 )
+_DECIMAL: Final = re.compile(r"\d{1,3}[.,]\d{5,}")
 _PART_OF_MORE: Final = re.compile(r"(?:[\d.,/$€£¥#=:_-]|\bno\.?\s|\bnr\.?\s|isbn\S*\s)$", re.IGNORECASE)
 
 
@@ -281,6 +284,8 @@ def _is_said(text: str, match: Any) -> bool:
     if match.raw_string.startswith("+"):
         return True
     before = _before(text, match.start)
+    if _DECIMAL.fullmatch(match.raw_string):
+        return False
     if text[match.end : match.end + 1] in {"%", "°", "€", "$"} or _PART_OF_MORE.search(before):
         return False
     return not match.raw_string.isdigit() or bool(_BEFORE_A_PHONE.search(before))
