@@ -5,7 +5,7 @@ SELECT rule, count(*) AS samples, min(value) AS lowest, max(value) AS highest, a
 FROM fates WHERE fate = 'dropped' GROUP BY rule ORDER BY samples DESC;
 
 -- Why is this one not in?
-SELECT s.key, f.* FROM fates f JOIN samples s USING (sample_id) WHERE s.key = 'animals/birds/penguin';
+SELECT key, fate, sentence FROM explained WHERE key = 'animals/birds/penguin';
 
 -- The pairs that agree least, and still are in.
 SELECT s.key, m.text, c.score FROM scores c JOIN samples s USING (sample_id) JOIN members m USING (sample_id)

@@ -18,6 +18,7 @@ from mmdata.errors import MmdataError
 from mmdata.store import sql
 from mmdata.store.crossings import CROSSINGS, MOVED
 from mmdata.store.curation import base_rows, links_of
+from mmdata.store.explained import EXPLAINED
 from mmdata.store.files import SCRATCH_MARK, is_alive, write_json
 from mmdata.store.sql import parquet, quoted
 
@@ -111,6 +112,7 @@ SELECT policy, operator, count(*) FILTER (WHERE reason IS NULL) AS made, count(r
     avg(change) AS mean_match_change, histogram(reason) AS vetoes
 FROM drawn GROUP BY policy, operator
 """,
+    "explained": EXPLAINED,
     "scores": """
 SELECT s.sample_id, s.aligner, s.edge, s.score, c.percentile, c.match, s.measures, s.reason, s.detail
 FROM scored s LEFT JOIN calibrated c USING (sample_id, aligner, edge) WHERE s.edge IS NOT NULL

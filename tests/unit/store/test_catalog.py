@@ -22,6 +22,7 @@ VIEWS = {
     "members": "sample_id modality name mime bytes sha256 width height duration_s sample_rate lang",
     "scores": "sample_id aligner edge score",
     "fates": "sample_id fate step rule value threshold detail",
+    "explained": "sample_id source key fate step rule value threshold expression sentence",
     "shards": "path split samples bytes sha256",
     "steps": "step",
     "runs": "run_id",
