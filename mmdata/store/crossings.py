@@ -13,6 +13,7 @@ import shutil
 from pathlib import Path
 from typing import Final
 
+from mmdata.store import sql
 from mmdata.store.curation import Curation
 from mmdata.store.sql import identifier, parquet, quoted
 
@@ -41,7 +42,7 @@ SELECT n.twins AS twins_by, s.split, o.split AS other_split, coalesce(c.samples,
 FROM named n CROSS JOIN splits s JOIN splits o ON o.split <> s.split
 LEFT JOIN counted c ON c.twins = n.twins AND c.split = s.split AND c.other_split = o.split
 ORDER BY ALL"""
-    _write(curation, query, folder / "crossings.parquet")
+    sql.write_query(curation.connection, query, folder / "crossings.parquet")
 
 
 def write_moved(curation: Curation, folder: Path, before: Path | None) -> None:
@@ -61,7 +62,7 @@ def write_moved(curation: Curation, folder: Path, before: Path | None) -> None:
         kept = f"SELECT sample_id, split FROM {fates} f JOIN {places} p USING (sample_id) WHERE fate = 'kept'"
         query = f"""SELECT sample_id, b.split AS split_before, p.split FROM ({kept}) b JOIN places p USING (sample_id)
             WHERE p.split <> b.split ORDER BY sample_id"""
-    _write(curation, query, folder / "moved.parquet")
+    sql.write_query(curation.connection, query, folder / "moved.parquet")
     for copy in copies:
         copy.unlink(missing_ok=True)
 
@@ -81,7 +82,3 @@ FROM (SELECT measure, member, sample_id, other_id FROM links WHERE other_source 
     UNION ALL SELECT measure, member, other_id, sample_id FROM links WHERE other_source IS NULL) l
 JOIN placed a ON a.sample_id = l.sample_id JOIN placed b ON b.sample_id = l.other_id AND a.split <> b.split
 GROUP BY ALL"""
-
-
-def _write(curation: Curation, query: str, path: Path) -> None:
-    curation.connection.execute(f"COPY ({query}) TO {quoted(str(path))} (FORMAT parquet, COMPRESSION zstd)")

@@ -99,7 +99,7 @@ class Gatherer:
         run = self.connection.execute
         path = self._folder / "links.parquet"
         order = "measure, member, sample_id, other_id, other_source"
-        run(f"COPY (FROM ({links_of(parts)}) ORDER BY {order}) TO {quoted(str(path))} (FORMAT parquet)")
+        sql.write_query(self.connection, f"FROM ({links_of(parts)}) ORDER BY {order}", path)
         run(f"CREATE VIEW links AS SELECT * FROM {parquet([path])}")
         run(f"CREATE TABLE nearest AS {_NEAREST}")
 
@@ -124,7 +124,7 @@ class Gatherer:
         path = self._path("calibrated")
         pq.write_table(judge(self.connection), path, compression="zstd")
         run(f"CREATE OR REPLACE TABLE failed AS {FAILED_FATES}")
-        self._copy(candidates_query(self.columns, path), self._path("candidates"))
+        sql.write_query(self.connection, candidates_query(self.columns, path), self._path("candidates"))
         self._write_everyone()
         self._blocks += 1
 
@@ -140,11 +140,8 @@ class Gatherer:
         table = table.append_column("offset", pc.subtract(ends, sizes).cast(pa.int64()))
         table = table.append_column("bytes", sizes.cast(pa.int32()))
         table = table.append_column("block", pa.repeat(pa.scalar(self._blocks, pa.int32()), len(table)))
-        pq.write_table(table, self._path("everyone"), compression="zstd")
+        pq.write_table(table, self._path("everyone"), compression="zstd", compression_level=1)
         self._samples += len(table)
-
-    def _copy(self, query: str, path: Path) -> None:
-        self.connection.execute(f"COPY ({query}) TO {quoted(str(path))} (FORMAT parquet, COMPRESSION zstd)")
 
     def _path(self, name: str) -> Path:
         return self._folder / f"{name}-{self._blocks:05d}.parquet"

@@ -121,7 +121,7 @@ def write_decisions(curation: Curation, folder: Path, shard_samples: int, shard_
         ("fates", f"SELECT {_FATE_COLUMNS} FROM fates ORDER BY sample_id"),
         ("places", "SELECT sample_id, group_id, split FROM places ORDER BY sample_id"),
     ):
-        _write_query(curation, query, folder / f"{name}.parquet")
+        sql.write_query(curation.connection, query, folder / f"{name}.parquet")
     shards = _write_selection(curation, folder, shard_samples, shard_bytes)
     write_json(folder / "shards.json", [asdict(shard) for shard in shards])
     return shards
@@ -130,10 +130,6 @@ def write_decisions(curation: Curation, folder: Path, shard_samples: int, shard_
 def read_shard_plans(folder: Path) -> list[ShardPlan]:
     """The shards to be, as decided. Raises FileNotFoundError where nothing was."""
     return [ShardPlan(**shard) for shard in json.loads((folder / "shards.json").read_text(encoding="utf-8"))]
-
-
-def _write_query(curation: Curation, query: str, path: Path) -> None:
-    curation.connection.execute(f"COPY ({query}) TO {quoted(str(path))} (FORMAT parquet, COMPRESSION zstd)")
 
 
 # Codes for what is few texts: splits, and which files a sample has.
@@ -164,7 +160,7 @@ def _write_selection(curation: Curation, folder: Path, shard_samples: int, shard
     paths = pa.array([plan.path for plan in plans], pa.string())
     columns["shard"] = pa.DictionaryArray.from_arrays(pa.array(shard_K), paths)
     path = folder / "selection.parquet"
-    pq.write_table(pa.table(columns), path, compression="zstd", row_group_size=_GROUP_ROWS)
+    pq.write_table(pa.table(columns), path, compression="zstd", compression_level=1, row_group_size=_GROUP_ROWS)
     return plans
 
 
