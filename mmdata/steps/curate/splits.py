@@ -98,14 +98,10 @@ class Splits(Curate):
         run("DELETE FROM places")
         self._list_originals(curation)
         self._name_groups(curation)
+        run(f"INSERT INTO places {self._placed(curation)}")
         run(
-            f"""INSERT INTO places
-            WITH sized AS (SELECT group_id, min(stratum) AS stratum, count(*) AS samples FROM grouped GROUP BY 1),
-            hashed AS (SELECT *, {unit_interval(curation.seed, "group_id")} AS hash FROM sized),
-            placed AS (SELECT group_id, {self._unit()} AS u FROM hashed)
-            SELECT c.sample_id, g.group_id, {self._split_of("p.u")}
-            FROM candidates c JOIN grouped g ON g.sample_id = coalesce(c.parent_id, c.sample_id)
-            JOIN placed p ON p.group_id = g.group_id"""
+            """INSERT INTO places SELECT c.sample_id, p.group_id, p.split
+            FROM candidates c JOIN places p ON p.sample_id = c.parent_id WHERE c.parent_id IS NOT NULL"""
         )
         run("DROP TABLE grouped")
         allowed = ", ".join(map(quoted, self.augmented if self.augmented is not None else [next(iter(self.shares))]))
@@ -144,7 +140,7 @@ class Splits(Curate):
         )
 
     def _name_groups(self, curation: Curation) -> None:
-        """Table `grouped`: of each original its group, called by the anchor of the representative, and its stratum."""
+        """Table `grouped`: of each original its group, called by the anchor of the representative, and a stratum."""
         edges = [_equal(f"k{n}") for n in range(len(self.by))]
         if curation.one(f"SELECT count(*) FROM ({self._links(curation)})"):
             edges.append(
@@ -152,18 +148,15 @@ class Splits(Curate):
                 JOIN originals a ON a.sample_id = l.sample_id JOIN originals b ON b.sample_id = l.other_id"""
             )
         # Where samples hang together by one key only, the key is the group.
-        label, joined = "anchor", "originals"
+        query = "SELECT sample_id, anchor AS group_id, stratum FROM originals"
         if len(edges) > 1:
-            label, joined = "component", "originals o JOIN labels l ON l.row = o.rowid"
             curation.connection.register("labels", components(curation, "originals", edges))
-        order = "{missing: first_of IS NULL, first_of: first_of, anchor: anchor}"
-        curation.connection.execute(
-            f"""CREATE OR REPLACE TEMP TABLE grouped AS
-            WITH labelled AS (SELECT *, {label} AS label FROM {joined}),
-            named AS (SELECT label, arg_min(anchor, {order}) AS group_id,
-                arg_min(stratum, {{'by': {order}, 'id': sample_id}}) AS stratum FROM labelled GROUP BY label)
-            SELECT l.sample_id, n.group_id, n.stratum FROM labelled l JOIN named n USING (label)"""
-        )
+            order = "{missing: first_of IS NULL, first_of: first_of, anchor: anchor}"
+            name = f"arg_min(anchor, {order})" if self.first else "min(anchor)"
+            query = f"""WITH labelled AS (SELECT * FROM originals o JOIN labels l ON l.row = o.rowid),
+            named AS (SELECT component, {name} AS group_id FROM labelled GROUP BY component)
+            SELECT l.sample_id, n.group_id, l.stratum FROM labelled l JOIN named n USING (component)"""
+        curation.connection.execute(f"CREATE OR REPLACE TEMP TABLE grouped AS {query}")
         if len(edges) > 1:
             curation.connection.unregister("labels")
         curation.connection.execute("DROP TABLE originals")
@@ -181,12 +174,21 @@ class Splits(Curate):
 
     # --- shares -----------------------------------------------------------------------------------------------------
 
-    def _unit(self) -> str:
-        """SQL of a group's place in [0, 1): its hash, or its place by its hash among the samples of its stratum."""
+    def _placed(self, curation: Curation) -> str:
+        """A query of the places of the originals.
+
+        A group's place in [0, 1) is its hash; with strata, where it stands by its hash among those of its stratum.
+        """
+        hashed = unit_interval(curation.seed, "group_id")
         if not self.stratify:
-            return "hash"
+            return f"SELECT sample_id, group_id, {self._split_of(hashed)} FROM grouped"
         before = "sum(samples) OVER (PARTITION BY stratum ORDER BY hash, group_id)"
-        return f"({before} - samples / 2.0) / sum(samples) OVER (PARTITION BY stratum)"
+        return f"""
+        WITH sized AS (SELECT group_id, min(stratum) AS stratum, count(*) AS samples FROM grouped GROUP BY group_id),
+        hashed AS (SELECT *, {hashed} AS hash FROM sized),
+        placed AS (SELECT group_id, ({before} - samples / 2.0) / sum(samples) OVER (PARTITION BY stratum) AS u
+            FROM hashed)
+        SELECT g.sample_id, group_id, {self._split_of("u")} FROM grouped g JOIN placed USING (group_id)"""
 
     def _split_of(self, unit: str) -> str:
         cases, bound = [], 0.0
@@ -200,6 +202,8 @@ class Splits(Curate):
         two = "HAVING min(p.split) <> max(p.split)"
         found = [("groups", f"SELECT 1 FROM places p GROUP BY p.group_id {two}")]
         for expression, key in zip(self.by, self._keys(curation), strict=True):
+            if expression == "sample_id":
+                continue
             valued = f"SELECT sample_id, {key} AS value FROM candidates WHERE parent_id IS NULL"
             together = f"FROM ({valued}) JOIN places p USING (sample_id) WHERE value IS NOT NULL GROUP BY value"
             found.append((f"values of {expression}", f"SELECT 1 {together} {two}"))

@@ -45,7 +45,7 @@ BY = "clip.image_caption.score"
         ({"top": 0.25}, [3, 3, 2, 1], "k2 k3"),  # a tie is not cut
         ({"top": 0.5}, [1, 1, 1, 1], ""),
         ({"top": 0.5}, [2, None, 1, None], "k2"),  # NULL passes and does not count
-        ({"top": 0.5}, [float("nan"), 2, 1], "k2"),  # nor does NaN, which DuckDB takes for the largest
+        ({"top": 0.5}, [float("nan"), float("nan"), 2, 1], "k3"),  # nor does NaN, which DuckDB takes for the largest
         ({"top": 0.5}, [None, None], ""),
         ({"top": 0.5}, [], ""),
     ],
