@@ -109,7 +109,8 @@ def litdata_loader(folder: Path, workers: int, decode: Callable[..., Sample]) ->
     class Decoded(litdata.StreamingDataset):
         def __getitem__(self, index: Any) -> Sample:
             sample = super().__getitem__(index)
-            return decode(sample["jpg"], sample["txt"])
+            # Views of its chunk, which cannot leave the process.
+            return decode(bytes(sample["jpg"]), bytes(sample["txt"]))
 
     dataset = Decoded(str(out), shuffle=True, seed=0)
     return litdata.StreamingDataLoader(dataset, batch_size=BATCH, num_workers=workers, collate_fn=listed)
