@@ -186,7 +186,7 @@ def waiting(samples: int, workers: int) -> dict[str, Any]:
         config = {
             "data": {"shards": str(folder / "shards"), "modalities": {"text": ["caption"], "image": ["image"]}},
             "model": {"size": "small"},
-            "optim": {"batch_size": 64},
+            "optim": {"batch_size": 64, "warmup": 2},
             "steps": max(12, samples // 64),
             "device": "cpu", "threads": 1, "workers": workers, "cache_mib": 0, "log_every": 1000,
             "output": f"{folder}/run",

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from mmdata.errors import TrainError
+from mmdata.errors import MissingExtraError, TrainError
 from mmdata.train import checkpoint
 from mmdata.train.config import load_config
 from mmdata.train.data import open_sets
@@ -140,6 +142,24 @@ def test_numbers_go_to_tensorboard(write_config, shape_shards: Path, tmp_path: P
     assert [event.step for event in events.Scalars("loss")] == [1, 2, 3]
     assert [event.value for event in events.Scalars("loss")] == pytest.approx(losses(tmp_path / "run"))
     assert "image_to_text/recall@5" in events.Tags()["scalars"]
+
+
+def test_numbers_go_to_weights_and_biases(write_config, shape_shards: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    overrides = ["wandb=stamps", "steps=2", "optim.warmup=1"]
+    with pytest.raises(MissingExtraError, match=r"wandb: stamps needs .*pip install 'mmdata\[wandb\]'"):
+        train(write_config(shape_shards), overrides, tmp_path / "run", quiet)
+    told: list[tuple[int, dict[str, float]]] = []
+    ended: list[bool] = []
+    one = SimpleNamespace(log=lambda values, step: told.append((step, values)), finish=lambda: ended.append(True))
+    asked: list[dict[str, object]] = []
+    fake = SimpleNamespace(init=lambda **settings: asked.append(settings) or one)
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    train(write_config(shape_shards), overrides, tmp_path / "run", quiet)
+    assert (asked[0]["project"], asked[0]["resume"]) == ("stamps", "allow")
+    assert [values["loss"] for _, values in told if "loss" in values] == pytest.approx(losses(tmp_path / "run"))
+    assert any("image->text/recall@5" in values for _, values in told)
+    assert ended == [True]
 
 
 def with_weights(shards: Path, weights: list[object]) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -113,3 +115,35 @@ def test_a_teacher_of_other_inputs_is_refused(write_config, taught_shards: Path,
     fewer = "data.modalities={text: [caption], image: [image]}"
     with pytest.raises(TrainError, match="the teacher has modalities that the student lacks: audio"):
         load_teacher(load_config(path, [f"teacher.run={run}", fewer]), torch.device("cpu"))
+
+
+class StubClip:
+    """Embeds an image as its mean colours, a text as its length."""
+
+    recipe = SimpleNamespace(side_px=8)
+    width = 3
+
+    def embed_images(self, images_NCHW: np.ndarray) -> np.ndarray:
+        assert images_NCHW.shape[1:] == (3, 8, 8)
+        return images_NCHW.mean(axis=(2, 3)).astype(np.float32)
+
+    def embed_texts(self, texts: list[str]) -> np.ndarray:
+        return np.array([[len(text), 0, 0] for text in texts], dtype=np.float32)
+
+
+def test_an_open_clip_model_sees_images_in_its_size_and_the_texts_as_they_are(
+    write_config, taught_shards: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("mmdata.train.teacher.Clip.load", lambda *_: StubClip())
+    teacher = load_teacher(load_config(write_config(taught_shards), ["teacher.open_clip=x"]), torch.device("cpu"))
+    assert teacher is not None
+    dataset = dataset_of(write_config, taught_shards)
+    batch = Collate(("text", "image", "audio"))([dataset[0, row] for row in (0, 1)])
+    taught = teacher.teach(batch)
+    assert set(taught.teacher) == {"text", "image"}
+    assert taught.teacher["text"][:, 0].tolist() == [len(text or "") for text in batch.texts]
+    expected = batch.inputs["image"].values.float().mean(dim=(2, 3))
+    assert torch.allclose(taught.teacher["image"], expected, atol=2)
+    silent = teacher.teach(dataclasses.replace(batch, inputs={}, texts=[None, None]))
+    assert not silent.teacher["image"].any()
+    assert silent.teacher["text"].shape == (2, 3)
