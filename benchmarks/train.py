@@ -55,7 +55,7 @@ def main() -> None:
     rounds = min(arguments.rounds, 3) if arguments.quick else arguments.rounds
     parts: dict[str, Callable[[], dict[str, Any]]] = {
         "step": lambda: steps(towers, arguments.batch, rounds),
-        "wait": lambda: waiting(400 if arguments.quick else 2000, arguments.workers),
+        "wait": lambda: waiting(256 if arguments.quick else 2000, arguments.workers),
         "loaders": lambda: loaders(samples, arguments.workers, arguments.peers),
     }
     for name, part in parts.items():
@@ -89,10 +89,10 @@ def our_step(towers: str, batch: int) -> dict[str, Callable[[], object]]:
 
     from mmdata.train.batch import Batch, Inputs
     from mmdata.train.config import TrainConfig
-    from mmdata.train.export import limits_of
     from mmdata.train.log import TrainLog
     from mmdata.train.loop import Trainer
     from mmdata.train.model.fused import FusedModel
+    from mmdata.train.model.towers import Limits
     from mmdata.train.stages import make_stages, settle_modes
 
     (side, patch, *image), text, dimensions = TOWERS[towers]
@@ -110,7 +110,7 @@ def our_step(towers: str, batch: int) -> dict[str, Callable[[], object]]:
             "loss": {"fusion": 0}, "optim": {"batch_size": batch}, "steps": 1000, "device": "cpu", "output": "-",
         }
     )  # fmt: skip
-    model = FusedModel(config.architecture(), ("text", "image"), limits_of(config, VOCABULARY))
+    model = FusedModel(config.architecture(), ("text", "image"), Limits(VOCABULARY, TOKENS, side, 1.0))
     trainer = Trainer(config, model, make_stages(config, batch, batch, {"": 1.0})[0], 0, 1000)
     settle_modes(model)
     rows = torch.arange(batch)
@@ -175,7 +175,7 @@ def open_clip_step(towers: str, batch: int) -> dict[str, Callable[[], object]]:
 
 
 def waiting(samples: int, workers: int) -> dict[str, Any]:
-    """A training of a quarter of a minute or more, on pictures of 256 px; what `mmdata train` says of it."""
+    """A training of one epoch on pictures of 256 px; what `mmdata train` says of it."""
     import yaml
 
     from mmdata.train.run import train
@@ -187,7 +187,7 @@ def waiting(samples: int, workers: int) -> dict[str, Any]:
             "data": {"shards": str(folder / "shards"), "modalities": {"text": ["caption"], "image": ["image"]}},
             "model": {"size": "small"},
             "optim": {"batch_size": 64, "warmup": 2},
-            "steps": max(12, samples // 64),
+            "steps": samples // 64,
             "device": "cpu", "threads": 1, "workers": workers, "cache_mib": 0, "log_every": 1000,
             "output": f"{folder}/run",
         }  # fmt: skip

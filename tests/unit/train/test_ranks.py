@@ -59,7 +59,7 @@ def gradients(path: Path, overrides: list[str], out: Path) -> None:
     dataset = data.train_set(sets, config, tokenizer)
     stages = make_stages(config, config.optim.batch_size, len(dataset), {"": 1.0})
     torch.manual_seed(0)
-    model = FusedModel(config.architecture(), tuple(config.data.modalities), limits_of(config, 400))
+    model = FusedModel(config.architecture(), tuple(config.data.modalities), limits_of(config, tokenizer))
     trainer = Trainer(config, model, stages[0], 0, 1)
     settle_modes(model)
     mix = data.make_mix(sets, dataset, stages, 0, config.optim.batch_size, config.seed)
