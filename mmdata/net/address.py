@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import re
 import socket
@@ -53,7 +54,11 @@ def checked_url(text: str, base: str | None = None) -> URL:
     try:
         clean = _clean(text)
         whole = urljoin(base, clean) if base else clean
-        url = _with_query(URL(whole).with_fragment(None), urlsplit(whole).query)
+        url = URL(whole)
+        if "#" in whole:
+            url = url.with_fragment(None)
+        if "?" in whole:
+            url = _with_query(url, urlsplit(whole).query)
         if url.scheme not in _PORTS or not url.host:
             raise ValueError("no http or https URL")
         if not url.port:
@@ -61,7 +66,7 @@ def checked_url(text: str, base: str | None = None) -> URL:
         _check_host(str(url.raw_host))
         if len(str(url)) > _MOST_CHARACTERS:
             raise ValueError(f"longer than {_MOST_CHARACTERS} characters")
-        return url.with_user(None)
+        return url if url.raw_user is None and url.raw_password is None else url.with_user(None)
     except (ValueError, TypeError) as error:
         raise FetchError("bad_url", f"'{text[:200]}': {error}") from None
 
@@ -87,6 +92,7 @@ def _clean(text: str) -> str:
     return text
 
 
+@functools.lru_cache(4096)
 def _check_host(host: str) -> None:
     if not _HOST.fullmatch(host):
         raise ValueError("no such host can be")
@@ -108,12 +114,17 @@ def is_allowed(host: str, port: int | None, allowed: Collection[str]) -> bool:
 def check_literal(url: URL, allowed: Collection[str]) -> None:
     """Addresses written as such pass no name service. Raises FetchError `private_address`."""
     host = str(url.raw_host).rstrip(".")
-    try:
-        address = ipaddress.ip_address(_plain(host))
-    except ValueError:
-        return
-    if not is_public(address) and not is_allowed(host, url.port, allowed):
+    if _is_private(host) and not is_allowed(host, url.port, allowed):
         raise private_address(host)
+
+
+@functools.lru_cache(4096)
+def _is_private(host: str) -> bool:
+    """Whether a host is an address, and no public one."""
+    try:
+        return not is_public(ipaddress.ip_address(_plain(host)))
+    except ValueError:
+        return False
 
 
 def _plain(host: str) -> str:

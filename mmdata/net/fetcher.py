@@ -161,7 +161,7 @@ class Fetcher:
                 except FetchError as error:
                     await self._wait_or_give_up(error, attempt, ask.attempts)
                 attempt += 1
-            yield replace(answer, attempts=attempt)
+            yield answer if attempt == 1 else replace(answer, attempts=attempt)
 
     async def _wait_or_give_up(self, error: FetchError, attempt: int, most: int) -> None:
         if not error.passing or isinstance(error, RobotsError) or attempt >= most:
@@ -186,8 +186,8 @@ class Fetcher:
                     reserved = await self._is_reserved(url, ask) or reserved
                 found = await self._request(url, host, ask, hold)
             if isinstance(found, Answer):
-                opt_out = {*found.opt_out, RESERVED} if reserved else found.opt_out
-                return replace(found, url=text, opt_out=tuple(sorted(opt_out)))
+                opt_out = tuple(sorted({*found.opt_out, RESERVED})) if reserved else found.opt_out
+                return replace(found, url=text, opt_out=opt_out)
             url = checked_url(found, str(url))
         raise FetchError("too_many_redirects", f"more than {ask.redirects} redirects, the last to {url}")
 

@@ -55,6 +55,8 @@ class PerOrigin:
             self._forget(origin)
             known = self._known[origin] = self._ask(origin)
         self._known.move_to_end(origin)
+        if known.text.done():
+            return known.text.result()
         # A task of its own: who asks first may be cancelled while others wait.
         return await asyncio.shield(known.text)
 
