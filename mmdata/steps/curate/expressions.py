@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, Final
 
 from mmdata.store import sql
@@ -25,6 +24,28 @@ _COMPARISONS: Final = (
 )
 _NUMBERS: Final = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "FLOAT", "DOUBLE", "DECIMAL", "U", "BIGNUM")
 NULL_TYPE: Final = '"NULL"'
+# Parsed as columns, not as calls.
+_CLOCKS: Final = frozenset({"current_date", "current_time", "current_timestamp", "localtime", "localtimestamp"})
+# What rules are made of: asking DuckDB's catalogue takes 0.05 s, and a plan has 0.5. A test holds them against it.
+STEADY: Final = frozenset(
+    {
+        "~~",
+        "!~~",
+        "abs",
+        "coalesce",
+        "contains",
+        "ends_with",
+        "greatest",
+        "least",
+        "len",
+        "length",
+        "list_value",
+        "lower",
+    }
+    | {"regexp_extract", "regexp_matches", "round", "split_part", "starts_with", "substr", "trim", "upper"}
+)
+# What `_unsteady` found: the same for every connection of a process.
+_FOUND: Final[set[str]] = set()
 
 
 @dataclass(frozen=True)
@@ -63,7 +84,7 @@ def checked_type(curation: Curation, expression: str) -> str:
     Raises ValueError, with the nearest name where a column is unknown, for what does not bind, looks at other samples,
     or does not give the same twice.
     """
-    _refuse_unsteady(_selected(_parsed(curation, expression)))
+    _refuse_unsteady(curation, _selected(_parsed(curation, expression)))
     text = written(curation, expression)
     try:
         # As steps use it: what may not stand in WHERE (an aggregate, a window) is refused.
@@ -99,7 +120,7 @@ def check_order(curation: Curation, order: str) -> None:
     """Raises ValueError for what cannot stand behind ORDER BY, or does not give the same order twice."""
     try:
         for one in _ordered(curation, order)["orders"]:
-            _refuse_unsteady(one["expression"])
+            _refuse_unsteady(curation, one["expression"])
         text = written_order(curation, order)
         curation.connection.execute(f"EXPLAIN SELECT row_number() OVER (ORDER BY {text}) FROM candidates")
     except sql.Error as error:
@@ -174,7 +195,7 @@ def _written(curation: Curation, tree: dict[str, Any], node: dict[str, Any]) -> 
     return text.removeprefix("SELECT ").removesuffix(" FROM candidates")
 
 
-def _refuse_unsteady(node: dict[str, Any]) -> None:
+def _refuse_unsteady(curation: Curation, node: dict[str, Any]) -> None:
     """Raises ValueError where the expression looks at other samples, or may give another result another time."""
     for inner in _nodes(node):
         if inner["class"] == "SUBQUERY":
@@ -185,16 +206,20 @@ def _refuse_unsteady(node: dict[str, Any]) -> None:
         if inner["class"] == "STAR":
             raise ValueError("must name its columns, `*` and COLUMNS() are many")
         name = _called(inner)
-        if name in _unsteady() or (name == "age" and len(inner.get("arguments", ())) == 1):
+        if name and name not in STEADY and _is_unsteady(curation, name, len(inner.get("arguments", ()))):
             raise ValueError(f"{name}() gives something else each time, and builds repeat; leave it out")
 
 
 def _called(node: dict[str, Any]) -> str:
-    """The function that a node calls; `current_date` parses as a column."""
-    if node["class"] == "FUNCTION":
+    """The function that a node calls, '' where it calls none; `current_date` parses as a column."""
+    if node["class"] == "FUNCTION" and not node["is_operator"]:
         return str(node["function_name"]).lower()
     names: list[str] = node["column_names"] if node["class"] == "COLUMN_REF" else []
-    return str(names[0]).lower() if len(names) == 1 else ""
+    return names[0].lower() if len(names) == 1 and names[0].lower() in _CLOCKS else ""
+
+
+def _is_unsteady(curation: Curation, name: str, arguments: int) -> bool:
+    return name in _CLOCKS or (name == "age" and arguments == 1) or name in _unsteady(curation)
 
 
 def _nodes(value: Any) -> Iterator[dict[str, Any]]:
@@ -209,25 +234,23 @@ def _nodes(value: Any) -> Iterator[dict[str, Any]]:
             yield from _nodes(list(value.values()))
 
 
-@cache
-def _unsteady() -> frozenset[str]:
+def _unsteady(curation: Curation) -> frozenset[str]:
     """Functions that depend on more than their arguments, by DuckDB's own catalogue.
 
     VOLATILE is `random()`; CONSISTENT_WITHIN_QUERY is `now()`, but also arithmetic with time zones: a function counts
     where all its forms are so. Macros are as what they call.
     """
-    query = "SELECT function_name, stability, macro_definition FROM duckdb_functions() WHERE function_type IN {}"
-    connection = sql.connect()
-    forms: dict[str, set[str]] = {}
-    for name, stability, _ in connection.execute(query.format("('scalar')")).fetchall():
-        forms.setdefault(name, set()).add(stability)
-    found = {name for name, kinds in forms.items() if "VOLATILE" in kinds or kinds == {"CONSISTENT_WITHIN_QUERY"}}
-    found |= {"current_timestamp", "localtimestamp", "current_time", "localtime"}
-    for name, _, body in connection.execute(query.format("('macro')")).fetchall():
-        if any(word in found for word in _words(body)):
-            found.add(name)
-    connection.close()
-    return frozenset(found)
+    if not _FOUND:
+        query = "SELECT function_name, stability, macro_definition FROM duckdb_functions() WHERE function_type IN {}"
+        rows = curation.connection.execute(query.format("('scalar', 'macro')")).fetchall()
+        forms: dict[str, set[str]] = {}
+        for name, stability, body in rows:
+            if body is None:
+                forms.setdefault(name, set()).add(stability)
+        _FOUND.update(n for n, kinds in forms.items() if "VOLATILE" in kinds or kinds == {"CONSISTENT_WITHIN_QUERY"})
+        _FOUND.update(_CLOCKS)
+        _FOUND.update([name for name, _, body in rows if body is not None and _FOUND.intersection(_words(body))])
+    return frozenset(_FOUND)
 
 
 def _words(text: str) -> list[str]:

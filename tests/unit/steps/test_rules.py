@@ -12,6 +12,8 @@ from candidates import COLUMNS, Row, decided
 from pydantic import ValidationError
 
 from mmdata.sample import sample_id
+from mmdata.steps.curate import expressions
+from mmdata.steps.curate.expressions import STEADY
 from mmdata.steps.curate.rules import Rules
 from mmdata.store.curation import Curation
 
@@ -242,6 +244,15 @@ def test_a_plan_says_what_is_wrong_with_a_rule(
     assert str(error.value).startswith("rule 'named': ")
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_functions_that_are_taken_for_steady_are() -> None:
+    curation = Curation.empty(COLUMNS)
+    found = curation.connection.execute("SELECT DISTINCT function_name FROM duckdb_functions()").fetchall()
+    syntax = {"coalesce"}
+    assert STEADY - syntax <= {name for (name,) in found}
+    assert STEADY & expressions._unsteady(curation) == set()
+    assert {"random", "now", "uuid", "ago", "current_setting"} <= expressions._unsteady(curation)
 
 
 @pytest.mark.parametrize(
