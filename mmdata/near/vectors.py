@@ -25,6 +25,8 @@ _PROBES: Final = 12
 # faiss asks for 39 a cell; more make the cells no better.
 _LEARN_FROM: Final = 48
 _BLOCK: Final = 4096
+# What cosines of cells are off by, at most: they hold fp16.
+_ROUGH: Final = 0.005
 
 
 def search(
@@ -47,8 +49,8 @@ def search(
     count = min(neighbours + (other_MD is None), len(right_MD))
     for start in range(0, len(vector_ND), _BLOCK):
         block_BD = _floats(vector_ND[start : start + _BLOCK])
-        _, near_BK = index.search(block_BD, count)
-        row, place = np.nonzero(near_BK >= 0)
+        cosine_BK, near_BK = index.search(block_BD, count)
+        row, place = np.nonzero((near_BK >= 0) & (cosine_BK >= 1 - distance - _ROUGH))
         left_P, right_P = row + start, near_BK[row, place]
         if other_MD is None:
             left_P, right_P = np.minimum(left_P, right_P), np.maximum(left_P, right_P)
