@@ -6,7 +6,8 @@ take some seconds, and multiplied up:
 
 * PDQ hashes, 1 % of them copies with 1 to 31 bits flipped: faiss `IndexBinaryFlat` (all compared, the bound) and
   `IndexBinaryMultiHash` (the same idea: 16 hashes of 16 bits, one flip).
-* MinHash of made-up captions, 1 % of them copies with a typo: datasketch's `MinHashLSH` with the same threshold.
+* MinHash of made-up captions, 1 % of them copies with a typo (beyond 200,000: random signatures, one function in ten drawn
+  anew in the copies): datasketch's `MinHashLSH` with the same threshold.
 * Embeddings of 384 numbers, 1 % of them copies at a cosine distance of about 0.02: faiss `IndexFlatIP` (all compared).
 
 Usage: python benchmarks/duplicates.py [--quick] [--only pdq,minhash,neighbours]. The last line printed is one JSON
@@ -44,6 +45,8 @@ from mmdata.store.parts import SCORE_SCHEMA, write_table, write_vectors
 _PART_ROWS = 10_000
 _PLANTED = 0.01
 _LENGTH = 384
+# Beyond, signing the texts would take most of the time.
+_MOST_TEXTS = 200_000
 _SIZES = {"pdq": (100_000, 1_000_000), "minhash": (100_000, 1_000_000), "neighbours": (50_000, 200_000)}
 
 
@@ -178,6 +181,9 @@ def _captions(rows: int) -> list[str]:
 
 def _make_minhash(folder: Path, rows: int) -> tuple[list[Path], list[tuple[int, int]]]:
     """Planted pairs are those whose true similarity is at least the limit."""
+    if rows > _MOST_TEXTS:
+        signed = [signature_K.tobytes().hex() for signature_K in _signatures(rows)]
+        return _write(folder, "minhash", rows, lambda row: {"signature": signed[row]}), _planted(rows)
     texts = _captions(rows)
 
     def measures(row: int) -> dict[str, Any]:
@@ -185,6 +191,15 @@ def _make_minhash(folder: Path, rows: int) -> tuple[list[Path], list[tuple[int, 
 
     near = [(a, b) for a, b in _planted(rows) if _jaccard(texts[a], texts[b]) >= Minhash(of=["x"]).min_similarity]
     return _write(folder, "minhash", rows, measures), near
+
+
+def _signatures(rows: int) -> Any:
+    rng = np.random.default_rng(0)
+    signature_NK = rng.integers(0, 256, (rows, words.FUNCTIONS), dtype=np.uint8)
+    for row, copy in _planted(rows):
+        signature_NK[copy] = signature_NK[row]
+        signature_NK[copy, rng.choice(words.FUNCTIONS, words.FUNCTIONS // 10, replace=False)] ^= 1
+    return signature_NK
 
 
 def _jaccard(left: str, right: str) -> float:
@@ -244,7 +259,7 @@ def _minhash_peers(rows: int) -> dict[str, Any]:
     from datasketch import MinHash, MinHashLSH
 
     some = min(rows, 20_000)
-    texts = _captions(rows)[:some]
+    texts = _captions(some)
     before = time.process_time()
     many = [_signed(MinHash(num_perm=words.FUNCTIONS), text) for text in texts]
     signing_us = (time.process_time() - before) / some * 1e6
