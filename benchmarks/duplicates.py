@@ -6,8 +6,8 @@ take some seconds, and multiplied up:
 
 * PDQ hashes, 1 % of them copies with 1 to 31 bits flipped: faiss `IndexBinaryFlat` (all compared, the bound) and
   `IndexBinaryMultiHash` (the same idea: 16 hashes of 16 bits, one flip).
-* MinHash of made-up captions, 1 % of them copies with a typo (beyond 200,000: random signatures, one function in ten drawn
-  anew in the copies): datasketch's `MinHashLSH` with the same threshold.
+* MinHash of made-up captions, 1 % of them copies with a typo (beyond 200,000: random signatures, of which copies
+  have one in ten changed): datasketch's `MinHashLSH` with the same threshold.
 * Embeddings of 384 numbers, 1 % of them copies at a cosine distance of about 0.02: faiss `IndexFlatIP` (all compared).
 
 Usage: python benchmarks/duplicates.py [--quick] [--only pdq,minhash,neighbours]. The last line printed is one JSON
