@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -145,6 +145,21 @@ def train(
     given = {"start.run": start, "start.replay": replay, "start.add_modality": add_modality}
     begin = [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
     run(config, [*overrides, *begin], output)
+
+
+@cli.command()
+@click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--format", "shape", type=click.Choice(["onnx", "torchscript"]), default="onnx", show_default=True)
+@click.option("--int8", is_flag=True, help="Weights of matrix products in 8 bits.")
+@click.option("--output", type=click.Path(path_type=Path), help="Folder of the graphs; default: RUN/export.")
+def export(run_folder: Path, shape: Literal["onnx", "torchscript"], int8: bool, output: Path | None) -> None:
+    """Write a trained model as graphs for other runtimes, each held against the model.
+
+    One for each modality, from values to tokens and an embedding, and one for the fusion, from tokens to an embedding.
+    """
+    from mmdata.train.edge import export as run
+
+    run(run_folder, output or run_folder / "export", shape, int8, click.echo)
 
 
 @cli.command()

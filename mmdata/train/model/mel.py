@@ -34,13 +34,16 @@ class LogMel(nn.Module):
         """From int16 sound: frames (N, L, P), zero beyond each clip, and their mask (N, P)."""
         # Powers over many orders of magnitude: bf16 would round them away.
         with torch.autocast(audio_NT.device.type, enabled=False):
-            return self._frames(audio_NT.to(torch.float32) / 32768, length_N)
+            return self._spectrum(audio_NT.to(torch.float32) / 32768, length_N)
 
-    def _frames(self, sound: Tensor, length_N: Tensor) -> tuple[Tensor, Tensor]:
+    def _spectrum(self, sound: Tensor, length_N: Tensor) -> tuple[Tensor, Tensor]:
         side = WINDOW // 2
         sound = nn.functional.pad(sound, (side, side + HOP))
         spectrum_NRP = torch.stft(sound, WINDOW, HOP, window=self.window, center=False, return_complex=True)
-        power_NRP = spectrum_NRP.real.square() + spectrum_NRP.imag.square()
+        return self.scaled(spectrum_NRP.real.square() + spectrum_NRP.imag.square(), length_N)
+
+    def scaled(self, power_NRP: Tensor, length_N: Tensor) -> tuple[Tensor, Tensor]:
+        """Frames and mask of a power spectrum."""
         log_NLP = (self.filters_LR @ power_NRP).clamp(min=_FLOOR).log10()
         # Whisper's scaling: 80 dB below the loudest at most, then about -1 to 1.
         log_NLP = torch.maximum(log_NLP, log_NLP.amax(dim=(1, 2), keepdim=True) - 8)

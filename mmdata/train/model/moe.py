@@ -47,6 +47,8 @@ class MixtureMlp(nn.Module):
         choice_T = log_TE.argmax(dim=-1)
         if self.training and torch.is_grad_enabled():
             self.loads.append(_load(log_TE, choice_T, mask_NS.flatten()))
+        if torch.compiler.is_exporting():
+            return self._dense(tokens_TW, log_TE, choice_T).view_as(tokens_NSW)
         gate_T1 = log_TE.gather(1, choice_T[:, None]).exp().to(tokens_TW.dtype)
         out_TW = torch.zeros_like(tokens_TW)
         for number, expert in enumerate(self.experts):
@@ -55,6 +57,12 @@ class MixtureMlp(nn.Module):
             made_TW = (expert(tokens_TW[taken_T]) * gate_T1[taken_T]).to(out_TW.dtype)
             out_TW = out_TW.index_copy(0, taken_T, made_TW)
         return out_TW.view_as(tokens_NSW)
+
+    def _dense(self, tokens_TW: Tensor, log_TE: Tensor, choice_T: Tensor) -> Tensor:
+        """The same by every expert for every token: graphs hold no shapes that depend on what is routed."""
+        gate_TE = log_TE.exp() * nn.functional.one_hot(choice_T, log_TE.shape[1])
+        made = [gate_TE[:, number, None] * expert(tokens_TW) for number, expert in enumerate(self.experts)]
+        return torch.stack(made).sum(dim=0)
 
 
 def _load(log_TE: Tensor, choice_T: Tensor, real_T: Tensor) -> Load:

@@ -151,7 +151,7 @@ class ImageTower(Tower):
 
     def slots(self, values: Tensor, length_N: Tensor) -> Tensor:
         """A token a patch."""
-        return torch.ones((len(values), self.count), dtype=torch.bool, device=length_N.device)
+        return torch.ones((values.shape[0], self.count), dtype=torch.bool, device=length_N.device)
 
     def rebuilt(self, tokens_NSW: Tensor, values: Tensor, _length_N: Tensor) -> Tensor:
         """Mean squared error of the patches, each normalised by itself (MAE, He et al. 2022)."""
