@@ -27,3 +27,7 @@ WHERE step IN ('quota', 'mix') GROUP BY ALL ORDER BY dropped DESC;
 
 -- Who is in another split than when the build before was decided.
 SELECT s.key, m.split_before, m.split FROM moved m JOIN samples s USING (sample_id) LIMIT 20;
+
+-- Pairs that a measure found close (pdq, minhash, ...), and what became of both.
+SELECT l.measure, l.distance, a.key, a.fate, b.key AS other_key, b.fate AS other_fate
+FROM links l JOIN samples a USING (sample_id) JOIN samples b ON b.sample_id = l.other_id ORDER BY l.distance, a.key LIMIT 20;
