@@ -136,7 +136,7 @@ def test_build_as_json_is_lines_of_json_that_end_with_the_fates(scenes):
     assert sum(last["splits"].values()) == SCENES + last["children"]["kept"]
     assert {event["event"] for event in events} == {"progress"}
     final = {event["step"]: (event["done"], event["total"]) for event in events}
-    assert list(final) == ["ingest", "flip", "curate", "write"]
+    assert list(final) == ["ingest", "flip", "gather", "curate", "write"]
     assert all(done == total > 0 for done, total in final.values())
     assert next(event for event in reversed(events) if event["step"] == "ingest")["reasons"] == {"empty_file": 1}
     again = [json.loads(line) for line in scenes.build("--json").stdout.splitlines()]
@@ -148,7 +148,7 @@ def test_without_a_terminal_progress_is_plain_lines_on_standard_error(scenes):
     scenes.spec()
     said = scenes.build()
     assert "\x1b" not in said.stderr + said.stdout
-    assert [line.split()[0] for line in said.stderr.splitlines()] == ["ingest", "curate", "write"]
+    assert [line.split()[0] for line in said.stderr.splitlines()] == ["ingest", "gather", "curate", "write"]
     assert f"{SCENES} samples" in said.stderr.splitlines()[0]
     assert said.stdout.splitlines()[1] == f"{SCENES} inputs = {SCENES} kept"
 
@@ -180,7 +180,7 @@ def test_plan_shows_what_is_done_and_writes_nothing(scenes):
     before = json.loads(scenes.run("plan", "pipeline.yaml", "--output", "out", "--json").stdout)
     assert before["inputs"] == SCENES
     assert {step["step"]: step["done"] for step in before["steps"]} == dict.fromkeys(
-        ("ingest", "flip", "curate", "write"), 0
+        ("ingest", "flip", "gather", "curate", "write"), 0
     )
     assert not (scenes.folder / "out").exists()
     scenes.build()
