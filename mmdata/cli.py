@@ -122,6 +122,54 @@ def clean(build_folder: Path, fetched: bool, yes: bool) -> None:
 
 
 @cli.command()
+@click.argument("build_folder", metavar="BUILD")
+@click.option("--rule", "rules", multiple=True, metavar="'NAME: SQL'", help="A rule more, or in place of that name.")
+@click.option("--without", multiple=True, metavar="NAME", help="Leave a rule out.")
+@click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Change another value of curate or write.")
+@click.option("--curve", "curves", multiple=True, metavar="SQL", help="How a number is distributed.")
+@click.option("--examples", default=3, show_default=True, help="Samples on each side of a threshold.")
+@_JSON
+def whatif(build_folder: str, as_json: bool, **asked: Any) -> None:
+    """Say what other rules would keep, without building.
+
+    BUILD is a build folder. Give a rule as in a pipeline file: --rule 'sharp: picture.image.sharpness >= 0.1'.
+    """
+    from dataclasses import asdict
+
+    from mmdata.whatif import Asked, what_if
+
+    answer = what_if(build_folder, Asked(**asked))
+    if as_json:
+        click.echo(json.dumps(asdict(answer), ensure_ascii=False, indent=1))
+    else:
+        from mmdata.whatif_text import tell
+
+        tell(answer)
+
+
+@cli.command()
+@click.argument("before", metavar="A")
+@click.argument("after", metavar="B")
+@click.option("--format", "shape", type=click.Choice(["summary", "table", "csv", "json"]), default="summary")
+@click.option("--out", type=click.Path(path_type=Path), help="File to write the samples to.")
+def diff(before: str, after: str, shape: str, out: Path | None) -> None:
+    """Say which samples two builds keep differently, and why.
+
+    A and B are build folders, or versions of one: builds/stamps@1. `--format` table, csv or json lists the samples.
+    """
+    from mmdata.diff import COLUMNS, difference
+    from mmdata.query import write_rows
+
+    found = difference(before, after)
+    if shape != "summary":
+        write_rows(COLUMNS, found.rows, shape, out)
+        return
+    click.echo(f"{found.before} -> {found.after}")
+    write_rows(["in the file", "before", "after"], found.spec, "table")
+    write_rows(["change", "why", "samples"], found.counts, "table")
+
+
+@cli.command()
 @click.argument("config", type=click.Path(path_type=Path))
 @_SET
 @click.option("--output", type=click.Path(path_type=Path), help="Folder of the run; default: what the file says.")

@@ -107,9 +107,15 @@ class Pipeline:
         return ["ingest", *(step.label for step in steps)]
 
 
-def resolve(document: Document, spec: Spec) -> Pipeline:
-    """Find and check every step. Raises PlanError with all that is wrong, each at its place."""
-    return _Resolver(document, spec).pipeline()
+def resolve(document: Document, spec: Spec, *, to_run: bool = True) -> Pipeline:
+    """Find and check every step. Raises PlanError with all that is wrong, each at its place.
+
+    Args:
+        document: the file.
+        spec: its values.
+        to_run: whether steps are to run, so that their weights must be there.
+    """
+    return _Resolver(document, spec).pipeline(to_run=to_run)
 
 
 class _Resolver:
@@ -120,7 +126,7 @@ class _Resolver:
         self.spec = spec
         self.problems: list[str] = []
 
-    def pipeline(self) -> Pipeline:
+    def pipeline(self, *, to_run: bool) -> Pipeline:
         """Raises PlanError."""
         steps = {block: self._steps(block) for block in specs.STEP_LISTS}
         self._give_up_if_wrong()
@@ -144,8 +150,9 @@ class _Resolver:
             written[0],
             members,
         )
-        self._check_contact(sources)
-        self._check_weights([*steps["align"], *steps["measure"]])
+        if to_run:
+            self._check_contact(sources)
+            self._check_weights([*steps["align"], *steps["measure"]])
         self._give_up_if_wrong()
         self._check_sql(pipeline.columns, steps["curate"])
         self._give_up_if_wrong()

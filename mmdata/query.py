@@ -34,6 +34,11 @@ def run_query(build: Path, query: str, shape: str, out: Path | None) -> None:
         rows = result.fetchall()
     except sql.Error as error:
         raise MmdataError(str(error)) from None
+    write_rows(names, rows, shape, out)
+
+
+def write_rows(names: Sequence[str], rows: Rows, shape: str, out: Path | None = None) -> None:
+    """Write rows as `table`, `csv` or `json`, to standard output where no file is given."""
     if out is None:
         _WRITERS[shape](names, rows, sys.stdout)
     else:

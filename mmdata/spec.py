@@ -143,7 +143,7 @@ class Document:
         path: the file.
         value: plain Python values.
         places: (line, column), counted from 1, of every value; a mapping's value stands where its key stands.
-        overridden: what `--set` changed, by path, as it was typed.
+        overridden: what options of the command line changed, by path, as they were typed.
     """
 
     path: Path
@@ -155,13 +155,13 @@ class Document:
         """`file:line:column path: message`, at the nearest enclosing value that has a place."""
         for length in range(len(keys), -1, -1):
             if keys[:length] in self.overridden:
-                return f"--set {self.overridden[keys[:length]]}: {message}"
+                return f"{self.overridden[keys[:length]]}: {message}"
             if keys[:length] in self.places:
                 line, column = self.places[keys[:length]]
                 return f"{self.path}:{line}:{column} {dotted(keys)}: {message}".replace(" : ", " ")
             for longer, typed in self.overridden.items():
                 if length and longer[:length] == keys[:length]:
-                    return f"--set {typed}: {message}"
+                    return f"{typed}: {message}"
         return f"{self.path}: {message}"
 
 
@@ -189,7 +189,7 @@ def read_yaml(path: Path, overrides: Sequence[str] = ()) -> Document:
     reader = _Reader(path)
     document = reader.read()
     for override in overrides:
-        _apply_override(document, override)
+        apply_override(document, override)
     return document
 
 
@@ -382,7 +382,7 @@ def _yaml_words(error: yaml.YAMLError) -> str:
     return str(words).splitlines()[0]
 
 
-def _apply_override(document: Document, override: str) -> None:
+def apply_override(document: Document, override: str) -> None:
     """Change one value in place: `engine.workers=2`, `align.clip.model=...`, `sources.0.files.root=...`."""
     path, equals, text = override.partition("=")
     if not equals:
@@ -403,7 +403,7 @@ def _apply_override(document: Document, override: str) -> None:
     if last is None:
         raise SpecError([f"--set {override}: there is no '{parts[-1]}' here{nearest(parts[-1], _names(parent))}"])
     _follow(parent, last[:-1])[last[-1]] = value
-    document.overridden[(*keys, *last)] = override
+    document.overridden[(*keys, *last)] = f"--set {override}"
 
 
 def _step_into(parent: Any, part: str, *, create: bool) -> Keys | None:

@@ -34,7 +34,7 @@ from mmdata.models.device import accelerators
 from mmdata.net.fetcher import Fetcher
 from mmdata.plan import Plan, is_mapped
 from mmdata.steps.base import Align, Augment, Fitted, Linked, Measure
-from mmdata.store import catalog, embeddings, partners, shards
+from mmdata.store import catalog, embeddings, partners, shards, versions
 from mmdata.store.fetches import Earlier
 from mmdata.store.files import locked, sweep_scratch, write_json
 from mmdata.store.selection import ShardPlan, read_shard_plans
@@ -363,7 +363,7 @@ class _Run:
         arguments = (self.plan.output, name, self.plan.selection, plans, members, await self._beside(plans))
         await self.pools.work(shards.write_manifest, *arguments)
         _keep_only(self.plan.gathered)
-        _keep_only(self.plan.decided)
+        versions.prune_versions(self.plan.decided)
 
     async def _beside(self, plans: list[ShardPlan]) -> dict[str, Any]:
         """What the manifest says beyond the shards; writes the vectors beside them."""
@@ -470,7 +470,7 @@ def _logged(run: _Run) -> Iterator[None]:
 
 
 def _keep_only(wanted: Path) -> None:
-    """Remove what stands beside a folder: tables and decisions that no longer hold, and can be made again."""
+    """Remove what stands beside a folder: tables that no longer hold, and can be made again."""
     for folder in wanted.parent.iterdir():
         if folder != wanted:
             shutil.rmtree(folder, ignore_errors=True)

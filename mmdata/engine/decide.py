@@ -20,6 +20,7 @@ from mmdata.engine.calibrate import fit_curves
 from mmdata.engine.work import Done
 from mmdata.plan import Plan, is_mapped
 from mmdata.steps.base import Align, Augment, Curate, Fitted, Measure, Write
+from mmdata.store import versions
 from mmdata.store.crossings import write_crossings, write_moved
 from mmdata.store.curation import SCORE_PARTS, Columns, Curation, Rows, base_rows
 from mmdata.store.files import write_json
@@ -92,8 +93,7 @@ class Decisions:
     def of(cls, plan: Plan) -> Decisions:
         """Of a plan."""
         of = plan.pipeline
-        others = (done.parent for done in plan.decided.parent.glob("*/shards.json") if done.parent != plan.decided)
-        before = max(others, key=lambda folder: folder.stat().st_mtime, default=None)
+        before = versions.before(plan.decided)
         return cls(of.columns, of.spec.seed, plan.inputs, of.augment, of.curate, of.write, before)
 
 
@@ -108,7 +108,13 @@ def decide(plan: Plan, scratch: Path, memory: int) -> Done:
     """Run the curation over the gathered folder and write the decisions. Raises LedgerError."""
     with _appearing(plan.decided, scratch) as folder:
         decide_over(plan.gathered, Decisions.of(plan), folder, scratch, memory)
+        versions.note_version(folder, plan.decided, _version(plan))
     return Done(plan.inputs)
+
+
+def _version(plan: Plan) -> versions.Version:
+    name, parts = plan.pipeline.spec.name, plan.base_parts()
+    return versions.Version(0, name, versions.now(), plan.gathering, plan.inputs, parts, plan.document.value)
 
 
 def gather_corpus(corpus: Corpus, folder: Path, memory: int) -> None:

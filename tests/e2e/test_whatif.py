@@ -1,0 +1,159 @@
+"""`mmdata whatif` and `mmdata diff` over builds of texts: what they say is what a build does."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+WORDS = 40
+SOURCE = {"files": {"name": "texts", "root": "media", "members": {"text": "{stem}.txt"}}}
+CURATE = [
+    {"rules": {"keep": {"enough": "text.words >= 5", "not_seven": "text.words <> 7"}}},
+    {"splits": {"shares": {"train": 0.8, "val": 0.2}}},
+]
+
+
+def write_texts(media: Path, counts: range) -> None:
+    for count in counts:
+        (media / f"{count:03}.txt").write_text(" ".join(f"w{count}x{n}" for n in range(count)))
+
+
+@pytest.fixture(scope="module")
+def texts(build_once, tmp_path_factory):
+    """Texts of 1 to 40 words, built: those with fewer than five and with seven are dropped. Not to be changed."""
+    folder = tmp_path_factory.mktemp("texts")
+    (folder / "media").mkdir()
+    write_texts(folder / "media", range(1, WORDS + 1))
+    return build_once(folder, sources=[SOURCE], curate=CURATE)
+
+
+@pytest.fixture
+def own(texts, cli):
+    """The same, of this test alone."""
+    for name in ("media", "out", "pipeline.yaml"):
+        source, target = texts.folder / name, cli.folder / name
+        shutil.copytree(source, target, dirs_exist_ok=True) if source.is_dir() else shutil.copy2(source, target)
+    return cli
+
+
+def asked(cli, *arguments: str) -> dict:
+    return json.loads(cli.run("whatif", "out", *arguments, "--json").stdout)
+
+
+def kept(cli, output: str = "out") -> set[str]:
+    return {row["key"] for row in cli.query("SELECT key FROM samples WHERE fate = 'kept'", output)}
+
+
+@pytest.mark.slow
+def test_it_says_what_a_build_with_that_rule_keeps(texts):
+    for threshold in (1, 12, 40):
+        answer = asked(texts, "--rule", f"enough: text.words >= {threshold}")
+        texts.build("--set", f"curate.rules.keep.enough=text.words >= {threshold}", output=f"out{threshold}")
+        then, now = kept(texts, f"out{threshold}"), kept(texts)
+        assert answer["kept"] == [len(now), len(then)]
+        assert (answer["came"], answer["went"]) == (len(then - now), len(now - then))
+        splits = texts.query(
+            "SELECT split, count(*) AS n FROM samples WHERE fate = 'kept' GROUP BY 1", f"out{threshold}"
+        )
+        assert {name: count for name, _, count in answer["splits"] if count} == {r["split"]: r["n"] for r in splits}
+
+
+def test_rules_are_counted_in_their_order_and_alone_with_samples_at_the_border(texts):
+    answer = asked(texts, "--rule", "short: text.words <= 8", "--examples", "2")
+    assert sorted(answer["rules"]) == [
+        ["rules", "enough", 4, 4, 4],
+        ["rules", "not_seven", 1, 1, 1],
+        ["rules", "short", 0, 32, 32],
+    ]
+    assert [(b["kept"], b["value"], b["threshold"], b["key"]) for b in answer["borders"]] == [
+        (True, 8, 8, "008"),
+        (True, 7, 8, "007"),
+        (False, 9, 8, "009"),
+        (False, 10, 8, "010"),
+    ]
+    assert answer["borders"][1]["text"] == "w7x0 w7x1 w7x2 w7x3 w7x4 w7x5 w7x6"
+
+
+def test_a_quantile_a_rule_left_out_and_a_curve(texts):
+    answer = asked(texts, "--rule", "half: {top: 0.5, by: text.words}", "--without", "enough", "--curve", "text.words")
+    # The rules of a step judge all who come into it: half of forty, and one of those has not seven words.
+    assert answer["kept"] == [35, 20]
+    assert answer["curves"]["text.words"][0] == [0.0, 1.0, 40]
+    assert answer["curves"]["text.words"][-1] == [1.0, 40.0, 1]
+    assert [bound for _, bound, _ in answer["curves"]["text.words"]] == sorted(
+        bound for _, bound, _ in answer["curves"]["text.words"]
+    )
+
+
+def test_nothing_of_the_build_changes(texts, layout, shard_digests):
+    before = layout(texts.folder / "out"), shard_digests(texts.folder / "out")
+    texts.run("whatif", "out", "--rule", "short: text.words <= 8", "--curve", "text.chars")
+    assert (layout(texts.folder / "out"), shard_digests(texts.folder / "out")) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--rule", "x: text.wrods > 3"], "--rule x: text.wrods > 3: rule 'x': "),
+        (["--rule", "text.words > 3"], "write it as 'name: expression'"),
+        (["--without", "enuogh"], "there is no such rule; did you mean 'enough'?"),
+        (["--set", "seed=8"], "only what decides (curate, write) can be asked about"),
+        (["--curve", "text.text"], "--curve text.text: must be a number"),
+    ],
+)
+def test_what_cannot_be_asked_is_said(texts, arguments, told):
+    assert told in texts.run("whatif", "out", *arguments, code=2).stderr
+
+
+def test_versions_of_a_build_differ_by_who_came_went_and_moved_and_why(own):
+    (own.folder / "media" / "040.txt").unlink()
+    write_texts(own.folder / "media", range(41, 43))
+    spec = own.spec(sources=[SOURCE], curate=[{"rules": {"keep": {"enough": "text.words >= 8"}}}, CURATE[1]])
+    first = kept(own)
+    own.run("build", spec.name, "--output", "out")
+    rows = list(csv.DictReader(io.StringIO(own.run("diff", "out@1", "out", "--format", "csv").stdout)))
+    found = {change: {row["key"] for row in rows if row["change"] == change} for change in {r["change"] for r in rows}}
+    assert found["in"] == kept(own) - first == {"041", "042"}
+    assert found["out"] == first - kept(own) == {"005", "006", "040"}
+    assert found["other_fate"] == {"007"}
+    why = {row["key"]: row["why"] for row in rows}
+    assert why["005"] == "kept -> dropped by rules.enough (5, limit 8); the rule changed"
+    assert why["007"] == "dropped by rules.not_seven -> dropped by rules.enough (7, limit 8); the rule changed"
+    assert why["041"] == "no input -> kept"
+    assert why["040"] == "kept -> no input"
+    summary = own.run("diff", "out@1", "out@2").stdout
+    assert "curate.rules.keep.enough" in summary
+    assert '"text.words >= 8"' in summary
+
+
+def test_other_splits_are_said_to_have_moved(own):
+    own.build("--set", "curate.splits.shares={train: 0.2, val: 0.8}")
+    rows = json.loads(own.run("diff", "out@1", "out", "--format", "json").stdout)
+    assert rows
+    assert {(row["change"], row["split_before"], row["split_after"]) for row in rows} == {("moved", "train", "val")}
+    assert len(rows) == own.query("SELECT count(*) AS n FROM moved")[0]["n"]
+
+
+@pytest.mark.slow
+def test_the_same_build_again_is_no_other_version_and_ten_are_kept(own):
+    own.build()
+    assert "no version 2; it has 1" in own.run("diff", "out@2", "out", code=1).stderr
+    for number in range(11):
+        own.build("--set", f"curate.rules.keep.enough=text.words >= {number + 6}")
+    folders = list((own.folder / "out" / "decided").iterdir())
+    assert len(folders) == 10
+    assert sum((folder / "selection.parquet").exists() for folder in folders) == 1
+    assert "it has 3, 4, 5, 6, 7, 8, 9, 10, 11, 12" in own.run("diff", "out@2", "out", code=1).stderr
+
+
+def test_a_version_that_comes_back_is_decided_again(own, shard_digests):
+    first = shard_digests(own.folder / "out")
+    own.build("--set", "curate.rules.keep.enough=text.words >= 9")
+    own.build()
+    assert shard_digests(own.folder / "out") == first
+    assert own.run("diff", "out@2", "out").stdout.startswith("out@2 -> out@3")
