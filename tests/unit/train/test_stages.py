@@ -6,8 +6,10 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from mmdata.errors import SpecError, TrainError
@@ -125,3 +127,39 @@ def test_a_stage_looks_at_its_modalities_alone(staged: Path, tmp_path: Path):
     added = {name for name in third if not torch.equal(third[name], last[name])}
     assert added
     assert all(".audio." in name for name in added)
+
+
+@pytest.mark.slow
+def test_the_example_of_stages_trains(write_config, shape_shards: Path, tmp_path: Path):
+    """On other data, a few steps a stage: every kind of stage, one after the other."""
+    manifest = json.loads((shape_shards / "manifest.json").read_text())
+    manifest["embeddings"] = {
+        f"clip.{member}": {"dim": 8, "suffix": f".clip.{member}.npy"} for member in ("image", "caption")
+    }
+    (shape_shards / "manifest.json").write_text(json.dumps(manifest))
+    for number, shard in enumerate(shape_shards.glob("*.tar")):
+        for member in ("image", "caption"):
+            vector_ND = np.random.default_rng(number).normal(size=(12, 8)).astype(np.float16)
+            np.save(shard.with_suffix(f".clip.{member}.npy"), vector_ND)
+    example = yaml.safe_load((Path(__file__).parents[3] / "examples" / "train_stages.yaml").read_text())
+    own = yaml.safe_load(write_config(shape_shards).read_text())
+    for stage in example["stages"]:
+        stage["samples"] = 16
+    changed = {"optim": {**example["optim"], "batch_size": 8}, "model": {**own["model"], **example["model"]}}
+    data = {**own["data"], "teachers": example["data"]["teachers"]}
+    path = tmp_path / "stages.yaml"
+    path.write_text(yaml.safe_dump({**example, **changed, "data": data, "log_every": 1, "workers": 0, "device": "cpu"}))
+    result = train(path, [], tmp_path / "run", lambda _: None)
+    assert (result["status"], result["steps"], result["stage"]) == ("finished", 12, "speech")
+    terms: dict[str, set[str]] = {}
+    for record in records(tmp_path / "run"):
+        terms.setdefault(record["stage"], set()).update(record["losses"])
+    kinds = {name: {term.split(".")[0].split("~")[0] for term in found} for name, found in terms.items()}
+    assert {name: "distill" in found for name, found in kinds.items()} == {
+        name: name == "distillation" for name in kinds
+    }
+    assert kinds["unimodal"] == {"masked"}
+    assert kinds["decoders"] == {"caption"}
+    assert "fusion" in kinds["fusion"]
+    assert any("audio" in term for term in terms["speech"])
+    assert not any("audio" in term for name, found in terms.items() if name != "speech" for term in found)
