@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final
@@ -30,7 +31,7 @@ class Column(Frozen):
 
 
 class HuggingFace(Discovered):
-    """Rows of a data set: Image, Audio and Video features as they are stored, texts, and the rest as attributes.
+    """Rows of a data set: Image, Audio and Video features as they are stored, texts, lists, and the rest as attributes.
 
     Code of a data set is never run.
     """
@@ -153,6 +154,8 @@ class _Rows:
             return self._media(name, column, value["bytes"] if value.get("bytes") else self._read(str(value["path"])))
         if isinstance(value, bytes):
             return self._media(name, column, value)
+        if kind == "tensor" and isinstance(value, list):
+            return self._media(name, column, json.dumps(value, default=str).encode())
         if kind == "text" and (value is None or isinstance(value, str)):
             return text_ref(name, value, where, required=column.required, lang=column.lang)
         if value is None:

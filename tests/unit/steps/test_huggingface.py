@@ -11,6 +11,7 @@ from PIL import Image
 
 from mmdata.errors import PlanError
 from mmdata.steps.base import Input
+from mmdata.steps.ingest.tensor import Tensor
 from mmdata.steps.sources.huggingface import HuggingFace
 
 # datasets leaves files open, until some later test's garbage is collected.
@@ -138,3 +139,15 @@ def test_mistakes_are_said_before_anything_runs(parquet: Path, monkeypatch: pyte
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)
     with pytest.raises(PlanError, match=r"pip install 'mmdata\[huggingface\]'"):
         look(path=str(parquet))
+
+
+def test_lists_of_numbers_are_tensors(tmp_path: Path):
+    rows = {"wave": [[[1.0, 2.5], [3.0, 4.0]], [[0.0, float("nan")], [1.0, 1.0]], None], "text": ["a", "b", "c"]}
+    datasets.Dataset.from_dict(rows).to_parquet(tmp_path / "a.parquet")
+    members = {"imu": {"column": "wave", "modality": "tensor"}, "caption": "text"}
+    found, kept = look(path=str(tmp_path), members=members)
+    first, second, third = (one.refs[0] for one in found)
+    member = Tensor().decode(first, kept["kept", first.span or (0, 0)])
+    assert (member.measures["shape"], member.measures["mean"]) == ([2, 2], 2.625)
+    assert Tensor().decode(second, kept["kept", second.span or (0, 0)]).measures["finite_share"] == 0.75
+    assert (third.modality, third.version) == ("tensor", None)
