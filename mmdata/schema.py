@@ -34,7 +34,7 @@ def pipeline_schema() -> dict[str, Any]:
     schema["$defs"].pop("Call", None)
     for block, steps in registry.all_steps().items():
         entries = [_entry(schema["$defs"], name, step) for name, step in steps.items()]
-        schema["properties"][block]["items"] = {"anyOf": entries} if entries else {}
+        schema["properties"][block]["items"] = {"anyOf": entries}
     for block in STEP_LISTS:
         schema["properties"][block].pop("default", None)
     return {"$schema": _DIALECT, **schema, "title": "mmdata pipeline"}
