@@ -123,12 +123,15 @@ def test_help_and_plan_take_less_than_half_a_second(arguments: list[str], projec
 
 
 def test_the_command_line_has_its_commands() -> None:
-    assert sorted(cli.commands) == ["build", "clean", "demo-data", "fetch", "plan", "query", "schema", "train"]
+    assert sorted(cli.commands) == [
+        "build", "clean", "demo-data", "diff", "export", "fetch", "plan", "query", "schema", "train", "whatif",
+    ]  # fmt: skip
     options = {name: {o for p in command.params for o in p.opts} for name, command in cli.commands.items()}
     assert options["plan"] == {"spec", "--output", "--set", "--json"}
     assert options["build"] == options["plan"] | {"--retry-failed"}
     assert options["clean"] == {"build_folder", "--fetched", "--yes"}
     assert options["query"] == {"build_folder", "query_text", "--format", "--out"}
+    assert options["export"] == {"run_folder", "--format", "--int8", "--output"}
     assert options["train"] == {"config", "--set", "--output", "--continue", "--replay", "--add-modality"}
 
 
