@@ -210,6 +210,26 @@ def export(run_folder: Path, shape: Literal["onnx", "torchscript"], int8: bool, 
     run(run_folder, output or run_folder / "export", shape, int8, click.echo)
 
 
+@cli.command("eval")
+@click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--config", "settings", type=click.Path(path_type=Path), help="A file of settings.")
+@_SET
+@click.option("--shards", metavar="FOLDER", help="Shards to measure on; default: those of the training.")
+@click.option("--split", help="Split to measure on; default: the training's val_split.")
+@click.option("--tasks", help="Some of them, with commas: retrieval,missing,consistency,zero_shot,probe,captions,...")
+@click.option("--name", help="Name of the JSON in RUN/eval; default: the split's.")
+def evaluate(
+    run_folder: Path, settings: Path | None, overrides: tuple[str, ...], name: str | None, **given: str | None
+) -> None:
+    """Measure a trained model on held-out samples, with intervals: RUN/eval/<name>.json, and a table."""
+    from mmdata.train.evaluate.run import evaluate as run
+
+    wanted = [
+        f"{key}={_listed(value) if key == 'tasks' else json.dumps(value)}" for key, value in given.items() if value
+    ]
+    run(run_folder, settings, [*overrides, *wanted], name, click.echo)
+
+
 @cli.command()
 @click.argument("names", nargs=-1, required=True)
 def fetch(names: tuple[str, ...]) -> None:
@@ -266,6 +286,10 @@ def main() -> None:
     except MmdataError as error:
         click.echo(f"mmdata: {error}" if not isinstance(error, SpecError) else str(error), err=True)
         sys.exit(_exit_code(error))
+
+
+def _listed(names: str) -> str:
+    return json.dumps([name.strip() for name in names.split(",")])
 
 
 def _exit_code(error: MmdataError) -> int:

@@ -180,14 +180,13 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"; known here: {', '.join(known)}" if known else ""
 
 
-def read_yaml(path: Path, overrides: Sequence[str] = ()) -> Document:
-    """Read a YAML file with `${NAME:-default}` filled in and `a.b=c` overrides applied.
+def read_yaml(path: Path | None, overrides: Sequence[str] = ()) -> Document:
+    """Read a YAML file with `${NAME:-default}` filled in and `a.b=c` overrides applied; without a file, those alone.
 
     Raises SpecError for a file that cannot be read, is not YAML, has a key twice, uses an unset variable, or for an
     override that leads nowhere.
     """
-    reader = _Reader(path)
-    document = reader.read()
+    document = _Reader(path).read() if path else Document(Path("settings"), {}, {})
     for override in overrides:
         apply_override(document, override)
     return document

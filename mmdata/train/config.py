@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from mmdata.errors import SpecError
 from mmdata.spec import Document, Frozen, Keys, explain, nearest, read_yaml
-from mmdata.train.losses.config import LossConfig
+from mmdata.train.losses.config import LossConfig, apart_problems
 from mmdata.train.model.sizes import Architecture, ModelConfig
 from mmdata.train.model.sizes import problems as model_problems
 
@@ -278,6 +278,7 @@ def _problems(config: TrainConfig) -> Iterator[tuple[Keys, str]]:
     yield from _answer_problems(config)
     yield from _made_problems(config)
     yield from _set_problems(config)
+    yield from apart_problems(("loss",), config.loss, config.data.modalities)
     yield from _start_problems(config)
     yield from model_problems(config.model, config.losses(), config.data.image_side_px)
 
@@ -300,6 +301,7 @@ def _set_problems(config: TrainConfig) -> Iterator[tuple[Keys, str]]:
 
 def _stage_problems(config: TrainConfig, number: int, stage: StageConfig) -> Iterator[tuple[Keys, str]]:
     data, keys = config.data, ("stages", number)
+    yield from apart_problems((*keys, "loss"), stage.loss, data.modalities)
     for name in stage.mix:
         if name not in data.sets and not (config.start and name.startswith(REPLAY)):
             yield (*keys, "mix", name), f"no set of data.sets{nearest(name, data.sets)}"

@@ -28,10 +28,7 @@ def recall_at(query_ND: Tensor, candidate_ND: Tensor, text_hash_N: Tensor, ks: l
         text_hash_N: a hash of each sample's text, 0 for none.
         ks: the k.
     """
-    chunks = [
-        _ranks(query_ND[at : at + _CHUNK], at, candidate_ND, text_hash_N) for at in range(0, len(query_ND), _CHUNK)
-    ]
-    ahead_N, positives_N = (torch.cat(parts) for parts in zip(*chunks, strict=True))
+    ahead_N, positives_N = ranks(query_ND, candidate_ND, text_hash_N)
     return {
         f"recall@{k}": {
             "value": float((ahead_N < k).double().mean()),
@@ -39,6 +36,18 @@ def recall_at(query_ND: Tensor, candidate_ND: Tensor, text_hash_N: Tensor, ks: l
         }
         for k in ks
     }
+
+
+def ranks(query_ND: Tensor, candidate_ND: Tensor, text_hash_N: Tensor) -> tuple[Tensor, Tensor]:
+    """Wrong candidates before the best positive of each query, and how many positives it has: (N,) each.
+
+    In chunks of queries: memory grows with N.
+    """
+    chunks = [
+        _ranks(query_ND[at : at + _CHUNK], at, candidate_ND, text_hash_N) for at in range(0, len(query_ND), _CHUNK)
+    ]
+    ahead_N, positives_N = (torch.cat(parts) for parts in zip(*chunks, strict=True))
+    return ahead_N, positives_N
 
 
 def chance_level(positives: list[int], candidates: int, k: int) -> float:

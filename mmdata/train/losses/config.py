@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
+from itertools import permutations
 from typing import Literal
 
 from pydantic import Field
 
-from mmdata.spec import Frozen
+from mmdata.spec import Frozen, Keys, nearest
 
 
 class LossConfig(Frozen):
@@ -24,6 +26,9 @@ class LossConfig(Frozen):
     contrastive: Literal["infonce", "siglip"] = Field(
         "infonce", description="infonce: each sample among all of the batch; siglip: each pair for itself"
     )
+    without: list[str] = Field(
+        [], description="pairs of modalities that never meet, `audio~image`, so that what was not trained is measured"
+    )
     modality_dropout: float = Field(
         0.3, ge=0, lt=1, description="chance that one more modality is hidden from the fusion, for each sample"
     )
@@ -32,3 +37,15 @@ class LossConfig(Frozen):
         0.1, ge=0, lt=1, description="chance that a flow learns without its condition, for guidance when it makes"
     )
     distill_temperature: float = Field(0.07, gt=0, le=1, description="of the teacher's and the student's similarities")
+
+    def apart(self, left: str, right: str) -> bool:
+        """Whether two modalities are kept from each other."""
+        return f"{left}~{right}" in self.without or f"{right}~{left}" in self.without
+
+
+def apart_problems(keys: Keys, loss: LossConfig | None, modalities: Collection[str]) -> Iterator[tuple[Keys, str]]:
+    """Names under `without` that are no pair of modalities."""
+    known = [f"{left}~{right}" for left, right in permutations(modalities, 2)]
+    for index, pair in enumerate(loss.without if loss else ()):
+        if pair not in known:
+            yield (*keys, "without", index), f"'{pair}' is no pair of data.modalities{nearest(pair, known)}"

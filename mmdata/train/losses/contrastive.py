@@ -77,15 +77,19 @@ def same_text(text_hash_BK: Tensor) -> Tensor:
     return same_BB
 
 
-def visible_inputs(present_BM: Tensor, chance: float, dice: Dice | None = None) -> Tensor:
+def visible_inputs(
+    present_BM: Tensor, chance: float, dice: Dice | None = None, apart_MM: Tensor | None = None
+) -> Tensor:
     """What the fusion may read when it is held against each modality in turn. Shape (M, B, M).
 
     The modality itself is hidden, else the answer would stand in the question; by `chance` so is one more, in samples
-    that then still have two (modality dropout, Neverova et al. 2016).
+    that then still have two (modality dropout, Neverova et al. 2016). `apart_MM`: modalities that never meet.
     """
     samples, modalities = present_BM.shape
     itself_MBM = torch.eye(modalities, dtype=torch.bool, device=present_BM.device)[:, None].expand(-1, samples, -1)
     visible_MBM = present_BM & ~itself_MBM
+    if apart_MM is not None:
+        visible_MBM = visible_MBM & ~apart_MM[:, None]
     if not chance or dice is None:
         return visible_MBM
     whether_MB = chance > dice.uniform(Purpose.HIDE_WHETHER, modalities).T
@@ -99,6 +103,8 @@ def pair_terms(step: Step) -> dict[str, Tensor]:
     """A scalar for each pair of modalities, `image~text`, that two samples or more have."""
     terms, names = {}, step.model.modalities
     for left, right in combinations(range(len(names)), 2):
+        if step.config.apart(names[left], names[right]):
+            continue
         everyone = gather_everyone(step)
         taking_A = everyone.present_AM[:, left] & everyone.present_AM[:, right]
         if (term := _term(step, everyone, everyone.embeddings[left], everyone.embeddings[right], taking_A)) is not None:

@@ -30,8 +30,8 @@ def distill_terms(step: Step) -> dict[str, Tensor]:
     taught = {name: gathered(vector_BE, everyone.counts) for name, vector_BE in step.batch.teacher.items()}
     terms = {}
     for left, right in combinations_with_replacement([name for name in names if name in taught], 2):
-        if taught[left].shape[1] != taught[right].shape[1]:
-            continue  # two teachers, which have no space in common
+        if step.config.apart(left, right) or taught[left].shape[1] != taught[right].shape[1]:
+            continue  # kept from each other, or of two teachers, which have no space in common
         students = [everyone.embeddings[names.index(name)] for name in (left, right)]
         present = [everyone.present_AM[:, names.index(name)] & taught[name].any(dim=1) for name in (left, right)]
         row_P = (present[0] & present[1]).nonzero()[:, 0]

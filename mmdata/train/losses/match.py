@@ -26,6 +26,8 @@ def match_terms(step: Step) -> dict[str, Tensor]:
     """Cross-entropy of the verdict, for each pair of modalities, `match.image~text`: a true pair, two false ones."""
     terms, names = {}, step.model.modalities
     for left, right in combinations(range(len(names)), 2):
+        if step.config.apart(names[left], names[right]):
+            continue
         if (term := _term(step, left, right)) is not None:
             terms[f"match.{names[left]}~{names[right]}"] = term
     return terms

@@ -39,7 +39,13 @@ class Step:
         """What the fusion reads when it is held against each modality."""
         from mmdata.train.losses.contrastive import visible_inputs
 
-        return visible_inputs(self.batch.present_BM, self.config.modality_dropout, self.dice)
+        return visible_inputs(self.batch.present_BM, self.config.modality_dropout, self.dice, self._apart_MM())
+
+    def _apart_MM(self) -> Tensor | None:
+        """Modalities that are kept from each other; None where all may meet."""
+        names, config = self.model.modalities, self.config
+        apart = [[config.apart(left, right) for right in names] for left in names]
+        return torch.tensor(apart, device=self.device) if config.without else None
 
     @functools.cached_property
     def latents_MBQW(self) -> Tensor:

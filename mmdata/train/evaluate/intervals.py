@@ -1,0 +1,57 @@
+"""Bootstrap intervals (Efron and Tibshirani 1993, chapter 13): percentiles over resamples, 95 %.
+
+What is resampled are the queries or samples that were measured; the model and the candidates stay as they are.
+
+Shapes: N samples, R resamples, U distinct values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Array: TypeAlias = npt.NDArray[np.float64]
+
+_TAILS = (0.025, 0.975)
+# Numbers of a table of counts that are drawn at once.
+_MOST_DRAWN = 1 << 22
+
+
+def mean_figure(values: npt.ArrayLike, seed: int, resamples: int, chance: float | None = None) -> dict[str, Any]:
+    """`value`, `low`, `high` of a mean, and `chance` where there is one.
+
+    How often each distinct value is drawn is multinomial: the bootstrap itself, at the cost of distinct values.
+    """
+    value_N = np.asarray(values, float)
+    distinct_U, count_U = np.unique(value_N, return_counts=True)
+    rng = np.random.default_rng(seed)
+    rows = max(1, min(resamples, _MOST_DRAWN // len(distinct_U)))
+    means = [
+        rng.multinomial(len(value_N), count_U / len(value_N), size=min(rows, resamples - done)) @ distinct_U
+        for done in range(0, resamples, rows)
+    ]
+    return figure(float(value_N.mean()), np.concatenate(means) / len(value_N), chance)
+
+
+def statistic_figure(
+    statistic: Callable[[npt.NDArray[np.intp]], float],
+    count: int,
+    seed: int,
+    resamples: int,
+    chance: float | None = None,
+) -> dict[str, Any]:
+    """The same of any statistic of rows, by number; resamples without a value (NaN) are left out."""
+    rng = np.random.default_rng(seed)
+    drawn_R = np.array([statistic(rng.integers(0, count, count)) for _ in range(resamples)])
+    return figure(statistic(np.arange(count)), drawn_R, chance)
+
+
+def figure(value: float, drawn_R: Array, chance: float | None = None) -> dict[str, Any]:
+    """A value with the interval that its resamples give."""
+    known_R = drawn_R[np.isfinite(drawn_R)]
+    low, high = np.quantile(known_R, _TAILS) if len(known_R) else (np.nan, np.nan)
+    found = {"value": value, "low": float(low), "high": float(high)}
+    return found if chance is None else {**found, "chance": chance}

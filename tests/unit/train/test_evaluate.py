@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from mmdata.cli import cli
+from mmdata.errors import SpecError
+from mmdata.train.config import load_config
+from mmdata.train.evaluate.config import EvalConfig, load_settings
+from mmdata.train.evaluate.consistency import consistency, derangements, gram_volume
+from mmdata.train.evaluate.features import Features, subsets
+from mmdata.train.evaluate.intervals import mean_figure, statistic_figure
+from mmdata.train.evaluate.retrieval import missing, retrieval
+from mmdata.train.run import train
+
+NAMES = ("text", "image", "audio")
+
+
+def features_of(single_MND: torch.Tensor, present_NM: torch.Tensor | None = None) -> Features:
+    count = single_MND.shape[1]
+    present_NM = torch.ones(count, len(single_MND), dtype=torch.bool) if present_NM is None else present_NM
+    fused = {
+        chosen: torch.nn.functional.normalize(single_MND[list(chosen)].sum(dim=0), dim=1)
+        for chosen in subsets(len(single_MND))
+    }
+    return Features(torch.arange(count), present_NM, torch.zeros(count, dtype=torch.int64), single_MND, fused, [])
+
+
+def run_cli(*args: str):
+    return CliRunner().invoke(cli, ["eval", *args], catch_exceptions=False)
+
+
+@pytest.fixture
+def run(tmp_path: Path, write_config: Callable[..., Path], shape_shards: Path) -> Path:
+    train(write_config(shape_shards), say=lambda _: None)
+    return tmp_path / "run"
+
+
+def test_a_mean_s_interval_is_the_bootstrap_s():
+    values = np.repeat([0.0, 1.0, 5.0], [10, 20, 10])
+    rng = np.random.default_rng(3)
+    drawn = [rng.choice(values, len(values)).mean() for _ in range(4000)]
+    found = mean_figure(values, 0, 4000, 0.1)
+    assert (found["value"], found["chance"]) == (1.75, 0.1)
+    assert [found["low"], found["high"]] == pytest.approx(list(np.quantile(drawn, [0.025, 0.975])), abs=0.08)
+    other = statistic_figure(lambda rows: float(values[rows].mean()), len(values), 1, 2000)
+    assert [other["low"], other["high"]] == pytest.approx([found["low"], found["high"]], abs=0.08)
+    assert found == mean_figure(values, 0, 4000, 0.1)
+
+
+def test_intervals_hold_the_truth_as_often_as_they_say():
+    rng = np.random.default_rng(0)
+    held = 0
+    for trial in range(400):
+        found = mean_figure(rng.random(200) < 0.3, trial, 400)
+        held += found["low"] <= 0.3 <= found["high"]
+    assert 0.91 <= held / 400 <= 0.98
+
+
+def test_volumes_of_equal_and_orthogonal_vectors_are_0_and_1():
+    equal, orthogonal = torch.ones(2, 3, 4) / 2, torch.eye(4)[:3].expand(2, 3, 4)
+    assert gram_volume(equal).tolist() == [0.0, 0.0]
+    assert gram_volume(orthogonal).tolist() == [1.0, 1.0]
+    sixty = torch.tensor([[[1.0, 0], [0.5, math.sqrt(0.75)]]])
+    assert gram_volume(sixty).item() == pytest.approx(math.sin(math.pi / 3))
+
+
+def test_derangements_leave_nobody_in_place_and_know_equal_texts():
+    partner_NR = derangements(7, torch.zeros(7, dtype=torch.int64), 3, 0)
+    for column in partner_NR.T:
+        assert sorted(column.tolist()) == list(range(7))
+    assert not (partner_NR == torch.arange(7)[:, None]).any()
+    assert len(set(map(tuple, partner_NR.T.tolist()))) == 3
+    assert (derangements(3, torch.tensor([5, 5, 5]), 2, 0) == -1).all()
+
+
+def test_retrieval_in_both_directions_and_what_is_unseen():
+    single_MND = torch.eye(8).repeat(3, 1, 1)
+    single_MND[2] = single_MND[2].roll(1, dims=0)  # the sounds are all the next sample's
+    found = retrieval(features_of(single_MND), NAMES, EvalConfig(ks=[1], resamples=100), [{1, 2}])
+    assert [found[way]["recall@1"]["value"] for way in ("text->image", "image->text")] == [1.0, 1.0]
+    assert [found[way]["recall@1"]["value"] for way in ("text->audio", "audio->image")] == [0.0, 0.0]
+    assert found["text->audio"]["recall@1"]["chance"] == pytest.approx(1 / 8)
+    assert [way for way, cell in found.items() if cell.get("unseen")] == ["image->audio", "audio->image"]
+    assert found["fusion->text"]["queries"] == found["text->fusion"]["queries"] == 8
+
+
+def test_missing_takes_every_set_of_the_others_on_the_samples_that_have_all():
+    present_NM = torch.ones(6, 3, dtype=torch.bool)
+    present_NM[0, 2] = False
+    found = missing(features_of(torch.eye(6).repeat(3, 1, 1), present_NM), NAMES, EvalConfig(ks=[1], resamples=100))
+    assert len(found) == 9
+    assert "fusion(image+audio)->text" in found
+    assert {cell["queries"] for cell in found.values()} == {5}
+
+
+def test_consistency_of_noise_is_not_calibrated_and_of_pairs_is():
+    torch.manual_seed(0)
+    base_ND = torch.nn.functional.normalize(torch.randn(200, 16), dim=1)
+    noisy = [torch.nn.functional.normalize(base_ND + 0.1 * torch.randn(200, 16), dim=1) for _ in range(2)]
+    other_ND = torch.nn.functional.normalize(torch.randn(200, 16), dim=1)
+    found = consistency(features_of(torch.stack([*noisy, other_ND])), NAMES, EvalConfig(resamples=100))
+    assert found["text~image"]["match"]["value"] > 0.9
+    assert found["text~image"]["mismatched_share"]["value"] < 0.1
+    assert "like those of mismatched pairs" in found["text~audio"]["not_calibrated"]
+    whole = found["text~image~audio"]["one_minus_volume"]
+    assert whole["low"] > whole["chance"]
+
+
+def test_settings_that_lead_nowhere_are_said():
+    with pytest.raises(SpecError, match="needs classes"):
+        load_settings(None, ['tasks=["probe"]'])
+    with pytest.raises(SpecError, match="retrieval"):
+        load_settings(None, ['tasks=["retreival"]'])
+    with pytest.raises(SpecError, match=r"write `\{\}` once"):
+        load_settings(None, ['labels={"member": "a", "templates": ["a"]}'])
+
+
+def test_pairs_that_are_none_are_a_fault_of_the_file(write_config: Callable[..., Path], shape_shards: Path):
+    path = write_config(shape_shards, loss={"without": ["audio~image"]})
+    assert load_config(path).loss.apart("image", "audio")
+    with pytest.raises(SpecError, match=r"loss.without\[0\]: 'audio~imge'.*did you mean 'audio~image'"):
+        load_config(write_config(shape_shards, loss={"without": ["audio~imge"]}))
+
+
+def test_pairs_kept_apart_have_no_term_and_are_reported_unseen(
+    tmp_path: Path, write_config: Callable[..., Path], shape_shards: Path
+):
+    train(write_config(shape_shards, loss={"without": ["audio~image"]}), say=lambda _: None)
+    terms = json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[-2])
+    assert "image~audio" not in json.dumps(terms)
+    assert "text~audio" in json.dumps(terms)
+    done = run_cli(str(tmp_path / "run"), "--tasks", "retrieval", "--name", "held")
+    assert done.exit_code == 0, done.output
+    found = json.loads((tmp_path / "run" / "eval" / "held.json").read_text())["tasks"]["retrieval"]
+    assert [way for way, cell in found.items() if cell.get("unseen")] == ["image->audio", "audio->image"]
+
+
+def test_the_command_writes_the_same_figures_twice_and_a_table(run: Path):
+    first = run_cli(str(run))
+    assert first.exit_code == 0, first.output
+    assert "fusion(image+audio)->text recall@1" in first.output
+    path = run / "eval" / "val.json"
+    report = path.read_bytes()
+    found = json.loads(report)
+    assert (found["samples"], found["failed"], found["split"]) == (12, 0, "val")
+    figures = json.loads((run / "metrics.json").read_text())["metrics"]
+    for way in ("image->text", "text->audio", "fusion->image"):
+        ours = found["tasks"]["retrieval"][way]["recall@5"]
+        assert ours["value"] == pytest.approx(figures[way]["recall@5"]["value"])
+        assert ours["low"] <= ours["value"] <= ours["high"]
+    assert run_cli(str(run), "--split", "val").exit_code == 0
+    assert path.read_bytes() == report
+    assert run_cli(str(run), "--split", "train", "--tasks", "missing").exit_code == 0
+    assert json.loads((run / "eval" / "train.json").read_text())["samples"] == 24
