@@ -29,11 +29,13 @@ MOVED: Final = {"sample_id": "VARCHAR", "split_before": "VARCHAR", "split": "VAR
 
 def write_crossings(curation: Curation, folder: Path) -> None:
     """Look at the kept samples of a build whose fates and places are decided; writes `crossings.parquet`."""
-    members = [_by_bytes(name) for name in curation.columns.members]
+    members = [_by_bytes(name, n) for n, name in enumerate(curation.columns.members)]
+    digests = "".join(_digest(name, n) for n, name in enumerate(curation.columns.members))
     names = ", ".join(f"({quoted(f'{name}.sha256')})" for name in curation.columns.members)
     query = f"""
 WITH placed AS MATERIALIZED (SELECT sample_id, split FROM fates JOIN places USING (sample_id) WHERE fate = 'kept'),
 splits AS (SELECT split, count(*) AS total FROM placed GROUP BY split),
+digests AS MATERIALIZED (SELECT split{digests} FROM candidates JOIN placed USING (sample_id)),
 counted AS ({" UNION ALL ".join([*members, _BY_LINKS])}),
 named AS (SELECT * FROM (VALUES {names}) AS n(twins) UNION
     SELECT DISTINCT measure || '.' || member FROM links WHERE other_source IS NULL)
@@ -67,13 +69,21 @@ def write_moved(curation: Curation, folder: Path, before: Path | None) -> None:
         copy.unlink(missing_ok=True)
 
 
-def _by_bytes(member: str) -> str:
-    # By digest and split first: a caption of a million samples must not become a million times a million pairs. 64 bits
-    # of a digest confuse two of ten million with a probability of 3e-6, and are an eighth of it.
-    digests = f"""SELECT hash({identifier(member)}.sha256) AS digest, split, count(*) AS samples
-        FROM candidates JOIN placed USING (sample_id) WHERE {identifier(member)}.sha256 IS NOT NULL GROUP BY ALL"""
+def _digest(member: str, number: int) -> str:
+    # 64 bits of a digest confuse two of ten million with a probability of 3e-6, and are an eighth of it.
+    digest = f"{identifier(member)}.sha256"
+    return f", CASE WHEN {digest} IS NOT NULL THEN hash({digest}) END AS digest_{number}"
+
+
+def _by_bytes(member: str, number: int) -> str:
+    # By digest and split first: a caption of a million samples must not become a million times a million pairs.
+    # And only those that are in two splits: most are not.
+    digest = f"digest_{number}"
+    twice = f"""SELECT {digest} FROM digests WHERE {digest} IS NOT NULL GROUP BY {digest}
+        HAVING min(split) <> max(split)"""
+    some = f"SELECT {digest}, split, count(*) AS samples FROM digests WHERE {digest} IN ({twice}) GROUP BY ALL"
     return f"""SELECT {quoted(f"{member}.sha256")} AS twins, a.split, b.split AS other_split, sum(a.samples) AS samples
-        FROM ({digests}) a JOIN ({digests}) b ON a.digest = b.digest AND a.split <> b.split GROUP BY ALL"""
+        FROM ({some}) a JOIN ({some}) b ON a.{digest} = b.{digest} AND a.split <> b.split GROUP BY ALL"""
 
 
 _BY_LINKS: Final = """SELECT measure || '.' || member AS twins, a.split, b.split AS other_split,

@@ -62,6 +62,16 @@ def decide_fates(curation: Curation, inputs: int, replacing: Sequence[str] = ())
             """INSERT INTO places SELECT sample_id, md5(coalesce(parent_id, sample_id)), 'train' FROM candidates
             WHERE sample_id NOT IN (SELECT sample_id FROM places)"""
         )
+    if curation.one("SELECT count(parent_id) FROM base"):
+        _fate_children(curation, replacing)
+    if curation.one("SELECT count(partner_id) FROM base"):
+        _fate_mixed(curation)
+    run("INSERT INTO fates SELECT sample_id, 'kept', NULL, NULL, NULL, NULL, NULL FROM undecided")
+    _check_ledger(curation, inputs)
+
+
+def _fate_children(curation: Curation, replacing: Sequence[str]) -> None:
+    run = curation.connection.execute
     stands = " OR ".join(_made_by("u", step) for step in replacing) or "false"
     run(
         f"""INSERT INTO fates SELECT u.sample_id, 'dropped', 'augment', 'parent_not_kept', NULL, NULL, f.fate
@@ -72,8 +82,11 @@ def decide_fates(curation: Curation, inputs: int, replacing: Sequence[str] = ())
         count(*) || ' children' FROM undecided u JOIN undecided p ON p.sample_id = u.parent_id WHERE {stands}
         GROUP BY u.parent_id"""
     )
+
+
+def _fate_mixed(curation: Curation) -> None:
     # What is mixed of two samples belongs to both: where one may not go, the mixture may not.
-    run(
+    curation.connection.execute(
         """INSERT INTO fates
         WITH mixed AS (SELECT sample_id, partner_id FROM base WHERE partner_id IS NOT NULL)
         SELECT u.sample_id, 'dropped', 'augment', if(f.fate IS NULL, 'mixes_splits', 'partner_not_kept'), NULL, NULL,
@@ -83,8 +96,6 @@ def decide_fates(curation: Curation, inputs: int, replacing: Sequence[str] = ())
         LEFT JOIN fates f ON f.sample_id = m.partner_id
         WHERE f.fate IS NOT NULL OR other.split IS DISTINCT FROM own.split"""
     )
-    run("INSERT INTO fates SELECT sample_id, 'kept', NULL, NULL, NULL, NULL, NULL FROM undecided")
-    _check_ledger(curation, inputs)
 
 
 def drop_losses(curation: Curation, label: str, most: float | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -16,6 +16,13 @@ from mmdata.store.sql import identifier, quoted
 if TYPE_CHECKING:
     from mmdata.near.groups import Close
     from mmdata.near.pairs import Pairs
+
+# Most samples have no twin, and counting numbers is a fraction of sorting all by a text. Two hashes that are equal by
+# chance cost a rank.
+_ALIKE: Final = """{hash} IN (SELECT {hash} FROM undecided AS candidates WHERE parent_id IS NULL
+    GROUP BY 1 HAVING count(*) > 1)"""
+_IN_A_LINK: Final = """sample_id IN (SELECT sample_id FROM links WHERE other_source IS NULL
+    UNION ALL SELECT other_id FROM links WHERE other_source IS NULL)"""
 
 
 class Duplicates(Curate):
@@ -85,10 +92,14 @@ class Duplicates(Curate):
         run("DROP TABLE ranked")
 
     def _ranked(self, curation: Curation) -> str:
-        """Originals without a fate by rank, the best first; with what must be equal."""
-        keys = "".join(f"{written(curation, _key(curation, name))} AS key_{n}, " for n, name in enumerate(self.of))
+        """Originals without a fate that may have a twin, by rank, the best first; with what must be equal."""
+        keys = [f"({written(curation, _key(curation, name))})" for name in self.of]
+        named = "".join(f"{key} AS key_{n}, " for n, key in enumerate(keys))
         place = f"row_number() OVER (ORDER BY {written_order(curation, self.best)}, source, key) - 1"
-        return f"SELECT sample_id, {keys}{place} AS place FROM undecided AS candidates WHERE parent_id IS NULL"
+        some = [_ALIKE.format(hash=f"hash({', '.join(keys)})")] if keys else []
+        some += [_IN_A_LINK] if self.near else []
+        return f"""SELECT sample_id, {named}{place} AS place FROM undecided AS candidates
+            WHERE parent_id IS NULL AND ({" OR ".join(some)})"""
 
     def _equal(self, curation: Curation) -> Pairs:
         """Each of those that are equal in all of `of`, paired with the best."""

@@ -209,7 +209,8 @@ class Splits(Curate):
             found.append((f"values of {expression}", f"SELECT 1 {together} {two}"))
         other = "JOIN places p USING (sample_id) JOIN places o ON o.sample_id = {} WHERE o.split <> p.split"
         found.append(("links", f"SELECT 1 FROM ({self._links(curation)}) {other.format('other_id')}"))
-        found.append(("children", f"SELECT 1 FROM candidates {other.format('parent_id')}"))
+        children = "SELECT sample_id, parent_id FROM candidates WHERE parent_id IS NOT NULL"
+        found.append(("children", f"SELECT 1 FROM ({children}) {other.format('parent_id')}"))
         return found
 
 
