@@ -122,6 +122,16 @@ def clean(build_folder: Path, fetched: bool, yes: bool) -> None:
 
 
 @cli.command()
+@click.argument("build_folder", metavar="BUILD", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--out", type=click.Path(path_type=Path), help="File to write; default: report.html in the build folder.")
+def report(build_folder: Path, out: Path | None) -> None:
+    """Write a page about a build: fates, splits, noise, and samples that were left out, each with its reason."""
+    from mmdata.report import write_report
+
+    click.echo(f"{write_report(build_folder, out)}")
+
+
+@cli.command()
 @click.argument("build_folder", metavar="BUILD")
 @click.option("--rule", "rules", multiple=True, metavar="'NAME: SQL'", help="A rule more, or in place of that name.")
 @click.option("--without", multiple=True, metavar="NAME", help="Leave a rule out.")
