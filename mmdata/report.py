@@ -21,7 +21,7 @@ from mmdata.store.files import appearing
 from mmdata.store.parts import open_payloads
 from mmdata.store.tar import read_range
 
-_EXAMPLES: Final = 6
+_EXAMPLES: Final = 5
 # Of the page: what drops a handful of samples by each of hundreds of rules must not make it endless.
 _MOST_RULES: Final = 40
 _THUMBNAIL_PX: Final = 120

@@ -45,7 +45,7 @@ _ONE_EACH = frozenset({"missing", "extra_forbidden", "value_error"})
 class Frozen(BaseModel):
     """Base of every model that is read from a file: unknown keys are errors, nothing changes after reading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 class ParameterError(ValueError):

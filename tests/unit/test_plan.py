@@ -23,9 +23,10 @@ sources:
         caption: "{stem}.txt"
 """
 COLUMNS = (
-    "attributes, bytes, caption, caption.bytes, caption.chars, caption.lang, caption.mime, caption.sha256, "
-    "caption.text, caption.words, chars, height, image, image.bytes, image.height, image.mime, image.sha256, "
-    "image.width, key, lang, match, mime, parent_id, sample_id, sha256, source, text, variant, width, words"
+    "attributes, bytes, caption, caption.bytes, caption.chars, caption.lang, caption.masked, caption.mime, "
+    "caption.sha256, caption.text, caption.words, chars, faces, height, image, image.bytes, image.faces, image.height, "
+    "image.mime, image.sha256, image.width, key, lang, masked, match, mime, parent_id, sample_id, sha256, source, "
+    "text, variant, width, words"
 )
 ALIGNERS = "clap, clip, crossfit, ocr, reconcile, regions, tags, timing, whisper"
 NOT_SELECT = "does not parse: Only SELECT statements can be serialized to json!"
@@ -130,26 +131,26 @@ def test_a_good_plan_says_what_would_run() -> None:
         ),
         (
             "curate:\n  - splits: {augmented: [trian]}\n",
-            ["p.yaml:9:5 curate[0].splits: augmented: no split 'trian'; did you mean 'train'?"],
+            ["p.yaml:9:14 curate[0].splits.augmented: no split 'trian'; did you mean 'train'?"],
         ),
         (
             "curate:\n  - splits: {by: captio.text}\n",
             [
                 (
-                    'p.yaml:9:5 curate[0].splits: Binder Error: Referenced table "captio" not found!; '
+                    'p.yaml:9:14 curate[0].splits.by: Binder Error: Referenced table "captio" not found!; '
                     "did you mean 'caption'?"
                 )
             ],
         ),
         (
             "curate:\n  - duplicates: {of: [imge]}\n",
-            ["p.yaml:9:5 curate[0].duplicates: no member 'imge'; did you mean 'image'?"],
+            ["p.yaml:9:18 curate[0].duplicates.of: no member 'imge'; did you mean 'image'?"],
         ),
         (
             "curate:\n  - duplicates: {of: [image], best: image.widht}\n",
             [
                 (
-                    'p.yaml:9:5 curate[0].duplicates: Binder Error: Could not find key "widht" in struct; '
+                    'p.yaml:9:31 curate[0].duplicates.best: Binder Error: Could not find key "widht" in struct; '
                     "did you mean 'width'?"
                 )
             ],
