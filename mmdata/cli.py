@@ -227,9 +227,10 @@ def export(run_folder: Path, shape: Literal["onnx", "torchscript"], int8: bool, 
 @click.option("--shards", metavar="FOLDER", help="Shards to measure on; default: those of the training.")
 @click.option("--split", help="Split to measure on; default: the training's val_split.")
 @click.option("--tasks", help="Some of them, with commas: retrieval,missing,consistency,zero_shot,probe,captions,...")
+@click.option("--detect", is_flag=True, help="Write how likely each sample is forged, by the run's detector: Parquet.")
 @click.option("--name", help="Name of the JSON in RUN/eval; default: the split's.")
 def evaluate(
-    run_folder: Path, settings: Path | None, overrides: tuple[str, ...], name: str | None, **given: str | None
+    run_folder: Path, settings: Path | None, overrides: tuple[str, ...], name: str | None, **given: Any
 ) -> None:
     """Measure a trained model on held-out samples, with intervals: RUN/eval/<name>.json, and a table."""
     from mmdata.train.evaluate.run import evaluate as run

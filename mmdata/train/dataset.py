@@ -280,10 +280,13 @@ def train_loader(dataset: MixedDataset, config: TrainConfig, batches: Sampler[li
     return _loader(dataset, batches, config)
 
 
-def eval_loader(dataset: MixedDataset, config: TrainConfig) -> DataLoader[Batch]:
-    """Every sample once, in order, without random choices."""
+def eval_loader(
+    dataset: MixedDataset, config: TrainConfig, drawn: npt.NDArray[np.intp] | None = None
+) -> DataLoader[Batch]:
+    """Every sample once, in order, without random choices; or those `drawn`, by their rows in the data set."""
     size = config.optim.batch_size
     picks = [Pick(number, None, row) for number, one in enumerate(dataset.sources) for row in range(len(one))]
+    picks = picks if drawn is None else [picks[row] for row in drawn]
     return _loader(dataset, [picks[at : at + size] for at in range(0, len(picks), size)], config)
 
 

@@ -7,8 +7,10 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from mmdata.train.checkpoint import write_whole
 from mmdata.train.evaluate.config import EvalConfig, Task
 from mmdata.train.evaluate.consistency import consistency
+from mmdata.train.evaluate.detector import REAL, assess, load_detector, probabilities, save_detector, show
 from mmdata.train.evaluate.features import Features, Opened, batches, embed_all, open_data, open_run, subsets
 from mmdata.train.evaluate.retrieval import missing, retrieval
 
@@ -65,3 +67,26 @@ class Bench:
     def consistency(self) -> dict[str, Any]:
         """See `consistency`."""
         return consistency(self.features, self.names, self.config)
+
+    def detector(self) -> dict[str, Any]:
+        """Train a detector on the train split, save it beside the model, and measure it: see `assess`."""
+        run, config = self.run, self.config
+        train = open_data(run, run.config.data.train_split)
+        learnt = show(run, batches(run, train, config.train_samples, config.seed), config.seed)
+        held_out = batches(run, self.held_out, len(self.held_out.dataset), config.seed + 1)
+        head, found = assess(learnt, show(run, held_out, config.seed + 1), config)
+        save_detector(run.folder, head, self.names)
+        return found
+
+    def detect(self, path: Path) -> int:
+        """Write `sample_id, probability` of the split by the run's detector; says how many. Raises TrainError."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        head = load_detector(self.run.folder, self.names)
+        real = show(self.run, batches(self.run, self.held_out), self.config.seed, forged=False)[REAL]
+        ids = self.held_out.ids(real.row_N.tolist())
+        columns = {"sample_id": pa.array(ids), "probability": pa.array(probabilities(head, real), pa.float32())}
+        path.parent.mkdir(exist_ok=True)
+        write_whole(path, lambda scratch: pq.write_table(pa.table(columns), scratch))
+        return len(ids)

@@ -39,6 +39,10 @@ class EvalConfig(Frozen):
     resamples: int = Field(1000, ge=100, le=100_000, description="resamples of a bootstrap interval")
     labels: LabelConfig | None = Field(None, description="classes, for zero_shot and probe")
     feature: PretrainedTower | None = Field(None, description="image network whose features FID and KID compare")
+    train_samples: int = Field(
+        20_000, ge=2, description="most samples of the train split that the detector and the probe learn from"
+    )
+    detect: bool = Field(False, description="write how likely each sample is forged, instead of tasks")
     device: str | None = Field(None, description="default: the training's")
     workers: int = Field(0, ge=0, le=256, description="processes that decode")
 

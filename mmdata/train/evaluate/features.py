@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
@@ -115,9 +116,10 @@ def subsets(count: int) -> list[Subset]:
     return [chosen for size in range(1, count + 1) for chosen in combinations(range(count), size)]
 
 
-def batches(run: Run, opened: Opened) -> Iterator[Batch]:
-    """Every sample once, in order."""
-    yield from eval_loader(opened.dataset, run.config)
+def batches(run: Run, opened: Opened, most: int | None = None, seed: int = 0) -> Iterator[Batch]:
+    """Every sample once, in order; with `most`, at most so many of them, shuffled."""
+    drawn = None if most is None else np.random.default_rng(seed).permutation(len(opened.dataset))[:most]
+    yield from eval_loader(opened.dataset, run.config, drawn)
 
 
 def embed_all(run: Run, source: Iterable[Batch], wanted: Sequence[Subset]) -> Features:

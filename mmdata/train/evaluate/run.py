@@ -33,6 +33,11 @@ def evaluate(
     name = name or bench.split
     if not name or name.startswith(".") or "/" in name:
         raise TrainError(f"'{name}' is no name of a file; give another with --name")
+    if config.detect:
+        path = folder / "eval" / f"{name}.detected.parquet"
+        said = {"samples": bench.detect(path), "path": str(path)}
+        say(f"{said['samples']} samples: {path}")
+        return said
     report: dict[str, Any] = {"run": str(folder), "split": bench.split, **bench.counts(), "seed": config.seed}
     report["tasks"] = {task: _carry_out(bench, task, say) for task in _tasks(bench, config)}
     (folder / "eval").mkdir(exist_ok=True)
