@@ -45,7 +45,11 @@ def test_an_image_of_too_many_pixels_is_refused_before_decoding():
         decode_image(save(Image.new("L", (40, 30)), "PNG"), 16, 1000)
 
 
-@pytest.mark.parametrize("data", [b"", b"nonsense", save(Image.new("L", (40, 30)), "PNG")[:45], b"GIF89a" + bytes(99)])
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"nonsense", save(Image.new("L", (40, 30)), "PNG")[:45], b"GIF89a" + bytes(99)],
+    ids=["nothing", "nonsense", "cut", "zeros"],
+)
 def test_what_is_no_image_is_a_failure(data):
     with pytest.raises(SampleError, match="cannot be decoded"):
         decode_image(data, 16, 10_000)
@@ -70,7 +74,9 @@ def test_audio_is_16_khz_mono(kind, rate_hz, channels):
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"OggS" + bytes(50), b"#EXTM3U\nfile:///etc/passwd\n", sound("OGG", 16_000, 1)[:90]]
+    "data",
+    [b"", b"OggS" + bytes(50), b"#EXTM3U\nfile:///etc/passwd\n", sound("OGG", 16_000, 1)[:90]],
+    ids=["nothing", "zeros", "playlist", "cut"],
 )
 def test_what_is_no_audio_is_a_failure(data):
     with pytest.raises(SampleError):
