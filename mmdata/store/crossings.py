@@ -28,14 +28,11 @@ MOVED: Final = {"sample_id": "VARCHAR", "split_before": "VARCHAR", "split": "VAR
 
 
 def write_crossings(curation: Curation, folder: Path) -> None:
-    """Look at the kept samples of a build whose fates and places are decided; writes `crossings.parquet`."""
-    members = [_by_bytes(name, n) for n, name in enumerate(curation.columns.members)]
-    digests = "".join(_digest(name, n) for n, name in enumerate(curation.columns.members))
+    """Look at the kept samples of a build whose fates are decided; writes `crossings.parquet`."""
+    members = [_by_bytes(curation, name, n) for n, name in enumerate(curation.columns.members)]
     names = ", ".join(f"({quoted(f'{name}.sha256')})" for name in curation.columns.members)
     query = f"""
-WITH placed AS MATERIALIZED (SELECT sample_id, split FROM fates JOIN places USING (sample_id) WHERE fate = 'kept'),
-splits AS (SELECT split, count(*) AS total FROM placed GROUP BY split),
-digests AS MATERIALIZED (SELECT split{digests} FROM candidates JOIN placed USING (sample_id)),
+WITH splits AS (SELECT split, count(*) AS total FROM placed GROUP BY split),
 counted AS ({" UNION ALL ".join([*members, _BY_LINKS])}),
 named AS (SELECT * FROM (VALUES {names}) AS n(twins) UNION
     SELECT DISTINCT measure || '.' || member FROM links WHERE other_source IS NULL)
@@ -69,21 +66,21 @@ def write_moved(curation: Curation, folder: Path, before: Path | None) -> None:
         copy.unlink(missing_ok=True)
 
 
-def _digest(member: str, number: int) -> str:
-    # 64 bits of a digest confuse two of ten million with a probability of 3e-6, and are an eighth of it.
-    digest = f"{identifier(member)}.sha256"
-    return f", CASE WHEN {digest} IS NOT NULL THEN hash({digest}) END AS digest_{number}"
-
-
-def _by_bytes(member: str, number: int) -> str:
+def _by_bytes(curation: Curation, member: str, number: int) -> str:
+    """A query of what has the bytes of a member in common with other splits; makes a table of those that may."""
+    digest, twins = f"{identifier(member)}.sha256", f"twins_{number}"
+    # Most have no twin at all, and need not be joined to their split. 64 bits of a digest confuse two of ten million
+    # with a probability of 3e-6, and are an eighth of it.
+    twice = f"SELECT hash({digest}) FROM candidates WHERE {digest} IS NOT NULL GROUP BY 1 HAVING count(*) > 1"
+    curation.connection.execute(
+        f"""CREATE OR REPLACE TEMP TABLE {twins} AS
+        WITH hashed AS (SELECT sample_id, hash({digest}) AS digest FROM candidates
+            WHERE {digest} IS NOT NULL AND hash({digest}) IN ({twice}))
+        SELECT digest, split, count(*) AS samples FROM hashed JOIN placed USING (sample_id) GROUP BY ALL"""
+    )
     # By digest and split first: a caption of a million samples must not become a million times a million pairs.
-    # And only those that are in two splits: most are not.
-    digest = f"digest_{number}"
-    twice = f"""SELECT {digest} FROM digests WHERE {digest} IS NOT NULL GROUP BY {digest}
-        HAVING min(split) <> max(split)"""
-    some = f"SELECT {digest}, split, count(*) AS samples FROM digests WHERE {digest} IN ({twice}) GROUP BY ALL"
     return f"""SELECT {quoted(f"{member}.sha256")} AS twins, a.split, b.split AS other_split, sum(a.samples) AS samples
-        FROM ({some}) a JOIN ({some}) b ON a.{digest} = b.{digest} AND a.split <> b.split GROUP BY ALL"""
+        FROM {twins} a JOIN {twins} b ON a.digest = b.digest AND a.split <> b.split GROUP BY ALL"""
 
 
 _BY_LINKS: Final = """SELECT measure || '.' || member AS twins, a.split, b.split AS other_split,

@@ -49,7 +49,7 @@ class ShardPlan:
 
 
 def decide_fates(curation: Curation, inputs: int, replacing: Sequence[str] = ()) -> None:
-    """Give everyone who is left a fate and check the ledger.
+    """Give everyone who is left a fate and check the ledger; the table `placed` has the split of those that are kept.
 
     A child goes with its parent, but for the children of operators in `replacing`: those stand for a parent that may be
     dropped (a recording that is too long, whose segments are not), and drop it themselves where no rule did.
@@ -66,7 +66,11 @@ def decide_fates(curation: Curation, inputs: int, replacing: Sequence[str] = ())
         _fate_children(curation, replacing)
     if curation.one("SELECT count(partner_id) FROM base"):
         _fate_mixed(curation)
-    run("INSERT INTO fates SELECT sample_id, 'kept', NULL, NULL, NULL, NULL, NULL FROM undecided")
+    run(
+        """CREATE OR REPLACE TEMP TABLE placed AS
+        SELECT sample_id, split FROM places p WHERE NOT EXISTS (FROM fates f WHERE f.sample_id = p.sample_id)"""
+    )
+    run("INSERT INTO fates SELECT sample_id, 'kept', NULL, NULL, NULL, NULL, NULL FROM placed")
     _check_ledger(curation, inputs)
 
 
@@ -117,8 +121,8 @@ def _made_by(row: str, label: str) -> str:
 
 def _check_ledger(curation: Curation, inputs: int) -> None:
     originals = curation.one("SELECT count(*) FROM base WHERE parent_id IS NULL")
-    fated = curation.one("SELECT count(DISTINCT sample_id) FROM fates")
     rows, fates = curation.one("SELECT count(*) FROM base"), curation.one("SELECT count(*) FROM fates")
+    fated = curation.one("SELECT count(DISTINCT sample_id) FROM fates")
     if originals != inputs or not rows == fates == fated:
         raise LedgerError(
             f"the ledger does not add up: {inputs} inputs, {originals} of them taken in; {rows} samples with children, "
@@ -132,7 +136,7 @@ def write_decisions(curation: Curation, folder: Path, shard_samples: int, shard_
         ("fates", f"SELECT {_FATE_COLUMNS} FROM fates ORDER BY sample_id"),
         ("places", "SELECT sample_id, group_id, split FROM places ORDER BY sample_id"),
     ):
-        sql.write_query(curation.connection, query, folder / f"{name}.parquet")
+        sql.write_query(curation.connection, query, folder / f"{name}.parquet", "V2")
     shards = _write_selection(curation, folder, shard_samples, shard_bytes)
     write_json(folder / "shards.json", [asdict(shard) for shard in shards])
     return shards
@@ -151,7 +155,7 @@ _CODES: Final = (
 )
 _KEPT: Final = """
 SELECT b.sample_id, s.code AS split, h.code AS shape, b.shuffled, b.tar_bytes, b.digest, b.block, b."offset", b.bytes
-FROM base b JOIN fates f ON f.sample_id = b.sample_id AND f.fate = 'kept' JOIN places p ON p.sample_id = b.sample_id
+FROM base b JOIN placed p ON p.sample_id = b.sample_id
 JOIN split_codes s ON s.split = p.split JOIN shape_codes h ON h.shape = b.shape
 """
 
@@ -171,7 +175,15 @@ def _write_selection(curation: Curation, folder: Path, shard_samples: int, shard
     paths = pa.array([plan.path for plan in plans], pa.string())
     columns["shard"] = pa.DictionaryArray.from_arrays(pa.array(shard_K), paths)
     path = folder / "selection.parquet"
-    pq.write_table(pa.table(columns), path, compression="zstd", compression_level=1, row_group_size=_GROUP_ROWS)
+    pq.write_table(
+        pa.table(columns),
+        path,
+        compression="zstd",
+        compression_level=1,
+        row_group_size=_GROUP_ROWS,
+        # All else differs from row to row, which a dictionary finds out late.
+        use_dictionary=["shard"],
+    )
     return plans
 
 

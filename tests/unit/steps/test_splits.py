@@ -196,8 +196,8 @@ def test_what_lies_in_two_splits_is_counted(tmp_path: Path) -> None:
     decide_fates(curation, 5)
     halves = {row.sample_id: "val" if row.key in "ad" else "train" for row in rows}
     for sample, split in halves.items():
-        curation.connection.execute(f"UPDATE places SET split = '{split}' WHERE sample_id = '{sample}'")
-    curation.connection.execute(f"UPDATE fates SET fate = 'dropped' WHERE sample_id = '{rows[1].sample_id}'")
+        curation.connection.execute(f"UPDATE placed SET split = '{split}' WHERE sample_id = '{sample}'")
+    curation.connection.execute(f"DELETE FROM placed WHERE sample_id = '{rows[1].sample_id}'")
     write_crossings(curation, tmp_path)
     found = curation.connection.execute(f"SELECT * FROM read_parquet('{tmp_path}/crossings.parquet')").fetchall()
     assert found == [
