@@ -7,11 +7,14 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from mmdata.errors import TrainError
 from mmdata.train.checkpoint import write_whole
 from mmdata.train.evaluate.config import EvalConfig, Task
 from mmdata.train.evaluate.consistency import consistency
 from mmdata.train.evaluate.detector import REAL, assess, load_detector, probabilities, save_detector, show
 from mmdata.train.evaluate.features import Features, Opened, batches, embed_all, open_data, open_run, subsets
+from mmdata.train.evaluate.labels import labels_of, probe, zero_shot
+from mmdata.train.evaluate.made import captions, images
 from mmdata.train.evaluate.retrieval import missing, retrieval
 
 # Fewer modalities leave nothing to be missing.
@@ -34,6 +37,10 @@ class Bench:
             "retrieval": True,
             "missing": len(self.names) >= _MIN_TO_MISS,
             "consistency": True,
+            "zero_shot": self.config.labels is not None and "text" in self.names,
+            "probe": self.config.labels is not None,
+            "captions": "text" in self.run.model.decoders,
+            "images": "image" in self.run.model.decoders and self.config.feature is not None,
         }.get(task, False)
 
     @functools.cached_property
@@ -67,6 +74,44 @@ class Bench:
     def consistency(self) -> dict[str, Any]:
         """See `consistency`."""
         return consistency(self.features, self.names, self.config)
+
+    def zero_shot(self) -> dict[str, Any]:
+        """See `zero_shot`. Raises TrainError where the model reads no text."""
+        if "text" not in self.names:
+            raise TrainError("zero_shot tells classes by texts, and the model reads none")
+        return zero_shot(self.run, self.features, self._labels(self.held_out, self.split), self.config)
+
+    def probe(self) -> dict[str, Any]:
+        """See `probe`."""
+        name, config = self.run.config.data.train_split, self.config
+        train = open_data(self.run, name)
+        source = batches(self.run, train, config.train_samples, config.seed)
+        learnt = embed_all(self.run, source, [tuple(range(len(self.names)))])
+        labels = self._labels(train, name), self._labels(self.held_out, self.split)
+        return probe((learnt, self.features), labels, self.names, config)
+
+    def captions(self) -> dict[str, Any]:
+        """See `captions`."""
+        self._check_decoder("text")
+        return captions(self.run, batches(self.run, self.held_out), self.config)
+
+    def images(self) -> dict[str, Any]:
+        """See `images`."""
+        from mmdata.train.model.pretrained import load_tower
+
+        self._check_decoder("image")
+        assert self.config.feature is not None
+        network = load_tower(self.config.feature, self.run.model.limits)
+        source = batches(self.run, self.held_out, self.config.image_samples, self.config.seed)
+        return images(self.run, source, network, self.config)
+
+    def _check_decoder(self, name: str) -> None:
+        if name not in self.run.model.decoders:
+            raise TrainError(f"{self.run.folder}: has no decoder of {name}; train one: model.decoders, and its loss")
+
+    def _labels(self, opened: Opened, split: str) -> list[str | None]:
+        assert self.config.labels is not None
+        return labels_of(self.run, opened, split, self.config.labels)
 
     def detector(self) -> dict[str, Any]:
         """Train a detector on the train split, save it beside the model, and measure it: see `assess`."""

@@ -42,6 +42,7 @@ class EvalConfig(Frozen):
     train_samples: int = Field(
         20_000, ge=2, description="most samples of the train split that the detector and the probe learn from"
     )
+    image_samples: int = Field(2048, ge=2, description="most images that are made, to be compared")
     detect: bool = Field(False, description="write how likely each sample is forged, instead of tasks")
     device: str | None = Field(None, description="default: the training's")
     workers: int = Field(0, ge=0, le=256, description="processes that decode")

@@ -30,7 +30,8 @@ def gram_volume(vector_NKD: Tensor) -> Tensor:
     G the products of the vectors.
     """
     vector_NKD = vector_NKD.double()
-    return torch.linalg.det(vector_NKD @ vector_NKD.transpose(1, 2)).clamp(min=0, max=1).sqrt()
+    determinant_N: Tensor = torch.linalg.det(vector_NKD @ vector_NKD.transpose(1, 2))
+    return determinant_N.clamp(min=0, max=1).sqrt()
 
 
 def derangements(count: int, text_hash_N: Tensor, partners: int, seed: int) -> Tensor:

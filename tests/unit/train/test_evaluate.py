@@ -17,6 +17,8 @@ from mmdata.train.evaluate.config import EvalConfig, load_settings
 from mmdata.train.evaluate.consistency import consistency, derangements, gram_volume
 from mmdata.train.evaluate.features import Features, subsets
 from mmdata.train.evaluate.intervals import mean_figure, statistic_figure
+from mmdata.train.evaluate.labels import probe
+from mmdata.train.evaluate.made import fid, kid, text_figure
 from mmdata.train.evaluate.retrieval import missing, retrieval
 from mmdata.train.run import train
 
@@ -160,3 +162,67 @@ def test_the_command_writes_the_same_figures_twice_and_a_table(run: Path):
     assert path.read_bytes() == report
     assert run_cli(str(run), "--split", "train", "--tasks", "missing").exit_code == 0
     assert json.loads((run / "eval" / "train.json").read_text())["samples"] == 24
+
+
+def test_equal_texts_score_100_and_others_less():
+    from sacrebleu.metrics import BLEU, CHRF
+
+    truth = ["a red circle on white", "a small green square there", "the blue bar is long", "a black ring and more"]
+    for metric in (BLEU(), CHRF()):
+        found = text_figure(metric, truth, truth, 100)
+        assert found["value"] == pytest.approx(100)
+        assert found["low"] == pytest.approx(100)
+        assert found["chance"] < 40
+
+
+def test_fid_is_refused_where_there_are_too_few_and_0_where_sets_are_equal():
+    torch.manual_seed(0)
+    few_NF, many_NF = torch.randn(8, 8), torch.randn(400, 8)
+    assert "8 images cannot tell a covariance of 8 features" in fid(few_NF, few_NF)["refused"]
+    assert fid(many_NF, many_NF)["value"] == pytest.approx(0, abs=1e-6)
+    # A shift of the mean by 1 in one dimension is a distance of 1 (Heusel et al. 2017, equation 6).
+    assert fid(many_NF, many_NF + torch.eye(8)[0])["value"] == pytest.approx(1, abs=1e-6)
+
+
+def test_kid_of_samples_of_one_distribution_holds_0_and_of_others_does_not():
+    torch.manual_seed(0)
+    near = kid(torch.randn(300, 8), torch.randn(300, 8), 0)
+    assert near["low"] < 0 < near["high"]
+    far = kid(torch.randn(300, 8), torch.randn(300, 8) + 1, 0)
+    assert far["low"] > near["high"]
+    assert "refused" in kid(torch.randn(2, 8), torch.randn(2, 8), 0)
+
+
+def test_a_probe_learns_classes_of_the_train_split_and_counts_unknown_ones_as_wrong():
+    torch.manual_seed(0)
+    side_N = torch.arange(60) % 2
+    single_MND = torch.nn.functional.normalize(torch.eye(4)[side_N] + 0.1 * torch.randn(2, 60, 4), dim=2)
+    features = features_of(single_MND)
+    labels = ["left" if side == 0 else "right" for side in side_N.tolist()]
+    found = probe((features, features), (labels, labels), ("text", "image"), EvalConfig(resamples=100))
+    assert [found[name]["accuracy"]["value"] for name in ("text", "image", "fusion")] == [1.0, 1.0, 1.0]
+    assert found["text"]["accuracy"]["chance"] == 0.5
+    new = ["left"] * 30 + ["never seen"] * 30
+    found = probe((features, features), (labels, new), ("text", "image"), EvalConfig(resamples=100))
+    assert found["text"]["accuracy"]["value"] == pytest.approx(0.25)
+
+
+@pytest.mark.slow
+def test_a_run_with_decoders_is_measured_by_classes_and_captions(
+    tmp_path: Path, write_config: Callable[..., Path], shape_shards: Path
+):
+    path = write_config(shape_shards, loss={"caption": 1.0})
+    train(path, ['model.decoders=["text"]'], say=lambda _: None)
+    labels = '{"member": "caption", "templates": ["{}", "this is {}"]}'
+    done = run_cli(str(tmp_path / "run"), "--tasks", "zero_shot,probe,captions", "--set", f"labels={labels}")
+    assert done.exit_code == 0, done.output
+    found = json.loads((tmp_path / "run" / "eval" / "val.json").read_text())["tasks"]
+    assert list(found) == ["zero_shot", "probe", "captions"]
+    assert set(found["zero_shot"]) == {"image", "audio", "fusion"}
+    assert found["zero_shot"]["image"]["samples"] == 12
+    assert found["captions"]["samples"] == 12
+    assert 0 <= found["captions"]["chrf"]["value"] <= 100
+    failed = CliRunner().invoke(
+        cli, ["eval", str(tmp_path / "run"), "--tasks", "probe", "--set", "labels.attribute=nowhere"]
+    )
+    assert "no sample of 'train' has a class: nowhere is nowhere" in str(failed.exception)
