@@ -97,7 +97,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "measure.minhash": {"of": ["caption", "caption_fr"]},
     "measure.soundprint": {"of": ["speech"]},
     "measure.neighbours": {"of": ["image"], "aligner": "clip"},
-    "augment.joint": {"apply": ["HorizontalFlip"]},
+    "augment.joint": {"apply": ["HorizontalFlip"], "sides": {"imu": {}}},
     "augment.segments": {"subtitles": "subtitles"},
     "curate.duplicates": {"of": ["image"]},
     "curate.rules": {"keep": {"words": "caption.words >= 3"}},
