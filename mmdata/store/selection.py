@@ -131,13 +131,14 @@ def _check_ledger(curation: Curation, inputs: int) -> None:
 
 
 def write_decisions(curation: Curation, folder: Path, shard_samples: int, shard_bytes: int) -> list[ShardPlan]:
-    """Write the decisions into a folder; returns the shards to be."""
-    for name, query in (
-        ("fates", f"SELECT {_FATE_COLUMNS} FROM fates ORDER BY sample_id"),
-        ("places", "SELECT sample_id, group_id, split FROM places ORDER BY sample_id"),
-    ):
-        sql.write_query(curation.connection, query, folder / f"{name}.parquet", "V2")
+    """Write the decisions into a folder, and let go of them; returns the shards to be."""
     shards = _write_selection(curation, folder, shard_samples, shard_bytes)
+    # What is no longer needed goes: sorting spills where memory is short.
+    curation.connection.execute("DROP TABLE placed")
+    for name, columns in (("places", "sample_id, group_id, split"), ("fates", _FATE_COLUMNS)):
+        query = f"SELECT {columns} FROM {name} ORDER BY sample_id"
+        sql.write_query(curation.connection, query, folder / f"{name}.parquet", "V2")
+        curation.connection.execute(f"DROP TABLE {name}")
     write_json(folder / "shards.json", [asdict(shard) for shard in shards])
     return shards
 
