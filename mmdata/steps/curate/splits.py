@@ -103,6 +103,7 @@ class Splits(Curate):
             FROM candidates c JOIN places p ON p.sample_id = c.parent_id WHERE c.parent_id IS NOT NULL"""
         )
         run("DROP VIEW grouped")
+        run("DROP TABLE IF EXISTS named_groups")
         allowed = ", ".join(map(quoted, self.augmented if self.augmented is not None else [next(iter(self.shares))]))
         run(
             f"""INSERT INTO fates SELECT u.sample_id, 'dropped', 'splits', 'augmented_only_in', NULL, NULL, p.split
