@@ -117,7 +117,7 @@ def test_embeddings_of_any_length_are_linked_by_their_cosine(tmp_path: Path) -> 
 def built(folder: Path, label: str, found: dict[str, dict[str, Any]]) -> Path:
     """What another build leaves of a measure."""
     part(folder / "parts" / label / "p.parquet", label, found, member="photo")
-    describe_build(folder, Build("val", "s", [], [(label, "p"), (label, "gone")], [], []))
+    describe_build(folder, Build("val", "s", "g", [], [(label, "p"), (label, "gone")], [], []))
     return folder
 
 
@@ -154,7 +154,7 @@ def test_a_file_of_fingerprints_is_a_reference_too(tmp_path: Path) -> None:
 def test_embeddings_have_references(tmp_path: Path) -> None:
     other = tmp_path / "val"
     vectors(other / "parts" / "clip" / "p.parquet", {"v": [1, 0.02]})
-    describe_build(other, Build("val", "s", [], [("clip", "p")], [], []))
+    describe_build(other, Build("val", "s", "g", [], [("clip", "p")], [], []))
     file = tmp_path / "more.parquet"
     pq.write_table(pa.table({"id": ["w", "n"], "vector": [[0.0, 1.0], None]}), file)
     own = vectors(tmp_path / "a.parquet", {"a": [1, 0], "b": [0, 3]})
