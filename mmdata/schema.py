@@ -10,6 +10,7 @@ from mmdata.spec import STEP_LISTS, Spec
 from mmdata.steps import registry
 from mmdata.steps.base import Step
 from mmdata.train.config import TrainConfig
+from mmdata.train.evaluate.config import EvalConfig
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -17,7 +18,7 @@ _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 def write_schemas(folder: Path, *, check: bool = False) -> list[Path]:
     """Write the schemas, or with `check` only compare; returns the files that were not as they should be."""
     stale = []
-    for name, schema in (("pipeline", pipeline_schema()), ("train", train_schema())):
+    for name, schema in (("pipeline", pipeline_schema()), ("train", train_schema()), ("eval", eval_schema())):
         path = folder / f"{name}.schema.json"
         text = json.dumps(schema, indent=1, ensure_ascii=False) + "\n"
         if not path.exists() or path.read_text(encoding="utf-8") != text:
@@ -43,6 +44,11 @@ def pipeline_schema() -> dict[str, Any]:
 def train_schema() -> dict[str, Any]:
     """Of a training configuration."""
     return {"$schema": _DIALECT, **TrainConfig.model_json_schema(), "title": "mmdata training configuration"}
+
+
+def eval_schema() -> dict[str, Any]:
+    """Of an evaluation's settings."""
+    return {"$schema": _DIALECT, **EvalConfig.model_json_schema(), "title": "mmdata evaluation"}
 
 
 def _entry(shared: dict[str, Any], name: str, step: type[Step]) -> dict[str, Any]:

@@ -99,8 +99,3 @@ def _check_installed() -> None:
     for package in ("torch", "tokenizers", "safetensors"):
         if importlib.util.find_spec(package) is None:
             raise MissingExtraError("mmdata eval", package, "train")
-
-
-def schema() -> dict[str, Any]:
-    """JSON Schema of the settings, for editors."""
-    return EvalConfig.model_json_schema()
