@@ -22,7 +22,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # Tests that run beside each other share the cores: a thread for each core in each of them is too many.
     os.environ.update(OMP_NUM_THREADS="1")
 _FROM_DEBIAN = {"stamps", "prompts", "clipart"}
-_CLI_TIMEOUT_S = 500
+# Two processes of tests share the cores, and a build of all stamps takes minutes on them alone.
+_CLI_TIMEOUT_S = 1200
 
 RunCli = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -134,4 +134,4 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Each of these starts some Python processes: on a busy machine that takes its time."""
     for item in items:
         if "e2e" in item.path.parts and item.get_closest_marker("timeout") is None:
-            item.add_marker(pytest.mark.timeout(900 if item.get_closest_marker("slow") else 300))
+            item.add_marker(pytest.mark.timeout(1800 if item.get_closest_marker("slow") else 300))

@@ -25,7 +25,7 @@ from mmdata.steps.align.reconcile import Reconcile
 SEED = 4
 COUNT = 30
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 def read_off(text: str) -> str:

@@ -30,7 +30,7 @@ SIDE_PX = 448
 MARGIN_PX = 12
 MOST_WORDS = 4
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from mmdata.models.whisper import Whisper
 from mmdata.sample import Member, Sample
 from mmdata.steps.align.timing import Timing
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 BAR_S = 0.15
 FRAME_S = 0.032
