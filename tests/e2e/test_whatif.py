@@ -151,6 +151,7 @@ def test_the_same_build_again_is_no_other_version_and_ten_are_kept(own):
     assert "it has 3, 4, 5, 6, 7, 8, 9, 10, 11, 12" in own.run("diff", "out@2", "out", code=1).stderr
 
 
+@pytest.mark.slow
 def test_a_version_that_comes_back_is_decided_again(own, shard_digests):
     first = shard_digests(own.folder / "out")
     own.build("--set", "curate.rules.keep.enough=text.words >= 9")

@@ -102,6 +102,7 @@ def test_what_can_be_forged_follows_from_the_modalities():
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_run_s_detector_is_trained_measured_and_used(
     tmp_path: Path, write_config: Callable[..., Path], shape_shards: Path
 ):

@@ -132,6 +132,7 @@ def test_pairs_that_are_none_are_a_fault_of_the_file(write_config: Callable[...,
         load_config(write_config(shape_shards, loss={"without": ["audio~imge"]}))
 
 
+@pytest.mark.slow
 def test_pairs_kept_apart_have_no_term_and_are_reported_unseen(
     tmp_path: Path, write_config: Callable[..., Path], shape_shards: Path
 ):
@@ -145,6 +146,7 @@ def test_pairs_kept_apart_have_no_term_and_are_reported_unseen(
     assert [way for way, cell in found.items() if cell.get("unseen")] == ["image->audio", "audio->image"]
 
 
+@pytest.mark.slow
 def test_the_command_writes_the_same_figures_twice_and_a_table(run: Path):
     first = run_cli(str(run))
     assert first.exit_code == 0, first.output
