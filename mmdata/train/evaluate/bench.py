@@ -48,6 +48,11 @@ class Bench:
         """The split that is measured on."""
         return open_data(self.run, self.split)
 
+    @property
+    def learn_split(self) -> str:
+        """The split that heads on the model learn from."""
+        return self.config.learn_split or self.run.config.data.train_split
+
     @functools.cached_property
     def features(self) -> Features:
         """It after the model."""
@@ -83,7 +88,7 @@ class Bench:
 
     def probe(self) -> dict[str, Any]:
         """See `probe`."""
-        name, config = self.run.config.data.train_split, self.config
+        name, config = self.learn_split, self.config
         train = open_data(self.run, name)
         source = batches(self.run, train, config.train_samples, config.seed)
         learnt = embed_all(self.run, source, [tuple(range(len(self.names)))])
@@ -114,9 +119,9 @@ class Bench:
         return labels_of(self.run, opened, split, self.config.labels)
 
     def detector(self) -> dict[str, Any]:
-        """Train a detector on the train split, save it beside the model, and measure it: see `assess`."""
+        """Train a detector, save it beside the model, and measure it: see `assess`."""
         run, config = self.run, self.config
-        train = open_data(run, run.config.data.train_split)
+        train = open_data(run, self.learn_split)
         learnt = show(run, batches(run, train, config.train_samples, config.seed), config.seed)
         held_out = batches(run, self.held_out, len(self.held_out.dataset), config.seed + 1)
         head, found = assess(learnt, show(run, held_out, config.seed + 1), config)

@@ -39,9 +39,12 @@ class EvalConfig(Frozen):
     resamples: int = Field(1000, ge=100, le=100_000, description="resamples of a bootstrap interval")
     labels: LabelConfig | None = Field(None, description="classes, for zero_shot and probe")
     feature: PretrainedTower | None = Field(None, description="image network whose features FID and KID compare")
-    train_samples: int = Field(
-        20_000, ge=2, description="most samples of the train split that the detector and the probe learn from"
+    learn_split: str | None = Field(
+        None,
+        description="split that the detector and the probe learn from; default: the training's train_split. A detector "
+        "is better off with one that the model was not trained on",
     )
+    train_samples: int = Field(20_000, ge=2, description="most samples that the detector and the probe learn from")
     image_samples: int = Field(2048, ge=2, description="most images that are made, to be compared")
     detect: bool = Field(False, description="write how likely each sample is forged, instead of tasks")
     device: str | None = Field(None, description="default: the training's")

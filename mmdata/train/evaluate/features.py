@@ -117,9 +117,17 @@ def subsets(count: int) -> list[Subset]:
 
 
 def batches(run: Run, opened: Opened, most: int | None = None, seed: int = 0) -> Iterator[Batch]:
-    """Every sample once, in order; with `most`, at most so many of them, shuffled."""
-    drawn = None if most is None else np.random.default_rng(seed).permutation(len(opened.dataset))[:most]
-    yield from eval_loader(opened.dataset, run.config, drawn)
+    """Every sample once, in order; with `most`, at most so many of them, shuffled within their data set.
+
+    So what is exchanged between the samples of a batch does not tell by the data set that it comes from.
+    """
+    if most is None:
+        yield from eval_loader(opened.dataset, run.config)
+        return
+    drawn = np.random.default_rng(seed).permutation(len(opened.dataset))[:most]
+    set_N = np.searchsorted(np.cumsum([len(source) for source in opened.dataset.sources]), drawn, side="right")
+    for number in np.unique(set_N):
+        yield from eval_loader(opened.dataset, run.config, drawn[set_N == number])
 
 
 def embed_all(run: Run, source: Iterable[Batch], wanted: Sequence[Subset]) -> Features:

@@ -5,7 +5,8 @@ Shapes: N samples, M modalities, D embedding dimensions.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from itertools import combinations, permutations
 from typing import Any
 
@@ -17,6 +18,16 @@ from mmdata.train.evaluate.intervals import mean_figure
 from mmdata.train.recall import chance_level, ranks
 
 
+@dataclass(frozen=True)
+class Direction:
+    """What asks, what it is to find, and the rows of the samples that have both."""
+
+    name: str
+    query_ND: Tensor
+    candidate_ND: Tensor
+    row_N: Tensor
+
+
 def retrieval(
     features: Features, names: tuple[str, ...], config: EvalConfig, apart: Collection[set[int]] = ()
 ) -> dict[str, Any]:
@@ -24,18 +35,27 @@ def retrieval(
 
     Pairs that the training kept `apart` are marked `unseen`.
     """
-    found: dict[str, Any] = {}
+    found = {
+        one.name: _recalls(features, one.query_ND, one.candidate_ND, one.row_N, config)
+        for one in directions(features, names)
+    }
+    for left, right in permutations(range(len(names)), 2):
+        found[f"{names[left]}->{names[right]}"]["unseen"] = {left, right} in apart
+    return {name: cell for name, cell in found.items() if cell["queries"] > 1}
+
+
+def directions(features: Features, names: tuple[str, ...]) -> Iterator[Direction]:
+    """Between every two modalities, and from and to the fusion of all but one."""
     for left, right in permutations(range(len(names)), 2):
         row_N = (features.present_NM[:, left] & features.present_NM[:, right]).nonzero()[:, 0]
-        cell = _recalls(features, features.single_MND[left], features.single_MND[right], row_N, config)
-        found[f"{names[left]}->{names[right]}"] = {**cell, "unseen": {left, right} in apart}
+        ends = (features.single_MND[left], features.single_MND[right])
+        yield Direction(f"{names[left]}->{names[right]}", *ends, row_N)
     for column, name in enumerate(names):
         others = tuple(other for other in range(len(names)) if other != column)
         row_N = (features.present_NM[:, column] & features.present_NM[:, list(others)].any(dim=1)).nonzero()[:, 0]
         ends = (features.fused[others], features.single_MND[column])
-        found[f"fusion->{name}"] = _recalls(features, *ends, row_N, config)
-        found[f"{name}->fusion"] = _recalls(features, *ends[::-1], row_N, config)
-    return {name: cell for name, cell in found.items() if cell["queries"] > 1}
+        yield Direction(f"fusion->{name}", *ends, row_N)
+        yield Direction(f"{name}->fusion", *ends[::-1], row_N)
 
 
 def missing(features: Features, names: tuple[str, ...], config: EvalConfig) -> dict[str, Any]:

@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -13,9 +15,21 @@ from click.testing import CliRunner
 from mmdata.cli import cli
 from mmdata.errors import TrainError
 from mmdata.train.batch import Inputs
+from mmdata.train.evaluate import features
 from mmdata.train.evaluate.config import EvalConfig
-from mmdata.train.evaluate.detector import REAL, Shown, assess, auc, fit, load_detector, probabilities, save_detector
+from mmdata.train.evaluate.detector import (
+    REAL,
+    Shown,
+    agreement,
+    assess,
+    auc,
+    fit,
+    load_detector,
+    probabilities,
+    save_detector,
+)
 from mmdata.train.evaluate.forgeries import donors, kinds, shift_sound, splice_image, splice_sound, stripped, swap
+from mmdata.train.model.fused import Encoded, FusedModel
 from mmdata.train.run import train
 
 
@@ -102,6 +116,25 @@ def test_what_can_be_forged_follows_from_the_modalities():
     ]  # fmt: skip
 
 
+def test_agreement_is_the_cosine_of_each_pair_that_is_there():
+    left, right = torch.tensor([[1.0, 0.0], [0.6, 0.8]]), torch.tensor([[0.8, 0.6], [0.0, 0.0]])
+    present = torch.tensor([[True, True], [True, False]])
+    encoded = Encoded([], [], [left, right], present)
+    found = agreement(cast(FusedModel, SimpleNamespace(modalities=("text", "image"))), encoded)
+    assert torch.allclose(found, torch.tensor([[0.8, 1.0, 1.0], [0.0, 1.0, 0.0]]))
+
+
+def test_what_is_exchanged_stays_within_its_data_set(monkeypatch: pytest.MonkeyPatch):
+    drawn: list[list[int]] = []
+    monkeypatch.setattr(features, "eval_loader", lambda _, __, rows: drawn.append(rows.tolist()) or [])
+    sources = [range(5), range(7)]
+    dataset = type("Mixed", (), {"sources": sources, "__len__": lambda _: 12})()
+    list(features.batches(cast(Any, SimpleNamespace(config=None)), cast(Any, SimpleNamespace(dataset=dataset)), 10))
+    assert [set(rows) <= set(part) for rows, part in zip(drawn, (range(5), range(5, 12)), strict=True)] == [True, True]
+    assert len({row for rows in drawn for row in rows}) == 10
+    assert drawn != [sorted(rows) for rows in drawn]
+
+
 @pytest.mark.slow
 def test_a_run_s_detector_is_trained_measured_and_used(
     tmp_path: Path, write_config: Callable[..., Path], shape_shards: Path
@@ -116,6 +149,9 @@ def test_a_run_s_detector_is_trained_measured_and_used(
         assert done.exit_code == 0, done.output
         report = (run / "eval" / "val.json").read_bytes()
     assert CliRunner().invoke(cli, arguments).exit_code == 0
+    other = CliRunner().invoke(cli, [*arguments, "--set", "learn_split=tune"])
+    assert isinstance(other.exception, TrainError)
+    assert "no split 'tune'" in str(other.exception)
     assert (run / "eval" / "val.json").read_bytes() == report
     found = json.loads(report)["tasks"]["detector"]
     assert list(found) == list(kinds(("text", "image", "audio")))
