@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 RESAMPLES = 2000
-CONTRASTS = [("staged", "cold"), ("cold", "shuffled"), ("taught", "cold"), ("live", "cold"), ("matched", "taught")]
+CONTRASTS = [("staged", "cold"), ("cold", "shuffled"), ("taught", "cold"), ("live", "cold")]
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 
