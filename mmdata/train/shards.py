@@ -87,7 +87,7 @@ def index_split(folder: ShardFolder, split: str, members: Sequence[str]) -> Shar
     """
     columns = _columns(folder.manifest, members)
     entries = folder.split(split).shards
-    scans = [_scan_shard(folder.place, entry, columns) for entry in entries]
+    scans = [_scan_shard(folder.place, entry, columns, 1 + len(members)) for entry in entries]
     counts = [len(scan) for scan in scans]
     table_NF2 = np.array([files for scan in scans for files in scan.values()], dtype=np.int64)
     return ShardIndex(
@@ -111,14 +111,16 @@ def _columns(manifest: Manifest, members: Sequence[str]) -> dict[str, int]:
     return columns
 
 
-def _scan_shard(place: Place, entry: ShardEntry, columns: dict[str, int]) -> dict[str, list[tuple[int, int]]]:
-    """(offset, size) of the files of each sample of one tar, by sample id."""
+def _scan_shard(
+    place: Place, entry: ShardEntry, columns: dict[str, int], width: int
+) -> dict[str, list[tuple[int, int]]]:
+    """(offset, size) of the files of each sample of one tar, `width` of them, by sample id."""
     path = f"{place}/{entry.path}"
     try:
         size = place.size(entry.path)
         if size != entry.bytes:
             raise TrainError(f"{path}: has {size} bytes, the manifest says {entry.bytes}; build the shards again")
-        samples = _grouped(path, _files(place, entry.path, size), columns)
+        samples = _grouped(path, _files(place, entry.path, size), columns, width)
     except (OSError, tarfile.TarError, UnicodeError, ValueError) as error:
         raise TrainError(f"{path}: cannot be read as a tar: {error}") from None
     if len(samples) != entry.samples:
@@ -128,7 +130,7 @@ def _scan_shard(place: Place, entry: ShardEntry, columns: dict[str, int]) -> dic
 
 
 def _grouped(
-    path: str, files_of_shard: Iterator[tuple[str, int, int]], columns: dict[str, int]
+    path: str, files_of_shard: Iterator[tuple[str, int, int]], columns: dict[str, int], width: int
 ) -> dict[str, list[tuple[int, int]]]:
     samples: dict[str, list[tuple[int, int]]] = {}
     last = ""
@@ -136,7 +138,7 @@ def _grouped(
         sample_id, _, ending = name.partition(".")
         if sample_id != last and sample_id in samples:
             raise TrainError(f"{path}: the files of sample {sample_id} do not stand together")
-        files = samples.setdefault(sample_id, [(-1, 0)] * (1 + max(columns.values())))
+        files = samples.setdefault(sample_id, [(-1, 0)] * width)
         last = sample_id
         column = columns.get(ending)
         if column is None:

@@ -35,6 +35,13 @@ def test_members_are_found_by_offset(write_shards: Callable[..., Path]):
     assert pickle.loads(pickle.dumps(reader)).read(1, "caption") == b"two"
 
 
+def test_a_set_may_lack_the_members_that_another_has(write_shards: Callable[..., Path]):
+    folder = open_folder(write_shards({"train": [[FIRST, SECOND]]}))
+    index = index_split(folder, "train", ["caption", "speech"])
+    assert index.has("caption").tolist() == [True, True]
+    assert index.has("speech").tolist() == [False, False]
+
+
 def test_a_sample_of_one_modality_is_left_out_and_counted(write_shards: Callable[..., Path]):
     folder = open_folder(write_shards({"train": [[FIRST, SECOND, THIRD, FIRST]]}))
     data = DataConfig(shards="", modalities={"text": ["caption"], "image": ["image"]})
