@@ -82,11 +82,15 @@ def test_auc_counts_pairs_and_halves_ties():
 
 
 def shown(count: int, seed: int) -> dict[str, Shown]:
-    """Swaps are far off in the first feature, splices half as far; shifts are like real ones."""
+    """Swaps agree far less in the first of five pairs, splices half as far; shifts are like real ones."""
     torch.manual_seed(seed)
     row_N = torch.arange(count)
     off = {REAL: 0.0, "swap.audio": 4.0, "splice.audio": 2.0, "shift.audio": 0.0}
-    return {kind: Shown(row_N, torch.randn(count, 5) + far * torch.eye(5)[0]) for kind, far in off.items()}
+    return {kind: Shown(row_N, pairs(torch.randn(count, 5) - far * torch.eye(5)[0])) for kind, far in off.items()}
+
+
+def pairs(cosine_NP: torch.Tensor) -> torch.Tensor:
+    return torch.cat([cosine_NP, torch.ones_like(cosine_NP)], dim=1)
 
 
 def test_the_detector_is_measured_by_kind_also_on_families_it_was_not_shown():
@@ -95,7 +99,7 @@ def test_the_detector_is_measured_by_kind_also_on_families_it_was_not_shown():
     assert found["splice.audio"]["auc_not_trained_on"]["value"] > 0.8
     assert found["shift.audio"]["auc"]["low"] < 0.5 < found["shift.audio"]["auc"]["high"] + 0.05
     again, _ = assess(shown(300, 0), shown(300, 1), EvalConfig(resamples=100))
-    assert torch.equal(head.layers[0].weight, again.layers[0].weight)
+    assert torch.equal(head.weight_PH, again.weight_PH)
 
 
 def test_a_saved_head_says_the_same(tmp_path: Path):
@@ -121,7 +125,21 @@ def test_agreement_is_the_cosine_of_each_pair_that_is_there():
     present = torch.tensor([[True, True], [True, False]])
     encoded = Encoded([], [], [left, right], present)
     found = agreement(cast(FusedModel, SimpleNamespace(modalities=("text", "image"))), encoded)
-    assert torch.allclose(found, torch.tensor([[0.8, 1.0, 1.0], [0.0, 1.0, 0.0]]))
+    assert torch.allclose(found, torch.tensor([[0.8, 1.0], [0.0, 0.0]]))
+
+
+def test_less_agreement_is_never_surer_to_be_real():
+    """Also not where it learned of forgeries that happen to agree more."""
+    wrong = {REAL: shown(100, 0)[REAL], "splice.audio": Shown(torch.arange(100), pairs(torch.randn(100, 5) + 3))}
+    head = fit(wrong, ["splice"], 0)
+    steps = head(pairs(torch.linspace(3, -3, 20)[:, None].expand(-1, 5)))
+    assert (steps.diff() >= 0).all()
+    # Of a pair that a sample lacks, the cosine says nothing.
+    lacking = pairs(torch.randn(4, 5))
+    lacking[:, 5] = 0
+    other = lacking.clone()
+    other[:, 0] = 9.0
+    assert torch.equal(head(lacking), head(other))
 
 
 def test_what_is_exchanged_stays_within_its_data_set(monkeypatch: pytest.MonkeyPatch):
