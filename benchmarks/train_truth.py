@@ -25,6 +25,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -32,8 +33,12 @@ import yaml
 
 HERE = Path(__file__).parent / "train_truth"
 K = 10
+# What training measures itself on, and the detector learns from; and what is told of here.
+TUNE, HELD_OUT = "tune", "val"
 # Steps of the trial that says how long a step takes beside the others.
 TRIAL = 60
+# An arm with a smaller share of the steps says nothing of how long one takes.
+LONG = 0.1
 POLL_S = 0.5
 # An arm and a seed.
 Job = tuple[str, int]
@@ -116,12 +121,14 @@ def carry_out(arm: str, seed: int, steps: int, options: argparse.Namespace) -> N
 
     file, began = training_file(arm, seed, steps, options), time.monotonic()
     done = train(file, say=lambda line: print(line, flush=True))
+    if options.trial:
+        return
     trained = time.monotonic()
     run, about = Path(done["output"]), read("arms")[arm]
     # The true pairs, also of an arm that was trained on shuffled ones.
     names = ["scenes"] if options.quick else ["stamps", "clipart", "prompts"]
     shards = {name: options.builds / f"truth_{name}" / "shards" for name in names}
-    report = {"arm": arm, "seed": seed, "steps": done["steps"], "settings": options.settings}
+    report = {"arm": arm, "seed": seed, "steps": done["steps"], "settings": options.settings, "curve": curve(run)}
     report["sets"] = {name: found_in(run, folder) for name, folder in shards.items()}
     if about.get("detector"):
         report["detector"] = forgeries_in(run, shards[names[0]])
@@ -133,6 +140,16 @@ def carry_out(arm: str, seed: int, steps: int, options: argparse.Namespace) -> N
     print(arm, seed, report["seconds"], flush=True)
 
 
+def curve(run: Path) -> dict[int, dict[str, float]]:
+    """Recall@10 on the tune split by step and direction."""
+    records = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return {
+        record["step"]: {way: cell[f"recall@{K}"]["value"] for way, cell in record["metrics"].items()}
+        for record in records
+        if "metrics" in record
+    }
+
+
 def found_in(run: Path, shards: Path) -> dict[str, Any]:
     """By direction chance of recall@10, and of each query whether it was a hit."""
     from mmdata.train.evaluate.bench import Bench
@@ -140,7 +157,7 @@ def found_in(run: Path, shards: Path) -> dict[str, Any]:
     from mmdata.train.evaluate.retrieval import directions
     from mmdata.train.recall import chance_level, ranks
 
-    bench = Bench(run, EvalConfig(shards=str(shards)))
+    bench = Bench(run, EvalConfig(shards=str(shards), split=HELD_OUT))
     features, found = bench.features, {}
     for way in directions(features, bench.names):
         if len(way.row_N) > K:
@@ -158,9 +175,9 @@ def forgeries_in(run: Path, shards: Path) -> dict[str, Any]:
     from mmdata.train.evaluate.detector import assess, show
     from mmdata.train.evaluate.features import batches, open_data
 
-    settings = EvalConfig(shards=str(shards), resamples=300)
+    settings = EvalConfig(shards=str(shards), split=HELD_OUT, resamples=300)
     tune, held_out = Bench(run, EvalConfig()).run, Bench(run, settings)
-    learnt = show(tune, batches(tune, open_data(tune, "tune"), settings.train_samples), 0)
+    learnt = show(tune, batches(tune, open_data(tune, TUNE), settings.train_samples), 0)
     opened = held_out.held_out
     return assess(learnt, show(held_out.run, batches(held_out.run, opened, len(opened.dataset), 1), 1), settings)[1]
 
@@ -169,7 +186,7 @@ def made_of(run: Path, shards: Path, feature: str | None) -> dict[str, Any]:
     """What decoders make: captions by BLEU and chrF, pictures by KID where there is a network to see them."""
     from mmdata.train.evaluate.run import evaluate
 
-    given = [f"shards={json.dumps(str(shards))}", "resamples=300", 'tasks=["captions"]']
+    given = [f"shards={json.dumps(str(shards))}", f"split={HELD_OUT}", "resamples=300", 'tasks=["captions"]']
     if feature:
         given[-1] = 'tasks=["captions", "images"]'
         given.append(f"feature={json.dumps({'kind': 'timm', **json.loads(feature)})}")
@@ -220,16 +237,19 @@ def run_all(jobs: Sequence[Job], steps: int, options: argparse.Namespace) -> lis
 
 def steps_in(jobs: Sequence[Job], options: argparse.Namespace) -> int:
     """How many steps fit into the seconds that an arm may train beside the others: as the slowest of a trial says."""
-    trial = argparse.Namespace(**(vars(options) | {"out": options.out / "trial", "seconds": None}))
+    trial = argparse.Namespace(**(vars(options) | {"out": options.out / "trial", "trial": True}))
     trial.out.mkdir(parents=True, exist_ok=True)
-    first = [job for job in jobs if "after" not in read("arms")[job[0]]][: options.together]
-    run_all(first, TRIAL, trial)
+    arms = {arm: about.get("steps_share", 1) for arm, about in read("arms").items() if "after" not in about}
+    first = [job for job in jobs if arms.get(job[0], 0) > LONG][: options.together]
+    if bad := run_all(first, TRIAL, trial):
+        print("the trial failed:", bad, *tail(trial.out / f"{bad[0][0]}-{bad[0][1]}.log"), sep="\n  ")
+        return options.steps or read(options.settings)["steps"]
     step_s = []
     for arm, seed in first:
-        share = read("arms")[arm].get("steps_share", 1)
         lines = (trial.out / "runs" / f"{arm}-{seed}" / "log.jsonl").read_text().splitlines()
-        records = [record for record in map(json.loads, lines) if "samples_per_s" in record]
-        step_s.append(share * read(options.settings)["optim"]["batch_size"] / records[-1]["samples_per_s"])
+        records = [record for record in map(json.loads, lines) if "samples_per_s" in record][-3:]
+        batch = yaml.safe_load((trial.out / f"{arm}-{seed}.yaml").read_text())["optim"]["batch_size"]
+        step_s.append(arms[arm] * batch / median(record["samples_per_s"] for record in records))
         print(f"{arm}-{seed}: {step_s[-1]:.4f} s a step, {records[-1]['wait_share']:.0%} waiting", flush=True)
     shutil.rmtree(trial.out)
     return max(TRIAL, min(options.steps or 1 << 30, int(options.seconds / max(step_s))))
@@ -268,6 +288,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--until-s", type=float, default=86_400, help="what is not done by then is ended")
     parser.add_argument("--feature", help="image network of KID, as JSON: model, checkpoint")
     parser.add_argument("--quick", action="store_true", help="on drawn scenes, two arms, few steps")
+    parser.set_defaults(trial=False)
     return parser.parse_args()
 
 
