@@ -241,18 +241,18 @@ def steps_in(jobs: Sequence[Job], options: argparse.Namespace) -> int:
     trial.out.mkdir(parents=True, exist_ok=True)
     arms = {arm: about.get("steps_share", 1) for arm, about in read("arms").items() if "after" not in about}
     first = [job for job in jobs if arms.get(job[0], 0) > LONG][: options.together]
-    if bad := run_all(first, TRIAL, trial):
-        print("the trial failed:", bad, *tail(trial.out / f"{bad[0][0]}-{bad[0][1]}.log"), sep="\n  ")
-        return options.steps or read(options.settings)["steps"]
-    step_s = []
-    for arm, seed in first:
+    bad = run_all(first, TRIAL, trial)
+    for arm, seed in bad:
+        print(f"the trial of {arm}-{seed} failed:", *tail(trial.out / f"{arm}-{seed}.log"), sep="\n  ", flush=True)
+    step_s = [options.seconds / TRIAL]
+    for arm, seed in set(first) - set(bad):
         lines = (trial.out / "runs" / f"{arm}-{seed}" / "log.jsonl").read_text().splitlines()
         records = [record for record in map(json.loads, lines) if "samples_per_s" in record][-3:]
         batch = yaml.safe_load((trial.out / f"{arm}-{seed}.yaml").read_text())["optim"]["batch_size"]
         step_s.append(arms[arm] * batch / median(record["samples_per_s"] for record in records))
         print(f"{arm}-{seed}: {step_s[-1]:.4f} s a step, {records[-1]['wait_share']:.0%} waiting", flush=True)
     shutil.rmtree(trial.out)
-    return max(TRIAL, min(options.steps or 1 << 30, int(options.seconds / max(step_s))))
+    return max(TRIAL, min(options.steps or 1 << 30, int(options.seconds / max(step_s[1:] or step_s))))
 
 
 def draw_scenes(folder: Path) -> None:
