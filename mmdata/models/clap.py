@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mmdata.errors import MissingExtraError, WeightsError
 from mmdata.models.clip_weights import as_folder
-from mmdata.models.device import resolve_device
+from mmdata.models.device import multiplies_bf16, resolve_device
 from mmdata.models.passes import passes_on
 from mmdata.models.weights import Weights, content_identity
 
@@ -217,8 +217,9 @@ class Clap:
     def _autocast(self) -> torch.autocast:
         import torch
 
-        # Off the accelerator, bf16 is emulated on most processors: slower and less exact.
-        return torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._device.type == "cuda")
+        # Processors stay with float32: most of them emulate bf16, slower and less exact.
+        half = self._device.type == "cuda" and multiplies_bf16(self._device)
+        return torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=half)
 
 
 def _recipe_of(extractor: Any, model: Any) -> ClapRecipe:

@@ -8,7 +8,7 @@ Shapes: N inputs, D features, H and W pixels, C colour channels, A samples of au
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -20,6 +20,7 @@ from mmdata.errors import MissingExtraError, WeightsError
 from mmdata.models import whisper_weights
 from mmdata.models.clip_image import ImageRecipe
 from mmdata.models.device import resolve_device
+from mmdata.models.passes import passes_on
 from mmdata.models.tower_spec import Kind, TowerSpec
 
 if TYPE_CHECKING:
@@ -27,9 +28,13 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.float32]
 
-_IMAGES_A_PASS: Final = 16
-_TEXTS_A_PASS: Final = 64
-_CLIPS_A_PASS: Final = 16
+# Of a pass, at first and at most: an accelerator is filled by what it finds itself (`Passes`).
+_IMAGES_A_PASS: Final = {"cuda": (64, 1024)}
+_IMAGES_A_PASS_ELSEWHERE: Final = (16, 16)
+_TEXTS_A_PASS: Final = {"cuda": 256}
+_TEXTS_A_PASS_ELSEWHERE: Final = 64
+_CLIPS_A_PASS: Final = {"cuda": 64}
+_CLIPS_A_PASS_ELSEWHERE: Final = 16
 # As long as open_clip configs of sentence encoders say; captions are shorter.
 _CONTEXT_LENGTH: Final = 128
 
@@ -121,18 +126,22 @@ class _Timm:
         self._network, self._device = network.to(device, memory_format=torch.channels_last).eval(), device
         self._mean_C11 = torch.tensor(self.recipe.mean, device=device).view(3, 1, 1)
         self._std_C11 = torch.tensor(self.recipe.std, device=device).view(3, 1, 1)
+        self._passes = passes_on(device, *_IMAGES_A_PASS.get(device.type, _IMAGES_A_PASS_ELSEWHERE))
 
     def embed(self, inputs: Sequence[Any]) -> Floats:
+        out_ND = np.zeros((len(inputs), self.width), np.float32)
+        for rows, features_ND in self._passes.over(len(inputs), lambda rows: self._pass(inputs[rows])):
+            out_ND[rows] = features_ND
+        return out_ND
+
+    def _pass(self, images: Sequence[Any]) -> Floats:
         import torch
 
-        out_ND = np.zeros((len(inputs), self.width), np.float32)
-        for rows in _passes(len(inputs), _IMAGES_A_PASS):
-            with torch.inference_mode():
-                pixels_NCHW = torch.from_numpy(np.stack(inputs[rows])).to(self._device).float() / 255
-                unit_NCHW = (pixels_NCHW - self._mean_C11) / self._std_C11
-                features_ND = self._network(unit_NCHW.contiguous(memory_format=torch.channels_last))
-                out_ND[rows] = features_ND.float().cpu().numpy()
-        return out_ND
+        with torch.inference_mode():
+            pixels_NCHW = torch.from_numpy(np.stack(images)).to(self._device).float() / 255
+            unit_NCHW = (pixels_NCHW - self._mean_C11) / self._std_C11
+            features_ND = self._network(unit_NCHW.contiguous(memory_format=torch.channels_last))
+            return np.asarray(features_ND.float().cpu().numpy(), dtype=np.float32)
 
 
 def timm_recipe(network: Any, resize_mode: str) -> ImageRecipe:
@@ -184,6 +193,8 @@ class _Sentence:
         self._network, self._device = self._network.to(device).eval(), device
         self.recipe: Recipe = TextRecipe()
         self.width = int(self._network.config.hidden_size)
+        texts = _TEXTS_A_PASS.get(device.type, _TEXTS_A_PASS_ELSEWHERE)
+        self._passes = passes_on(device, texts, texts)
 
     def embed(self, inputs: Sequence[Any]) -> Floats:
         """Each distinct text once, those of like length together."""
@@ -191,8 +202,8 @@ class _Sentence:
         ids = self._tokenize(distinct, truncation=True, max_length=_CONTEXT_LENGTH)["input_ids"] if distinct else []
         order = sorted(range(len(distinct)), key=lambda row: (len(ids[row]), row))
         found_ND = np.zeros((len(distinct), self.width), np.float32)
-        for rows in _passes(len(order), _TEXTS_A_PASS):
-            found_ND[order[rows]] = self._pass([ids[row] for row in order[rows]])
+        for rows, mean_ND in self._passes.over(len(order), lambda rows: self._pass([ids[row] for row in order[rows]])):
+            found_ND[order[rows]] = mean_ND
         place = {text: row for row, text in enumerate(distinct)}
         return found_ND[[place[text] for text in inputs]]
 
@@ -230,6 +241,7 @@ class _Whisper:
         self._network = whisper_weights.load_network(spec.model).to(device)
         self.recipe: Recipe = AudioRecipe()
         self.width = int(self._network.dims.n_audio_state)
+        self._clips_a_pass = _CLIPS_A_PASS.get(device.type, _CLIPS_A_PASS_ELSEWHERE)
 
     def embed(self, inputs: Sequence[Any]) -> Floats:
         """Clips of equal length share a pass: padding would change what is heard."""
@@ -239,7 +251,8 @@ class _Whisper:
         out_ND = np.zeros((len(clips), self.width), np.float32)
         start = 0
         while start < len(order):
-            same = [row for row in order[start : start + _CLIPS_A_PASS] if clips[row].size == clips[order[start]].size]
+            next_ones = order[start : start + self._clips_a_pass]
+            same = [row for row in next_ones if clips[row].size == clips[order[start]].size]
             out_ND[same] = self._pass([clips[row] for row in same])
             start += len(same)
         return out_ND
@@ -252,7 +265,3 @@ class _Whisper:
         with torch.inference_mode():
             states_NTD = encode(self._network, clips, max(clips[0].size, 1) / SAMPLE_RATE)
             return np.asarray(states_NTD.float().mean(dim=1).cpu().numpy(), dtype=np.float32)
-
-
-def _passes(count: int, size: int) -> Iterator[slice]:
-    return (slice(start, start + size) for start in range(0, count, size))

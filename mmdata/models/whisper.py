@@ -74,9 +74,11 @@ class Whisper:
         self.device = device
         self.network = network.to(device).eval()
         self._dtype = torch.float32
-        if precision == "auto" and multiplies_bf16(device):
-            # On CUDA in what Whisper was trained in, which is three bits finer.
-            self._dtype = torch.float16 if device.type == "cuda" else torch.bfloat16
+        if precision == "auto" and device.type == "cuda":
+            # What Whisper was trained in, which is three bits finer than bf16, and which older devices multiply too.
+            self._dtype = torch.float16
+        elif precision == "auto" and multiplies_bf16(device):
+            self._dtype = torch.bfloat16
         cast(self.network, self._dtype)
         self._priors: OrderedDict[tuple[str | int, ...], LogprobsN] = OrderedDict()
         self._silence: KeysValues | None = None
@@ -91,8 +93,8 @@ class Whisper:
         Args:
             model: as in `locate`.
             device: as in `resolve_device`.
-            precision: of weights and activations; `auto` is 16 bits where `multiplies_bf16`, which moves scores by
-                some hundredths of a nat.
+            precision: of weights and activations; `auto` is float16 on CUDA and bf16 where a processor
+                `multiplies_bf16`, which moves scores by some hundredths of a nat.
 
         Raises:
             WeightsError: the weights are missing or damaged.

@@ -114,17 +114,30 @@ def attention_logits(network: Network, queries: list[torch.Tensor], keys: list[t
 def _token_starts(attention_HLT: torch.Tensor, n_tokens: int) -> npt.NDArray[np.int64]:
     """Frame [N] at which the path reaches each token (openai-whisper `timing.find_alignment`)."""
     import torch
-    from whisper.timing import dtw, median_filter
+    from whisper.timing import dtw
 
     weights_HLT = attention_HLT.softmax(dim=-1)
     std_H1T, mean_H1T = torch.std_mean(weights_HLT, dim=-2, keepdim=True, unbiased=False)
-    filtered_HLT = median_filter((weights_HLT - mean_H1T) / std_H1T.clamp_min(1e-9), _MEDIAN_FRAMES)
+    filtered_HLT = _median((weights_HLT - mean_H1T) / std_H1T.clamp_min(1e-9))
     # A token is looked for where the one before it is read: that place predicts it.
     matrix_NT = filtered_HLT.mean(dim=0)[-n_tokens - 1 : -1]
-    tokens, frames = dtw(-matrix_NT)
+    # On CUDA openai-whisper would compile a kernel, for which a machine needs a compiler.
+    tokens, frames = dtw(-matrix_NT.cpu())
     jumps = np.concatenate([[True], np.diff(tokens) > 0])
     starts_N: npt.NDArray[np.int64] = frames[jumps]
     return starts_N
+
+
+def _median(rows_HLT: torch.Tensor) -> torch.Tensor:
+    """Median of each place and its neighbours in time, on any device (openai-whisper `timing.median_filter`)."""
+    import torch
+
+    side = _MEDIAN_FRAMES // 2
+    if rows_HLT.shape[-1] <= side:
+        return rows_HLT
+    padded_HLT = torch.nn.functional.pad(rows_HLT, (side, side), mode="reflect")
+    sorted_HLTK = padded_HLT.unfold(-1, _MEDIAN_FRAMES, 1).sort().values
+    return sorted_HLTK[..., side]
 
 
 def _heard(audio_C: AudioC) -> npt.NDArray[np.bool_]:

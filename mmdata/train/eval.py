@@ -42,12 +42,15 @@ class Embedded:
 
 
 def embed(model: FusedModel, batches: Iterable[Batch], device: torch.device) -> Embedded:
-    """Embed every sample. Raises TrainError where none can be decoded or the model gives no finite numbers."""
+    """Embed every sample, in the precision that the caller set.
+
+    Raises TrainError where none can be decoded or the model gives no finite numbers.
+    """
     was_training = model.training
     model.eval()
     failures: list[Failure] = []
     parts: list[tuple[Tensor, ...]] = []
-    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+    with torch.inference_mode():
         for batch in batches:
             failures += batch.failures
             if len(batch):

@@ -47,9 +47,12 @@ def process_group(device: torch.device) -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield
         return
+    own: dict[str, Any] = {"backend": "gloo"}
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
+        # Said here, ranks need not guess it at their first barrier.
+        own = {"backend": "nccl", "device_id": device}
+    dist.init_process_group(**own, timeout=_PATIENCE)
     try:
         yield
     finally:

@@ -20,7 +20,7 @@ from mmdata.train.eval import embed, measure, table
 from mmdata.train.export import limits_of, save_model, write_json
 from mmdata.train.launch import barrier, is_main, rank, rank_device, world_size
 from mmdata.train.log import Say, TrainLog
-from mmdata.train.loop import Trainer, is_complete
+from mmdata.train.loop import Trainer, autocast, is_complete
 from mmdata.train.model.fused import FusedModel
 from mmdata.train.model.vocabulary import tower_tokenizer
 from mmdata.train.sinks import make_sinks
@@ -190,7 +190,9 @@ class Session:
 
     def _recalls(self, weights: Mapping[str, Tensor], dataset: MixedDataset | None) -> tuple[dict[str, Any], int]:
         assert dataset is not None
-        embedded = embed(self._plain_model(weights), eval_loader(dataset, self.config), self._device)
+        # As it is trained: an accelerator would else measure in other bits than the file asks for.
+        with autocast(self.config, self._device):
+            embedded = embed(self._plain_model(weights), eval_loader(dataset, self.config), self._device)
         return measure(embedded, self.modalities, self.config.eval_ks), len(embedded.failures)
 
     def _plain_model(self, weights: Mapping[str, Tensor]) -> FusedModel:

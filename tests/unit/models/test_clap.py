@@ -112,7 +112,9 @@ def test_mels_are_those_of_transformers(
     audio_T = clip_of(duration_s)
     sound, expected = prepare_sound(claps[fused].recipe, audio_T), theirs(folders[fused], audio_T)
     assert sound.mel_CFM.dtype == np.float32
-    np.testing.assert_allclose(sound.mel_CFM, expected["input_features"][0], atol=1e-4)
+    # Versions of torch differ by some tenths of a thousandth of a decibel in how they shrink what is longer.
+    longer = duration_s > 10.005
+    np.testing.assert_allclose(sound.mel_CFM, expected["input_features"][0], atol=1e-3 if fused and longer else 1e-4)
     # A fused model takes what is less than a hop longer as it is.
     assert sound.longer == (duration_s > (10.005 if fused else 10.0))
 
