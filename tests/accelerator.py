@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import torch
 
 # Another device (`cpu`) is for trying the tests themselves out.
 DEVICE = torch.device(os.environ.get("MMDATA_TEST_DEVICE", "cuda"))
+Record = Callable[[str, Any], None]
 IS_CUDA = DEVICE.type == "cuda"
 ON_ACCELERATOR = [
     pytest.mark.gpu,

@@ -1,4 +1,4 @@
-"""Models on an accelerator score as on the processor in float32; weights are random, of real sizes where that is fast."""
+"""Models on an accelerator score as on the processor in float32; weights are random."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from accelerator import DEVICE, IS_CUDA, ON_ACCELERATOR, least_cosine, needs_cuda
+from accelerator import DEVICE, ON_ACCELERATOR, Record, least_cosine, needs_cuda
 from PIL import Image
 
 from mmdata.models.clip import Clip
@@ -21,7 +21,10 @@ pytestmark = ON_ACCELERATOR
 
 CPU = torch.device("cpu")
 TEXTS = ["a red bird", "bird", "", "a very long caption of a bird that flies over the sea " * 12, "two ships at anchor"]
-WORDS = "a b c d the red blue bird dog ship sea rain sings barks over and of on runs sleeps house tree".split()
+WORDS = (
+    "a", "b", "c", "d", "the", "red", "blue", "bird", "dog", "ship", "sea", "rain", "sings", "barks", "over", "and",
+    "of", "on", "runs", "sleeps", "house", "tree",
+)  # fmt: skip
 
 
 @needs_cuda
@@ -64,25 +67,30 @@ def images_NCHW() -> np.ndarray:
     return coarse.repeat(32, axis=2).repeat(32, axis=3)
 
 
-def test_clip_embeds_as_on_the_processor(exact: Clip, fast: Clip, images_NCHW: np.ndarray):
+def test_clip_embeds_as_on_the_processor(exact: Clip, fast: Clip, images_NCHW: np.ndarray, record_property: Record):
     image_ND, text_ND = exact.embed_images(images_NCHW), exact.embed_texts(TEXTS)
     assert (image_ND @ image_ND.T).min() < 0.95, "images that look alike would prove nothing"
-    assert least_cosine(fast.embed_images(images_NCHW), image_ND) > 0.999
-    assert least_cosine(fast.embed_texts(TEXTS), text_ND) > 0.999
+    cosines = least_cosine(fast.embed_images(images_NCHW), image_ND), least_cosine(fast.embed_texts(TEXTS), text_ND)
+    record_property("least cosines", cosines)
+    assert min(cosines) > 0.999
 
 
-def test_clip_in_float32_is_nearer(exact: Clip, images_NCHW: np.ndarray):
+def test_clip_in_float32_is_nearer(exact: Clip, images_NCHW: np.ndarray, record_property: Record):
     whole = clip_on(DEVICE, "float32")
-    assert least_cosine(whole.embed_images(images_NCHW), exact.embed_images(images_NCHW)) > 0.99999
-    assert least_cosine(whole.embed_texts(TEXTS), exact.embed_texts(TEXTS)) > 0.99999
+    cosines = (
+        least_cosine(whole.embed_images(images_NCHW), exact.embed_images(images_NCHW)),
+        least_cosine(whole.embed_texts(TEXTS), exact.embed_texts(TEXTS)),
+    )
+    record_property("least cosines", cosines)
+    assert min(cosines) > 0.99999
 
 
 @needs_cuda
-def test_passes_grow_by_themselves(fast: Clip, images_NCHW: np.ndarray):
+def test_passes_grow_by_themselves(fast: Clip, images_NCHW: np.ndarray, record_property: Record):
     many_NCHW = np.concatenate([images_NCHW] * 200)
     first_ND = fast.embed_images(images_NCHW)
     many_ND = fast.embed_images(many_NCHW)
-    print(f"passes of {fast._image_passes.rows} images")
+    record_property("rows a pass", fast._image_passes.rows)
     assert fast._image_passes.rows > 64
     assert least_cosine(many_ND, np.concatenate([first_ND] * 200)) > 0.999
 
@@ -99,12 +107,14 @@ def nearly_full() -> Iterator[None]:
 
 
 @needs_cuda
-def test_out_of_memory_halves_the_passes(fast: Clip, images_NCHW: np.ndarray, nearly_full: None):
+def test_out_of_memory_halves_the_passes(
+    fast: Clip, images_NCHW: np.ndarray, nearly_full: None, record_property: Record
+):
     many_NCHW = np.concatenate([images_NCHW] * 43)[:1024]
     passes, fast._image_passes = fast._image_passes, Passes(1024, 1024)
     try:
         many_ND = fast.embed_images(many_NCHW)
-        print(f"passes of {fast._image_passes.rows} images in 500 MB")
+        record_property("rows a pass in 500 MB", fast._image_passes.rows)
         assert fast._image_passes.rows < 1024
     finally:
         fast._image_passes = passes
@@ -147,7 +157,7 @@ def speech(count: int = 24) -> tuple[list[np.ndarray], list[str]]:
     return clips, [" ".join(rng.choice(WORDS, int(rng.integers(1, 20)))) for _ in range(count)]
 
 
-def test_speech_scores_as_on_the_processor():
+def test_speech_scores_as_on_the_processor(record_property: Record):
     from scipy.stats import spearmanr
 
     from mmdata.models.whisper import Whisper
@@ -158,13 +168,14 @@ def test_speech_scores_as_on_the_processor():
     fast = Whisper(whisper_network(), DEVICE).score(clips, texts, codes)
     gap_N = np.array([ours.score - theirs.score for ours, theirs in zip(fast, exact, strict=True)])
     order = spearmanr([one.score for one in fast], [one.score for one in exact]).statistic
-    print(f"score: largest gap {np.abs(gap_N).max():.4f} nats a token, rank correlation {order:.5f}")
+    record_property("largest gap, nats a token", round(float(np.abs(gap_N).max()), 5))
+    record_property("rank correlation", round(float(order), 5))
     assert np.abs(gap_N).max() < 0.1
     assert order > 0.99
     assert [one.language for one in fast] == [one.language for one in exact]
 
 
-def test_words_are_timed_as_on_the_processor():
+def test_words_are_timed_as_on_the_processor(record_property: Record):
     from mmdata.models.whisper import Whisper
 
     clips, texts = speech(12)
@@ -174,7 +185,7 @@ def test_words_are_timed_as_on_the_processor():
     ]
     starts = [np.array([word.start_s for words in one for word in words]) for one in found]
     same = np.abs(starts[0] - starts[1]) < 0.03
-    print(f"{same.mean():.3f} of {len(same)} words start alike")
+    record_property("share of words that start alike", round(float(same.mean()), 4))
     assert same.mean() > 0.95
 
 
@@ -222,10 +233,10 @@ def test_clap_embeds_as_on_the_processor(tmp_path: Path, fused: bool):
     rng, tokenizer = np.random.default_rng(0), write_tokenizer(tmp_path)
     sounds = [prepare_sound(recipe, rng.normal(0, 0.1, int(48_000 * s)).astype(np.float32)) for s in (0.3, 4, 10, 17)]
     exact = Clap(model, tokenizer, recipe, CPU)
-    sound_ND, text_ND = exact.embed_sounds(sounds), exact.embed_texts(WORDS)
+    sound_ND, text_ND = exact.embed_sounds(sounds), exact.embed_texts(list(WORDS))
     fast = Clap(model, tokenizer, recipe, DEVICE)
     assert least_cosine(fast.embed_sounds(sounds), sound_ND) > 0.999
-    assert least_cosine(fast.embed_texts(WORDS), text_ND) > 0.999
+    assert least_cosine(fast.embed_texts(list(WORDS)), text_ND) > 0.999
 
 
 # --- Towers ---------------------------------------------------------------------------------------------------------
@@ -289,7 +300,7 @@ def test_heads_fitted_on_what_the_accelerator_saw_are_the_same(specs: dict[str, 
 
 
 @needs_cuda
-def test_no_kernel_is_compiled_for_word_times(monkeypatch: pytest.MonkeyPatch):
+def test_no_kernel_is_compiled_for_word_times(monkeypatch: pytest.MonkeyPatch, record_property: Record):
     """openai-whisper's own kernels need a compiler where they run."""
     import whisper.timing
 
@@ -297,5 +308,4 @@ def test_no_kernel_is_compiled_for_word_times(monkeypatch: pytest.MonkeyPatch):
         raise AssertionError("a kernel was compiled")
 
     monkeypatch.setattr(whisper.timing, "dtw_cuda", refuse)
-    test_words_are_timed_as_on_the_processor()
-    assert IS_CUDA
+    test_words_are_timed_as_on_the_processor(record_property)

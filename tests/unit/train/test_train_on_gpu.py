@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from accelerator import DEVICE, ON_ACCELERATOR, least_cosine, needs_cuda
+from accelerator import DEVICE, ON_ACCELERATOR, Record, least_cosine, needs_cuda
 from fused_case import NAMES, batch_of, example, latents_of, make_model
 from safetensors.torch import load_file
 
@@ -145,7 +145,7 @@ train(Path(sys.argv[1]), ["optim.ema_decay=0.9"], Path(sys.argv[2]), say)
 """
 
 
-def test_a_killed_training_goes_on_alike(straight: tuple[Path, Path], tmp_path: Path):
+def test_a_killed_training_goes_on_alike(straight: tuple[Path, Path], tmp_path: Path, record_property: Record):
     path, folder = straight
     done = subprocess.run([sys.executable, "-c", _KILLED, str(path), str(tmp_path / "killed")], check=False)
     assert done.returncode == -9
@@ -157,9 +157,7 @@ def test_a_killed_training_goes_on_alike(straight: tuple[Path, Path], tmp_path: 
         ours, theirs = (load_file(one / "model.safetensors") for one in (folder, tmp_path / name))
         equal = all(torch.equal(ours[key], theirs[key]) for key in ours)
         gap = max(float((ours[key] - theirs[key]).abs().max()) for key in ours)
-        print(
-            f"{name}: weights equal bit by bit: {equal}, largest difference {gap:.2g}; losses {losses(folder)[-1]:.6f}"
-        )
+        record_property(f"{name}: equal bit by bit, largest difference", (equal, gap))
         assert losses(tmp_path / name) == pytest.approx(losses(folder), rel=1e-4)
         assert gap < 1e-3
 
@@ -179,7 +177,7 @@ def test_compiled_blocks_are_the_same_training(straight: tuple[Path, Path], tmp_
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_a_rank_over_nccl_has_the_gradients_of_none(tmp_path: Path, strategy: str):
+def test_a_rank_over_nccl_has_the_gradients_of_none(tmp_path: Path, strategy: str, record_property: Record):
     """One device makes one rank: it wraps, reduces, checkpoints and restores as several do."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -190,7 +188,8 @@ def test_a_rank_over_nccl_has_the_gradients_of_none(tmp_path: Path, strategy: st
     environment = {**os.environ, **ranks, "PYTHONPATH": paths}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr[-3000:]
-    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    found: dict[str, Any] = json.loads((tmp_path / "found.json").read_text())
+    record_property("found", found)
     assert found["loss"] == pytest.approx(found["plain_loss"], rel=1e-5)
     assert found["worst_gradient"] < 1e-4
     assert found["restored"]

@@ -16,15 +16,15 @@ from mmdata.train.checkpoint import Parts, Progress
 from mmdata.train.config import OptimConfig
 from mmdata.train.dice import Dice
 from mmdata.train.launch import process_group, rank_device, whole
+from mmdata.train.loop import make_optimizer
 from mmdata.train.losses.config import LossConfig
 from mmdata.train.losses.objective import Objective
-from mmdata.train.loop import make_optimizer
 
 LOSS = LossConfig(masked=1)
 
 
 def on_one_rank(strategy: str, folder: str) -> None:
-    """Print, as JSON, how a wrapped step differs from a bare one, and whether a checkpoint gives its weights back."""
+    """Write, as JSON, how a wrapped step differs from a bare one, and whether a checkpoint gives its weights back."""
     device = rank_device(DEVICE.type)
     torch.backends.cudnn.allow_tf32 = False
     with mock.patch.dict("os.environ", {"WORLD_SIZE": "2"}), mock.patch.object(dist, "init_process_group", _alone):
@@ -35,7 +35,7 @@ def on_one_rank(strategy: str, folder: str) -> None:
     plain_loss, _ = parallel.LossModule(Objective(plain, LOSS))(batch, Dice.of(0, 1, batch.row_B))
     plain_loss.backward()
     model = make_model(LOSS, NAMES).to(device)
-    with mock.patch.object(parallel, "world_size", lambda: 2):
+    with mock.patch.object(parallel, "world_size", return_value=2):
         module = parallel.wrapped(parallel.LossModule(Objective(model, LOSS)), strategy)
     optimizer = make_optimizer(model, OptimConfig())
     loss, _ = module(batch, Dice.of(0, 1, batch.row_B))
@@ -58,7 +58,8 @@ def on_one_rank(strategy: str, folder: str) -> None:
     restored = all(torch.equal(kept[name], whole(part)) for name, part in model.named_parameters())
     dist.barrier()
     found = {"loss": float(loss), "plain_loss": float(plain_loss), "worst_gradient": worst, "restored": restored}
-    print(json.dumps({**found, "norm": norm, "backend": dist.get_backend()}))
+    found |= {"norm": norm, "backend": dist.get_backend()}
+    (Path(folder) / "found.json").write_text(json.dumps(found))
     group.__exit__(None, None, None)
 
 
