@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mmdata.errors import SpecError, TrainError
+from mmdata.train import eval as measuring
 from mmdata.train.dice import Dice
 from mmdata.train.export import load_model
 from mmdata.train.parallel import clip_gradients
@@ -75,6 +76,25 @@ def test_a_run_leaves_model_log_and_metrics(straight, shape_shards: Path):
     assert torch.equal(model.state_dict()["fusion.latents"], weights(folder)["fusion.latents"])
     assert tokenizer is not None
     assert not list(folder.glob(".*"))
+
+
+def test_it_is_measured_in_the_precision_that_it_is_trained_in(
+    write_config: Callable[..., Path], shape_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    seen: list[bool] = []
+    embed_batch = measuring._embed_batch
+
+    def embed(*arguments: object) -> tuple[Tensor, ...]:
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return embed_batch(*arguments)
+
+    monkeypatch.setattr(measuring, "_embed_batch", embed)
+    path = write_config(shape_shards, steps=3)
+    train(path, ["precision=bfloat16"], tmp_path / "half", Lines())
+    assert set(seen) == {True}
+    seen.clear()
+    train(path, ["precision=float32"], tmp_path / "whole", Lines())
+    assert set(seen) == {False}
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(straight, tmp_path: Path):
