@@ -43,7 +43,7 @@ def scores(build: Path) -> dict[str, float]:
 
 def test_a_build_scores_as_on_the_processor(run_cli: RunCli, tmp_path: Path, record_property: Record):
     write_model(tmp_path / "model")
-    run_cli("demo-data", tmp_path / "media", "--count", "300", "--seed", "1")
+    run_cli("demo-data", tmp_path / "media", "--count", "150", "--seed", "1")
     members = {"image": "{stem}.png", "caption": {"path": "{stem}.txt", "lang": "en"}}
     pipeline = {
         "name": "scenes",
@@ -52,11 +52,12 @@ def test_a_build_scores_as_on_the_processor(run_cli: RunCli, tmp_path: Path, rec
     }
     (tmp_path / "scenes.yaml").write_text(yaml.safe_dump(pipeline))
     found = []
-    for device in ("cpu", "auto", DEVICE.type):
-        run_cli("build", "scenes.yaml", "--output", tmp_path / device, "--set", f"engine.device={device}")
-        found.append(scores(tmp_path / device))
+    for number, device in enumerate(("cpu", DEVICE.type)):
+        folder = tmp_path / str(number)
+        run_cli("build", "scenes.yaml", "--output", folder, "--set", f"engine.device={device}")
+        found.append(scores(folder))
     assert found[0].keys() == found[1].keys()
-    gaps = [np.abs([found[0][key] - other[key] for key in other]).max() for other in found[1:]]
-    record_property("largest gaps of cosines", [float(gap) for gap in gaps])
-    assert max(gaps) < 0.02
+    gap = max(abs(found[0][key] - found[1][key]) for key in found[0])
+    record_property("largest gap of cosines", gap)
+    assert gap < 0.02
     assert np.std(list(found[0].values())) > 0.01
