@@ -135,6 +135,7 @@ import os, signal, sys
 from pathlib import Path
 import torch
 torch.backends.cudnn.allow_tf32 = False
+torch.set_num_threads(1)
 from mmdata.train.run import train
 
 def say(line):
