@@ -7,11 +7,11 @@ null). Then  match = (1 - noise) f1 / (noise f0 + (1 - noise) f1).
 f0 is taken as found: scores are put on the scale z on which the null is N(0, 1) (z = normal quantile of the share of
 null scores below), so that a linear change of the scores changes nothing. On this scale a true pair is a null pair
 shifted up, z ~ N(shift, 1), near to the binormal model of ROC curves (Dorfman & Alf, J. Math. Psychol. 6, 1969); its
-shift is Weibull with a shape over 1, which is one of many that few parameters make unimodal and thin at 0, chosen
-because it was nearest to the truth on clip-art. Shifts are not below 0, so that f1 / f0 rises with the score. The
-mixture is fitted to counts in cells of z by penalised likelihood; `noise` is the mean, and `noise_low` to `noise_high`
-the 95 % interval, of the likelihood profiled over everything else, under a flat prior. The interval knows chance only:
-where true pairs are not as the model has them, the truth may lie outside.
+shift is Weibull with a shape over 1, which is one of many that few parameters make unimodal and thin at 0, or lies far
+beyond all null. Shifts are not below 0, so that f1 / f0 rises with the score. The mixture is fitted to counts in cells
+of z by penalised likelihood; `noise` is the mean, and `noise_low` to `noise_high` the 95 % interval, of the likelihood
+profiled over everything else, under a flat prior. The interval knows chance only: where true pairs are not as the model
+has them, the truth may lie outside.
 
 What cannot be known from scores alone: true pairs that score just like mismatched ones (a drawing the model does not
 understand) count as noise. A `strength` of each pair helps: how high its members score with *some* other member,

@@ -20,17 +20,18 @@ Places: TypeAlias = npt.NDArray[np.intp]
 _CELLS = 40
 # An outer cell holds this many null scores, so that its share is known to 20 %.
 _MIN_NULL_PER_CELL = 25
-# Fall of logit(lost) over one deviation of strength: set so that clip-art and stamps with 0 to 60 % shuffled, scored
-# by a linear aligner, come out right (too small: noise comes out too low; 1.3 and 2.5 are 4 points off).
+# Fall of logit(lost) over one deviation of strength, set together with the priors so that clip-art and stamps with 20
+# to 60 % shuffled, scored by crossfit and by a linear aligner, come out right (slopes under 1.7: noise too low).
 _LOST_SLOPE = 1.7
-# Mean and deviation of the priors: log scale and log(shape - 1) of the shifts of true pairs, the change of the log
-# scale over one deviation of strength, logit(lost) at middle strength. Wide beside what 1,000 pairs say, but for the
-# last one.
-_PRIOR_P2 = np.array([[1.0, 0.7], [0.7, 1.0], [0.15, 0.3], [-2.0, 1.0]])
-_PLAIN = 2  # parameters in use without strata
-# Penalised log-likelihood that strength has to add: below 0, as strengths are given because they mostly tell (4 to 1).
-# 800 to 4,000 pairs: 12 to 84 where they tell much; from -10 to -2 in two of three cases where they are random.
-_STRENGTH_GAIN = -1.5
+# Mean and deviation of the priors: log scale and log(shape - 1) of the shifts of true pairs, logit of the share that
+# lies far beyond the null, the change of the log scale over one deviation of strength, logit(lost) at middle strength.
+# The shape is the one that matters: scores hardly tell few true pairs near the null from some more noise, and 2.2 (thin
+# near the null) has a mean error of 1 point with crossfit on clip-art, where 0.7 had 4.
+_PRIOR_P2 = np.array([[1.0, 0.7], [2.2, 0.7], [-2.0, 2.0], [0.15, 0.3], [-3.0, 1.5]])
+_PLAIN = 3  # parameters in use without strata
+# Penalised log-likelihood that strength has to add. 800 to 4,000 pairs: 0 to 90 where it tells, -5 to 3 where it is
+# random (above 0 in one case of three, which bends the noise by a point).
+_STRENGTH_GAIN = 0.0
 # Shifts of true pairs, in deviations of the null; a true pair further out than the last one lies beyond all null.
 _SHIFT_T = np.arange(0.05, 9.0, 0.1)
 _STEP, _ROUNDS, _TOLERANCE, _MOST_DAMPING = 1e-4, 40, 1e-4, 1e6
@@ -98,16 +99,22 @@ def normal_of(share: Array, null: int) -> Array:
 
 
 def _shifts(theta_P: Array, x: Any) -> Array:
-    """Weibull weights of the shifts, [..., T]; a shape over 1, so that few true pairs are like null."""
-    scale = np.exp(np.clip(theta_P[0] + theta_P[2] * x, -3, 3))
+    """Weights of the shifts, [..., T]: Weibull, with a shape over 1, so that few true pairs are like null; some far out.
+
+    Those far out beyond all null are one cell, which would else decide what the others' shape is near the null.
+    """
+    scale = np.exp(np.clip(theta_P[0] + theta_P[3] * x, -3, 3))
     shape = 1 + math.exp(min(theta_P[1], 4.0))
     above = np.exp(-((((_SHIFT_T[:-1] + _SHIFT_T[1:]) / 2) / scale) ** shape))
-    return np.asarray(-np.diff(above, axis=-1, prepend=1.0, append=0.0))
+    far = 1 / (1 + math.exp(-np.clip(theta_P[2], -50, 50)))
+    weight_T = (1 - far) * -np.diff(above, axis=-1, prepend=1.0, append=0.0)
+    weight_T[..., -1] += far
+    return np.asarray(weight_T)
 
 
 def _lost(theta_P: Array, x: Any, stratified: bool) -> Any:
     """Share of true pairs that look like null; nothing tells it where there is one stratum: 0."""
-    return 1 / (1 + np.exp(np.clip(_LOST_SLOPE * x - theta_P[3], -50, 50))) if stratified else 0.0
+    return 1 / (1 + np.exp(np.clip(_LOST_SLOPE * x - theta_P[4], -50, 50))) if stratified else 0.0
 
 
 def _true_cells(theta_P: Array, cells: Cells) -> Array:

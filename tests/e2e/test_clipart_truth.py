@@ -101,6 +101,5 @@ def test_crossfit_tells_shuffled_titles_and_calibration_how_many(step, clipart, 
     said = f"AUC {auc:.3f}, noise {judged.noise:.3f} of {truth:.3f}, calibration error {error:.3f}"
     print(f"{shuffled:.0%}: {said}")  # noqa: T201
     assert auc >= (least_auc or 0)
-    # The aim is 0.05; at 20 % it was 0.037 on one processor and 0.058 on another (0.141 of 0.199).
-    assert abs(judged.noise - truth) <= (0.07 if shuffled == 0.2 else 0.05)
+    assert abs(judged.noise - truth) <= 0.05
     assert error <= 0.05
