@@ -99,7 +99,7 @@ def normal_of(share: Array, null: int) -> Array:
 
 
 def _shifts(theta_P: Array, x: Any) -> Array:
-    """Weights of the shifts, [..., T]: Weibull, with a shape over 1, so that few true pairs are like null; some far out.
+    """Weights of the shifts, [..., T]: Weibull, with a shape over 1, so that few true pairs are like null; or far out.
 
     Those far out beyond all null are one cell, which would else decide what the others' shape is near the null.
     """
