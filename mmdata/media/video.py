@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import math
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -37,6 +38,9 @@ class Limits:
     max_duration_s: float
     max_frames: int
     max_pixels: int
+
+
+_NO_LIMITS: Final = Limits(math.inf, sys.maxsize, sys.maxsize)
 
 
 @dataclass(frozen=True)
@@ -145,6 +149,21 @@ def stills(file: BinaryIO, times_s: Sequence[float], limits: Limits) -> list[Any
             shown = frame
         while shown is not None and len(found) < len(wanted):
             found.append(shown.to_image())
+    return found
+
+
+def spread_stills(data: bytes, count: int) -> list[Any]:
+    """Frames from the middles of `count` equal pieces, as Pillow images; of a film that was taken in, without limits.
+
+    Raises SampleError: `not_video`, `bad_video`, `no_video`.
+    """
+    with open_video(data) as container:
+        length_s = (container.duration or 0) / 1_000_000
+    if not length_s:  # a stream that was never closed
+        length_s = measure_video(data, _NO_LIMITS).duration_s
+    found = stills(io.BytesIO(data), [length_s * (piece + 0.5) / count for piece in range(count)], _NO_LIMITS)
+    if not found:
+        raise SampleError("no_video", "no frame")
     return found
 
 

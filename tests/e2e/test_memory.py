@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from small_clip import write_small_clip
 
 SMALL, LARGE = 2_000, 20_000
 MOST_GROWTH = 1.2
@@ -108,24 +109,8 @@ def test_peak_memory_of_ten_times_the_samples_is_the_same(cli):
 
 @pytest.fixture
 def small_clip(tmp_path: Path) -> Path:
-    """A ViT CLIP of random weights as an open_clip folder: a fraction of a millisecond a picture."""
-    import json
-
-    import open_clip
-    import torch
-    from safetensors.torch import save_file
-
-    vision = {"image_size": 32, "layers": 1, "width": 64, "head_width": 32, "patch_size": 16}
-    text = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 1}
-    config = {"embed_dim": 256, "vision_cfg": vision, "text_cfg": text}
-    torch.manual_seed(0)
-    folder = tmp_path / "clip"
-    folder.mkdir()
-    tensors = {name: tensor.contiguous() for name, tensor in open_clip.CLIP(**config).state_dict().items()}
-    save_file(tensors, folder / "open_clip_model.safetensors")
-    preprocess = {"size": 32, "mean": [0.5, 0.5, 0.5], "std": [0.3, 0.3, 0.3], "interpolation": "bicubic"}
-    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": preprocess}))
-    return folder
+    """A fraction of a millisecond a picture."""
+    return write_small_clip(tmp_path / "clip")
 
 
 @pytest.mark.slow

@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import tarfile
 
+import pytest
 from film import write_film
+from small_clip import write_small_clip
 
 SRT = "1\n00:00:00,200 --> 00:00:01,200\nOne is red.\n\n2\n00:00:02,500 --> 00:00:03,900\nTwo is green.\n"
 
@@ -39,3 +41,27 @@ def test_a_film_becomes_samples_of_its_scenes(cli):
             names |= {name.partition(".")[2] for name in tar.getnames()}
     assert names == {"mp4", "flac", "jpg", "frame_1.jpg", "txt", "json"}
     assert "nothing to do" in cli.build().stdout
+
+
+def test_clip_looks_at_frames_spread_over_a_film(cli):
+    write_film(cli.folder / "media" / "talk.mp4", [2.0, 3.0, 2.0])
+    (cli.folder / "media" / "talk.srt").write_text(SRT)
+    folder = str(write_small_clip(cli.folder / "clip"))
+    given = {"model": folder, "text": ["words"], "precision": "float32"}
+    cli.spec(
+        sources=[{"video": {"files": "media/*.mp4", "frames": 1, "lang": "en"}}],
+        align=[
+            {"clip": {"name": "stills", "image": ["frame_0"], **given}},
+            {"clip": {"name": "films", "video": ["video"], "frames": 3, **given}},
+        ],
+    )
+    cli.build()
+    rows = cli.query("SELECT aligner, edge, sample_id, score FROM scores WHERE score IS NOT NULL ORDER BY ALL")
+    of = {(row["aligner"], row["sample_id"]): row["score"] for row in rows}
+    films = {sample: score for (aligner, sample), score in of.items() if aligner == "films"}
+    assert {row["edge"] for row in rows} == {"frame_0_words", "video_words"}
+    # Two of the scenes have words. A scene is of one colour, so that any of its frames says what all of them do.
+    assert len(films) == 2
+    assert len(set(films.values())) == 2
+    for sample, score in films.items():
+        assert score == pytest.approx(of["stills", sample], abs=0.01)

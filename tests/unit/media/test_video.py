@@ -9,7 +9,7 @@ import pytest
 from film import COLOURS, FPS, write_film
 
 from mmdata.errors import SampleError
-from mmdata.media.video import Limits, Target, measure_video, normalise, stills
+from mmdata.media.video import Limits, Target, measure_video, normalise, spread_stills, stills
 
 LIMITS = Limits(60, 5000, 1 << 20)
 
@@ -72,6 +72,13 @@ def test_stills_are_those_shown_at_their_times(film: bytes):
     images = stills(io.BytesIO(film), [0.5, 2.5, 3.9, 4.1, 99.0], LIMITS)
     found = [np.asarray(image.convert("RGB"), dtype=float).mean(axis=(0, 1)) for image in images]
     assert [int(np.argmin([np.abs(mean - c).sum() for c in COLOURS])) for mean in found] == [0, 1, 1, 2, 2]
+
+
+def test_spread_stills_are_from_the_middles_of_equal_pieces(film: bytes):
+    found = [np.asarray(image.convert("RGB"), dtype=float).mean(axis=(0, 1)) for image in spread_stills(film, 6)]
+    assert [int(np.argmin([np.abs(mean - c).sum() for c in COLOURS])) for mean in found] == [0, 0, 1, 1, 2, 2]
+    with pytest.raises(SampleError, match="not video"):
+        spread_stills(b"no film", 2)
 
 
 @pytest.mark.parametrize(
