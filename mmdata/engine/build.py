@@ -377,6 +377,9 @@ class _Run:
         vectors = await self.pools.work(embeddings.write_embeddings, plan.output, written, wanted, base)
         policies = plan.pipeline.policies
         augment = {"augment": {"seed": plan.pipeline.spec.seed, "policies": policies}} if policies else {}
+        for name, about in vectors.items():
+            aligner, member = name.split(".")
+            about["space"] = next(step.vector_space(member) for step in plan.pipeline.align if step.label == aligner)
         return {**augment, **({"embeddings": vectors} if vectors else {})}
 
     async def _write_one(self, plan: ShardPlan) -> None:

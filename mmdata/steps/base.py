@@ -317,6 +317,10 @@ class Align(Step):
     def weights(self) -> Weights:
         """The weights it will load, without loading them. Raises WeightsError."""
 
+    def vector_space(self, member: str) -> str:  # noqa: ARG002 - an aligner of several models looks at it
+        """What wrote a member's vectors: those of equal names can be compared with each other. Raises WeightsError."""
+        return self.weights().identity
+
     @abstractmethod
     def load(self, device: str) -> Scorer:
         """Load the model."""

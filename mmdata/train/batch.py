@@ -39,6 +39,19 @@ class Example:
 
 
 @dataclass(frozen=True)
+class Space:
+    """Where a teacher's vectors lie.
+
+    Attributes:
+        name: vectors of one name can be compared with each other.
+        width: how many numbers a vector has.
+    """
+
+    name: str
+    width: int
+
+
+@dataclass(frozen=True)
 class Failure:
     """A sample that cannot be used, with what is needed to find it."""
 
@@ -91,6 +104,7 @@ class Batch:
         inputs: the modalities' values; a modality that no sample has is left out.
         failures: samples that were asked for and are not here.
         teacher: a teacher's embeddings by modality, (B, E); zeros where it has none of a sample.
+        space: the name of the space they lie in, by modality; a live teacher has one, without a name.
         texts: as they were read, for a live teacher; None where there is none.
         asked: `question` and `answer`, token ids (N, S) of the same samples; empty where none has both.
     """
@@ -101,6 +115,7 @@ class Batch:
     inputs: dict[str, Inputs]
     failures: list[Failure] = field(default_factory=list)
     teacher: dict[str, Tensor] = field(default_factory=dict)
+    space: dict[str, str] = field(default_factory=dict)
     texts: list[str | None] = field(default_factory=list)
     asked: dict[str, Inputs] = field(default_factory=dict)
 
@@ -117,6 +132,7 @@ class Batch:
             {name: part for name, whole in self.inputs.items() if (part := whole.rows(rows))},
             [],
             {name: vector_BE[rows.start : rows.stop] for name, vector_BE in self.teacher.items()},
+            self.space,
             self.texts[rows.start : rows.stop],
             {name: part for name, whole in self.asked.items() if (part := whole.rows(rows))},
         )
@@ -139,6 +155,7 @@ class Batch:
             {name: part.to(device) for name, part in self.inputs.items()},
             self.failures,
             {name: vectors_BE.to(device) for name, vectors_BE in self.teacher.items()},
+            self.space,
             self.texts,
             {name: part.to(device) for name, part in self.asked.items()},
         )
@@ -150,11 +167,11 @@ class Collate:
 
     Attributes:
         modalities: in that order.
-        teachers: dimensions of the teacher's embeddings by modality, the same on every rank.
+        teachers: where the teachers' embeddings lie, by modality; the same on every rank.
     """
 
     modalities: tuple[str, ...]
-    teachers: Mapping[str, int] = field(default_factory=dict)
+    teachers: Mapping[str, Space] = field(default_factory=dict)
 
     def __call__(self, items: Sequence[Example | Failure]) -> Batch:
         """Failures are set apart; what is left may be nothing."""
@@ -170,7 +187,8 @@ class Collate:
             text_hash_BK=torch.tensor(hashes, dtype=torch.int64).reshape(-1, columns),
             inputs={name: part for name in self.modalities if (part := _inputs(name, values))},
             failures=failures,
-            teacher={name: _vectors(name, width, examples) for name, width in self.teachers.items()},
+            teacher={name: _vectors(name, space.width, examples) for name, space in self.teachers.items()},
+            space={name: space.name for name, space in self.teachers.items()},
             texts=[example.text for example in examples],
             asked={name: part for name in ("question", "answer") if (part := _inputs(name, asked))},
         )

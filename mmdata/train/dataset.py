@@ -21,7 +21,7 @@ from tokenizers import Tokenizer
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from mmdata.errors import SampleError, TrainError
-from mmdata.train.batch import Batch, Collate, Example, Failure
+from mmdata.train.batch import Batch, Collate, Example, Failure, Space
 from mmdata.train.config import MIN_MODALITIES, DataConfig, TrainConfig
 from mmdata.train.decode import decode_text
 from mmdata.train.decoders import decode_media
@@ -147,9 +147,12 @@ class SampleDataset(Dataset[Example | Failure]):
         return len(self._split.index)
 
     @property
-    def teachers(self) -> Mapping[str, int]:
-        """Dimensions of the stored vectors, by modality."""
-        return {modality: entry.dim for modality, entry in self._split.teachers.items()}
+    def teachers(self) -> Mapping[str, Space]:
+        """Where the stored vectors lie, by modality; of each name its own where the shards do not say."""
+        return {
+            modality: Space(entry.space or self._data.teachers[modality], entry.dim)
+            for modality, entry in self._split.teachers.items()
+        }
 
     @property
     def weight_N(self) -> npt.NDArray[np.float64] | None:
@@ -264,13 +267,14 @@ class MixedDataset(Dataset[Example | Failure]):
         return replace(item, row=row, text_hash_K=(*item.text_hash_K[:-1], row + 1))
 
     @property
-    def teachers(self) -> dict[str, int]:
-        """Dimensions of stored vectors. Raises TrainError where two sets differ."""
-        found: dict[str, int] = {}
-        for modality, width in (item for source in self.sources for item in source.teachers.items()):
-            if found.setdefault(modality, width) != width:
+    def teachers(self) -> dict[str, Space]:
+        """Where stored vectors lie. Raises TrainError where two sets differ."""
+        found: dict[str, Space] = {}
+        for modality, space in (item for source in self.sources for item in source.teachers.items()):
+            if (other := found.setdefault(modality, space)) != space:
                 raise TrainError(
-                    f"data.teachers.{modality}: of {found[modality]} dimensions in one set, {width} in another"
+                    f"data.teachers.{modality}: {other.width} numbers by {other.name} in one set, {space.width} by "
+                    f"{space.name} in another; build both with one model"
                 )
         return found
 

@@ -28,10 +28,17 @@ class MemberEntry(BaseModel):
 
 
 class EmbeddingEntry(BaseModel):
-    """A model's vectors of a member: how long they are, and what their files have in place of a shard's `.tar`."""
+    """A model's vectors of a member.
+
+    Attributes:
+        dim: how long they are.
+        suffix: what their files have in place of a shard's `.tar`.
+        space: those of one space can be compared; None in shards that were written before spaces had names.
+    """
 
     dim: int = Field(ge=1, le=1 << 16)
     suffix: str = Field(pattern=r"^\.[A-Za-z0-9_.-]{1,200}\.npy$")
+    space: str | None = None
 
 
 class ShardEntry(BaseModel):

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mmdata.models.clip_weights import locate
+
 SMALL = {
     "embed_dim": 16,
     "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
@@ -76,7 +78,8 @@ def test_a_build_writes_vectors_beside_its_shards_and_training_reads_them(cli, t
     manifest = json.loads((folder / "manifest.json").read_text())
     counts = {split: about["samples"] for split, about in manifest["splits"].items()}
     assert manifest["embeddings"] == {
-        name: {"dim": 16, "suffix": f".{name}.npy", "samples": counts} for name in ("clip.image", "clip.caption")
+        name: {"dim": 16, "suffix": f".{name}.npy", "samples": counts, "space": locate(str(tiny_clip), None).identity}
+        for name in ("clip.image", "clip.caption")
     }
     stored = {
         (row["sample_id"], row["member"]): row["vector"]

@@ -92,6 +92,11 @@ class Crossfit(Fitted):
         towers = [side.spec().weights() for side in (self.left, self.right)]
         return Weights(identity=" ".join(tower.identity for tower in towers), path=towers[0].path)
 
+    def vector_space(self, member: str) -> str:
+        """Vectors are the towers', each of its own; both towers of one CLIP model share one."""
+        side = self.left if member == self.pair[0] else self.right
+        return side.spec().weights().identity
+
     def load(self, device: str) -> _Scorer:
         """Load both towers."""
         return _Scorer(self, self.left.spec().load(device), self.right.spec().load(device))

@@ -30,7 +30,7 @@ def distill_terms(step: Step) -> dict[str, Tensor]:
     taught = {name: gathered(vector_BE, everyone.counts) for name, vector_BE in step.batch.teacher.items()}
     terms = {}
     for left, right in combinations_with_replacement([name for name in names if name in taught], 2):
-        if step.config.apart(left, right) or taught[left].shape[1] != taught[right].shape[1]:
+        if step.config.apart(left, right) or step.batch.space.get(left) != step.batch.space.get(right):
             continue  # kept from each other, or of two teachers, which have no space in common
         students = [everyone.embeddings[names.index(name)] for name in (left, right)]
         present = [everyone.present_AM[:, names.index(name)] & taught[name].any(dim=1) for name in (left, right)]

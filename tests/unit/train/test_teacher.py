@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -77,6 +78,52 @@ def test_vectors_that_are_not_what_the_manifest_says_fail_their_sample(write_con
     dataset = dataset_of(write_config, taught_shards)
     failure = dataset[0, 7]
     assert (failure.reason, failure.shard) == ("bad_vector", "train-000000.tar")
+
+
+def shards_of_two_towers(shards: Path, *spaces: str | None) -> None:
+    """Pictures and captions have vectors of the same length; the manifest says which spaces they are of."""
+    names = ["both.image", "both.caption"]
+    manifest = json.loads((shards / "manifest.json").read_text())
+    manifest["embeddings"] = {
+        name: {"dim": DIM, "suffix": f".{name}.npy", **({"space": space} if space else {})}
+        for name, space in zip(names, spaces, strict=True)
+    }
+    (shards / "manifest.json").write_text(json.dumps(manifest))
+    for number, shard in enumerate(sorted(shards.glob("*.tar"))):
+        for name in names:
+            np.save(
+                shard.with_suffix(f".{name}.npy"), np.random.default_rng(number).normal(size=(12, DIM)).astype("f2")
+            )
+
+
+@pytest.mark.parametrize(
+    ("spaces", "share"), [(("a", "b"), False), (("a", "a"), True), ((None, None), False)], ids=str
+)  # fmt: skip
+def test_vectors_of_equal_length_are_compared_only_where_one_model_wrote_them(
+    write_config, shape_shards: Path, tmp_path: Path, spaces: tuple[str | None, str | None], share: bool
+):
+    shards_of_two_towers(shape_shards, *spaces)
+    taught = ["data.teachers={image: both.image, text: both.caption}", "loss.distill=1", "steps=1", "optim.warmup=0"]
+    train(write_config(shape_shards), taught, tmp_path / "run", quiet)
+    terms = set(json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[0])["losses"])
+    assert {"distill.text~text", "distill.image~image"} <= terms
+    assert ("distill.text~image" in terms) is share
+
+
+def test_sets_of_two_teachers_are_refused(write_config, shape_shards: Path, tmp_path: Path):
+    shards_of_two_towers(shape_shards, "a", "b")
+    other = shutil.copytree(shape_shards, tmp_path / "other")
+    manifest = (other / "manifest.json").read_text()
+    (other / "manifest.json").write_text(manifest.replace('"space": "a"', '"space": "c"'))
+    sets = f"data.sets={{one: {{shards: {shape_shards}}}, two: {{shards: {other}}}}}"
+    wrong = r"data\.teachers\.image: 6 numbers by a in one set, 6 by c in another; build both with one model"
+    with pytest.raises(TrainError, match=wrong):
+        train(
+            write_config(shape_shards),
+            ["data.shards=null", sets, "data.teachers={image: both.image}", "loss.distill=1"],
+            tmp_path / "run",
+            quiet,
+        )
 
 
 def test_vectors_that_are_missing_are_named(write_config, taught_shards: Path):
