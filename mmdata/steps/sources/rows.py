@@ -1,14 +1,16 @@
-"""Rows of table files, by DuckDB; rows of a CSV that cannot be parsed are told instead of ending the reading."""
+"""Rows of table files, by DuckDB; rows of text that cannot be parsed are told instead of ending the reading."""
 
 from __future__ import annotations
 
+import codecs
 import csv
 import glob
+import json
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 from mmdata.errors import PlanError
 from mmdata.store import remote, sql
@@ -21,6 +23,10 @@ READERS: Final = {
     ".parquet": "read_parquet({}, union_by_name=true)",
 }
 _SEPARATED: Final = frozenset({".csv", ".tsv"})
+_LINES: Final = frozenset({".jsonl", ".ndjson"})
+# Types are told by all rows: by the first ones alone, which DuckDB does first, a later one may not fit.
+_SIFTED: Final = "SELECT * FROM read_json([{files}], format='newline_delimited', union_by_name=true, sample_size=-1)"
+_MOST_LINE: Final = 16 << 20  # DuckDB's maximum_object_size
 # RFC 4180, and nothing guessed: what is wrong in a row must not change how the others are read.
 _AS_WRITTEN: Final = (
     "SELECT * FROM read_csv({file}, auto_detect=false, header=true, delim={delimiter}, quote='\"', escape='\"', "
@@ -38,7 +44,7 @@ _SORT_MEMORY: Final = "2GB"
 
 @dataclass(frozen=True)
 class BadRow:
-    """A row that cannot be parsed: the file's name, the row's number counted from the header's 1, and what is wrong."""
+    """A row that cannot be parsed: the file's name, its line (a header's is 1) and what is wrong."""
 
     file: str
     number: int
@@ -58,7 +64,9 @@ class Rows:
         # A table larger than memory is sorted on the disk.
         self._connection = sql.connect(temp_directory=str(scratch), memory_limit=_SORT_MEMORY)
         self._files = [path for name in called for path in _here(name, scratch)]
+        self._scratch = scratch
         self._as_written = False
+        self._broken: list[BadRow] = []
         self.names = self._names(frozenset(wanted))
 
     def close(self) -> None:
@@ -71,14 +79,15 @@ class Rows:
             yield from self._sorted(order)
         except sql.Error as error:
             # Sorting reads everything first: nothing was given out yet.
-            if self._as_written or self._suffix not in _SEPARATED:
+            if self._as_written:
                 raise self._unreadable(error) from None
             self._read_as_written(error)
             yield from self._sorted(order)
 
     def bad(self) -> Iterator[BadRow]:
         """Rows that `sorted_by` left out."""
-        if not self._as_written:
+        yield from self._broken
+        if not self._as_written or self._suffix not in _SEPARATED:
             return
         for path, number, message, text in self._connection.execute(_BAD).fetchall():
             words = " ".join(f"{message} in: {text}".split())
@@ -94,11 +103,9 @@ class Rows:
         try:
             names = self._described()
         except sql.Error as error:
-            if self._suffix not in _SEPARATED:
-                raise self._unreadable(error) from None
             self._read_as_written(error)
             return self._described()
-        if self._suffix in _SEPARATED and not wanted <= set(names):
+        if self._suffix in _SEPARATED | _LINES and not wanted <= set(names):
             # Bad rows lead DuckDB's guess astray: it may take each line for one column.
             return self._better(names, wanted)
         return names
@@ -109,7 +116,7 @@ class Rows:
             self._read_as_written(sql.Error("no such columns"))
             if wanted <= set(found := self._described()):
                 return found
-        self._query, self._as_written = guessed, False
+        self._query, self._as_written, self._broken = guessed, False, []
         return names
 
     @property
@@ -120,10 +127,16 @@ class Rows:
         return [row[0] for row in self._connection.execute(f"DESCRIBE {self._query}").fetchall()]
 
     def _read_as_written(self, why: sql.Error) -> None:
-        """From now on by the columns of each header; raises PlanError where that does not do either."""
+        """From now on by the columns of each header, or without the broken lines; raises PlanError where that fails."""
+        if self._suffix not in _SEPARATED | _LINES:
+            raise self._unreadable(why) from None
         self._as_written = True
         try:
-            self._query = " UNION ALL BY NAME ".join(map(self._one, self._files))
+            if self._suffix in _LINES:
+                sifted = ", ".join(sql.quoted(str(self._sift(n, Path(file)))) for n, file in enumerate(self._files))
+                self._query = _SIFTED.format(files=sifted)
+            else:
+                self._query = " UNION ALL BY NAME ".join(map(self._one, self._files))
             self._described()
         except (sql.Error, OSError, csv.Error, ValueError):
             raise self._unreadable(why) from None
@@ -138,8 +151,51 @@ class Rows:
         columns = "{" + ", ".join(f"{sql.quoted(name)}: 'VARCHAR'" for name in names) + "}"
         return _AS_WRITTEN.format(file=sql.quoted(file), delimiter=sql.quoted(delimiter), columns=columns)
 
+    def _sift(self, number: int, file: Path) -> Path:
+        """A copy without the lines that are no JSON object, which are noted. Raises OSError."""
+        copy = self._scratch / f"sifted-{number}{self._suffix}"
+        with file.open("rb") as lines, copy.open("wb") as kept:
+            for at, line in enumerate(_bounded(lines), 1):
+                if problem := _no_object(line):
+                    shown = line[:200].decode("utf-8", "replace")
+                    self._broken.append(BadRow(file.name, at, " ".join(f"{problem} in: {shown}".split())[:300]))
+                elif line.strip():
+                    kept.write(line.removeprefix(codecs.BOM_UTF8).rstrip() + b"\n")
+        return copy
+
     def _unreadable(self, error: Exception) -> PlanError:
         return PlanError([f"table {self._called}: cannot be read: {str(error).splitlines()[0]}"])
+
+
+def _bounded(lines: BinaryIO) -> Iterator[bytes]:
+    """Lines; of one that is longer than any row may be only the beginning."""
+    while line := lines.readline(_MOST_LINE + 1):
+        yield line
+        while len(line) > _MOST_LINE and not line.endswith(b"\n"):
+            line = lines.readline(_MOST_LINE + 1)
+
+
+def _no_object(line: bytes) -> str | None:
+    """What is wrong with a line; nothing with an empty one."""
+    if len(line) > _MOST_LINE:
+        return f"longer than {_MOST_LINE} bytes"
+    if not line.strip():
+        return None
+    try:
+        # A byte order mark opens files of some editors.
+        row = json.loads(line.decode("utf-8-sig"), object_pairs_hook=_object)
+        # Half of a surrogate pair can be written in JSON, and is no text.
+        json.dumps(row, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        return f"no JSON: {error}"
+    return None if isinstance(row, dict) else "no JSON object"
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name stands twice in an object")
+    return found
 
 
 def _here(name: str, scratch: Path) -> list[str]:

@@ -177,12 +177,40 @@ def test_a_table_without_rows_has_no_inputs(tmp_path: Path) -> None:
     assert list(table(path).inputs()) == []
 
 
-def test_a_row_that_cannot_be_read_says_so_wherever_it_stands(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        (b"{broken", "no JSON: Expecting property name"),
+        (b'{"file": "b.wav", "said": ', "no JSON: Expecting value"),
+        (b"[1, 2]", "no JSON object"),
+        (b'{"file": "b.wav", "said": "\xff"}', "no JSON: 'utf-8' codec can't decode byte 0xff"),
+        (b'{"file": "b.wav", "said": "\\ud800"}', "no JSON: 'utf-8' codec can't encode"),
+        (b'{"file": "b.wav", "file": "c.wav"}', "no JSON: a name stands twice in an object"),
+        (b'{"file": ' + b"[" * 100_000, "no JSON: maximum recursion depth exceeded"),
+        (b'{"file": "' + b"x" * (17 << 20) + b'"}{', "longer than 16777216 bytes"),
+    ],
+    ids=["broken", "cut", "list", "bytes", "surrogate", "twice", "deep", "long"],
+)
+@pytest.mark.parametrize("far", [False, True])
+def test_a_line_that_is_no_object_costs_itself(tmp_path: Path, line: bytes, problem: str, far: bool) -> None:
+    # Beyond what DuckDB samples to guess the types, and within.
+    before = 30_000 if far else 1
     path = tmp_path / "t.jsonl"
-    good = json.dumps({"file": "a.wav", "said": "x"}) + "\n"
-    path.write_text(good * 50_000 + "{broken\n" + good)
-    with pytest.raises(PlanError, match=r"t\.jsonl: cannot be read: "):
-        list(table(path).inputs())
+    good = [json.dumps({"file": f"{n:05}.wav", "said": "x"}).encode() for n in range(before + 1)]
+    path.write_bytes(b"\n".join([*good[:before], line, b"", *good[before:]]))
+    *found, bad = table(path).inputs()
+    assert [one.key for one in found] == [f"{n:05}.wav" for n in range(before + 1)]
+    assert bad.key == f"row {before + 1} of t.jsonl"
+    assert bad.problem is not None
+    assert bad.problem[0] == "bad_row"
+    assert bad.problem[1].startswith(f"row {before + 1} of t.jsonl: {problem}")
+    assert len(bad.problem[1]) < 400
+
+
+def test_a_table_without_a_single_row_that_can_be_read_stops_the_plan(tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").write_text("{broken\n" * 3)
+    with pytest.raises(PlanError, match=r"t\.jsonl: "):
+        list(table(tmp_path / "t.jsonl").inputs())
 
 
 def test_a_quote_in_the_name_of_the_table_is_no_sql(media: Path) -> None:
