@@ -191,10 +191,9 @@ def test_a_table_without_rows_has_no_inputs(tmp_path: Path) -> None:
     ],
     ids=["broken", "cut", "list", "bytes", "surrogate", "twice", "deep", "long"],
 )
-@pytest.mark.parametrize("far", [False, True])
-def test_a_line_that_is_no_object_costs_itself(tmp_path: Path, line: bytes, problem: str, far: bool) -> None:
-    # Beyond what DuckDB samples to guess the types, and within.
-    before = 30_000 if far else 1
+def test_a_line_that_is_no_object_costs_itself(tmp_path: Path, line: bytes, problem: str) -> None:
+    # One is beyond what DuckDB samples to guess the types.
+    before = 30_000 if line == b"{broken" else 1
     path = tmp_path / "t.jsonl"
     good = [json.dumps({"file": f"{n:05}.wav", "said": "x"}).encode() for n in range(before + 1)]
     path.write_bytes(b"\n".join([*good[:before], line, b"", *good[before:]]))
