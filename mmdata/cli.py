@@ -214,6 +214,7 @@ def export(run_folder: Path, shape: Literal["onnx", "torchscript"], int8: bool, 
     """Write a trained model as graphs for other runtimes, each held against the model.
 
     One for each modality, from values to tokens and an embedding, and one for the fusion, from tokens to an embedding.
+    Decoders are not exported.
     """
     from mmdata.train.edge import export as run
 

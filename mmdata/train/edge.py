@@ -1,7 +1,8 @@
 """`mmdata export`: a trained model as graphs that run without this package, each held against the model itself.
 
 One graph for each modality, from the loader's values to tokens and an embedding, and one for the fusion, from tokens to
-an embedding; all for any number of samples, those of texts and sounds for any length.
+an embedding; all for any number of samples, those of texts and sounds for any length. Decoders stay behind: what they
+make takes many passes, each of which depends on the last, and that is no one graph (`mmdata.train.model.generate`).
 
 Shapes: N samples, S tokens, W the fusion's width, D embedding dimensions, M modalities, P frames, R frequency bins,
 L mel bands, T samples in time at 16 kHz.
@@ -122,7 +123,7 @@ def export(run: Path, folder: Path, shape: Format, int8: bool, say: Callable[[st
         folder: where the graphs go.
         shape: of the files.
         int8: quantise the weights of matrix products to 8 bits (onnxruntime's dynamic quantisation).
-        say: takes a line for each graph.
+        say: takes a line for each graph, and one for decoders, of which none is written.
 
     Raises TrainError where the run has no model, or a graph of full precision is not what the model is;
     MissingExtraError without what the format needs.
@@ -140,7 +141,11 @@ def export(run: Path, folder: Path, shape: Format, int8: bool, say: Callable[[st
     for name, module, traced, checked in _graphs(model):
         found.append(_export_one(folder, name, module, (traced, checked), (shape, int8)))
         say(_told(found[-1]))
+    left_out = [f"decoders.{name}" for name in model.decoders]
+    if left_out:
+        say(f"not exported: {', '.join(left_out)}: a decoder makes things in many passes, and is no one graph")
     described = {"run": str(run), "format": shape, "int8": int8, "modalities": list(model.modalities)}
+    described["left_out"] = left_out
     write_json(folder / "export.json", described | {"graphs": [asdict(parity) for parity in found]})
     return found
 

@@ -21,7 +21,9 @@ class LossConfig(Frozen):
     answer: float = Field(0.0, ge=0, description="answers are written from the fusion and the question: data.answers")
     flow: float = Field(0.0, ge=0, description="images and sounds are made from the fusion of the other modalities")
     route: float = Field(0.0, ge=0, description="the fusion of the others says which modality is to be made of it")
-    match: float = Field(0.0, ge=0, description="true pairs are told from hard negatives by the fusion of both")
+    match: float = Field(
+        0.0, ge=0, description="true pairs are told from hard negatives, of a rank's own batch, by the fusion of both"
+    )
     distill: float = Field(0.0, ge=0, description="similarities are as a teacher's: data.teachers, or a live one")
     contrastive: Literal["infonce", "siglip"] = Field(
         "infonce", description="infonce: each sample among all of the batch; siglip: each pair for itself"

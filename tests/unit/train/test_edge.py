@@ -23,9 +23,9 @@ NAMES = ("image", "audio")
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """A model with experts, as a run leaves it."""
+    """A model with experts and a decoder, as a run leaves it."""
     pytest.importorskip("onnxruntime")
-    model = make_model(LossConfig(), NAMES, moe={"experts": 2, "every": 1})
+    model = make_model(LossConfig(), NAMES, decoders=["image"], moe={"experts": 2, "every": 1})
     folder = tmp_path / "run"
     folder.mkdir()
     save_file(dict(model.state_dict()), folder / "model.safetensors")
@@ -61,8 +61,9 @@ def test_graphs_of_onnx_give_the_model_s_embeddings(run: Path, tmp_path: Path):
     whole = export(run, tmp_path / "out", "onnx", False, lines.append)
     assert [parity.graph for parity in whole] == [*NAMES, "fusion"]
     assert all(parity.cosine > 0.99999 and parity.max_abs < 1e-4 for parity in whole)
-    assert len(lines) == 3
+    assert len(lines) == 4
     assert "least cosine 1.0000" in lines[0]
+    assert lines[3].startswith("not exported: decoders.image: a decoder makes things in many passes")
     small = export(run, tmp_path / "out", "onnx", True, lines.append)
     assert all(0.98 < parity.cosine < 1 for parity in small)
     assert small[0].bytes < 0.8 * whole[0].bytes
@@ -76,6 +77,7 @@ def test_graphs_of_onnx_give_the_model_s_embeddings(run: Path, tmp_path: Path):
         assert torch.allclose(expected, got, atol=1e-4)
     described = json.loads((tmp_path / "out" / "export.json").read_text())
     assert (described["int8"], described["graphs"][2]["file"]) == (True, "fusion.int8.onnx")
+    assert described["left_out"] == ["decoders.image"]
     assert not list((tmp_path / "out").glob(".*"))
 
 
