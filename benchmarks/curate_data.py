@@ -15,7 +15,8 @@ import pyarrow.compute as pc
 
 from mmdata.models.weights import Weights
 from mmdata.sample import Modality, Sample
-from mmdata.steps.base import Align, Edge, Scorer
+from mmdata.steps.base import Align
+from mmdata.steps.exchange import Edge, Scorer
 from mmdata.store.curation import Columns
 from mmdata.store.parts import BASE_SCHEMA, MEMBER, SCORE_SCHEMA, write_table
 

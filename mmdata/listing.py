@@ -18,7 +18,8 @@ from typing import Any, BinaryIO, Final
 
 from mmdata.pipeline import Pipeline
 from mmdata.sample import sample_id
-from mmdata.steps.base import Crawled, Discovered, Input, Place, Ref, Source
+from mmdata.steps.base import Crawled, Discovered, Source
+from mmdata.steps.exchange import Input, Place, Ref
 from mmdata.store.found import KEPT, iter_found
 
 # Raise it when parts are laid out differently: nothing made before is then taken for done.

@@ -15,19 +15,8 @@ from mmdata.errors import PlanError, WeightsError
 from mmdata.sample import Modality
 from mmdata.spec import Document, Keys, ParameterError, Spec, nearest
 from mmdata.steps import registry
-from mmdata.steps.base import (
-    Align,
-    Augment,
-    Crawled,
-    Curate,
-    Declared,
-    Ingest,
-    Linked,
-    Measure,
-    Source,
-    Step,
-    Write,
-)
+from mmdata.steps.base import Align, Augment, Crawled, Curate, Ingest, Linked, Measure, Source, Step, Write
+from mmdata.steps.exchange import Declared
 from mmdata.store import sql
 from mmdata.store.curation import LINKED, Columns, Curation, explained
 

@@ -31,7 +31,8 @@ from mmdata.models.two_groups import (
     pair_strength,
     to_json,
 )
-from mmdata.steps.base import Align, Edge, Fitted
+from mmdata.steps.base import Align, Fitted
+from mmdata.steps.exchange import Edge
 from mmdata.store import sql
 from mmdata.store.gather import CALIBRATED
 from mmdata.store.parts import iter_vectors, vectors_path

@@ -18,7 +18,8 @@ from mmdata.engine.work import Done
 from mmdata.errors import SampleError
 from mmdata.plan import Plan
 from mmdata.sample import Failure, Sample, child_id
-from mmdata.steps.base import Augment, Veto
+from mmdata.steps.base import Augment
+from mmdata.steps.exchange import Veto
 from mmdata.store.parts import BasePartWriter, iter_samples, read_base_rows, read_new_texts
 
 

@@ -12,7 +12,8 @@ from mmdata.engine.tasks import in_order
 from mmdata.listing import Looked
 from mmdata.net.fetcher import Fetcher
 from mmdata.plan import Plan
-from mmdata.steps.base import Crawled, Place
+from mmdata.steps.base import Crawled
+from mmdata.steps.exchange import Place
 
 _MOST_DEATHS: Final = 3
 

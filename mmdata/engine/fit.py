@@ -16,7 +16,8 @@ import numpy as np
 import pyarrow as pa
 
 from mmdata.engine.work import Done
-from mmdata.steps.base import Edge, Fitted, FittedRows, Pairs
+from mmdata.steps.base import Fitted
+from mmdata.steps.exchange import Edge, FittedRows, Pairs
 from mmdata.store.files import SCRATCH_MARK
 from mmdata.store.parts import SCORE_SCHEMA, iter_vectors, read_base_rows, read_vector_ids, write_table
 

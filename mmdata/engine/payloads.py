@@ -8,7 +8,7 @@ from typing import Self
 
 from mmdata.errors import SampleError
 from mmdata.listing import on_the_web
-from mmdata.steps.base import Ref
+from mmdata.steps.exchange import Ref
 from mmdata.store.fetches import Fetched
 from mmdata.store.remote import is_remote, read_range
 

@@ -25,7 +25,8 @@ from mmdata.errors import SampleError
 from mmdata.listing import Chunk, input_line, parse_line
 from mmdata.plan import Plan
 from mmdata.sample import Failure, Member, Modality, Sample, sample_id
-from mmdata.steps.base import Align, Discovered, Edge, Found, Ingest, Input, Place, Ref, Score, Scorer
+from mmdata.steps.base import Align, Discovered, Ingest
+from mmdata.steps.exchange import Edge, Found, Input, Place, Ref, Score, Scorer
 from mmdata.store.found import FoundPartWriter
 from mmdata.store.parts import (
     SCORE_SCHEMA,

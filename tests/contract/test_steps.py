@@ -33,21 +33,8 @@ from mmdata.models.towers import TextRecipe
 from mmdata.sample import MODALITIES, Member, Sample, child_id
 from mmdata.steps import registry
 from mmdata.steps.align.reconcile import _Recipe as ReconcileRecipe
-from mmdata.steps.base import (
-    Align,
-    Augment,
-    Curate,
-    Discovered,
-    Ingest,
-    Input,
-    Linked,
-    Measure,
-    Ref,
-    Source,
-    Step,
-    Veto,
-    Write,
-)
+from mmdata.steps.base import Align, Augment, Curate, Discovered, Ingest, Linked, Measure, Source, Step, Write
+from mmdata.steps.exchange import Input, Ref, Veto
 from mmdata.store.curation import LINKED, Columns, Curation, Rows
 from mmdata.store.parts import SCORE_SCHEMA, BasePartWriter, iter_samples, read_base_rows, write_table
 

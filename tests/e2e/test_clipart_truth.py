@@ -16,7 +16,7 @@ from mmdata.models.clip_image import prepare_image
 from mmdata.models.tower_spec import TowerSpec
 from mmdata.models.two_groups import calibrate
 from mmdata.steps.align.crossfit import Crossfit
-from mmdata.steps.base import Edge, Pairs
+from mmdata.steps.exchange import Edge, Pairs
 
 SEED = 3
 MAX_PIXELS = 30_000_000

@@ -20,10 +20,10 @@ from mmdata.errors import MmdataError, SpecError
 from mmdata.listing import _cut, input_line, parse_line
 from mmdata.sample import Member, Sample, sample_id
 from mmdata.spec import parse_spec, read_yaml
-from mmdata.steps.base import Input, Ref
 from mmdata.steps.curate.duplicates import Duplicates
 from mmdata.steps.curate.rules import Rules
 from mmdata.steps.curate.splits import Splits
+from mmdata.steps.exchange import Input, Ref
 from mmdata.store.curation import Columns, Curation, Rows
 from mmdata.store.parts import SCORE_SCHEMA, BasePartWriter, iter_samples, read_base_rows, write_table
 from mmdata.store.selection import decide_fates

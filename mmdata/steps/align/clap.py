@@ -12,7 +12,8 @@ from mmdata.errors import SampleError
 from mmdata.models.weights import Weights
 from mmdata.sample import Modality, Sample
 from mmdata.spec import Names
-from mmdata.steps.base import Align, Edge, Found, Score
+from mmdata.steps.base import Align
+from mmdata.steps.exchange import Edge, Found, Score
 
 if TYPE_CHECKING:
     from mmdata.models.clap import Clap as ClapModel

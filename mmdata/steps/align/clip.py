@@ -16,7 +16,8 @@ from mmdata.models.device import PRECISION_MEANS, Precision
 from mmdata.models.weights import Weights
 from mmdata.sample import Member, Modality, Sample
 from mmdata.spec import Names
-from mmdata.steps.base import Align, Edge, Found, Score
+from mmdata.steps.base import Align
+from mmdata.steps.exchange import Edge, Found, Score
 
 if TYPE_CHECKING:
     import numpy as np

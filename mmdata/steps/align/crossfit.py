@@ -13,7 +13,8 @@ from mmdata.errors import SampleError
 from mmdata.models.weights import Weights
 from mmdata.sample import Member, Modality, Sample
 from mmdata.spec import Frozen
-from mmdata.steps.base import Edge, Fitted, FittedRows, Found, Pairs
+from mmdata.steps.base import Fitted
+from mmdata.steps.exchange import Edge, FittedRows, Found, Pairs
 
 if TYPE_CHECKING:
     from mmdata.models.crossfit_aligner import Aligner

@@ -11,7 +11,8 @@ from pydantic import Field, model_validator
 from mmdata.errors import SampleError
 from mmdata.models.weights import Weights
 from mmdata.sample import Modality, Sample
-from mmdata.steps.base import Align, Declared, Edge, Found, NewText, Score
+from mmdata.steps.base import Align
+from mmdata.steps.exchange import Declared, Edge, Found, NewText, Score
 
 if TYPE_CHECKING:
     import numpy as np

@@ -15,7 +15,8 @@ from mmdata.errors import SampleError, WeightsError
 from mmdata.models.weights import Weights, content_identity
 from mmdata.sample import Modality, Sample
 from mmdata.spec import Names
-from mmdata.steps.base import Align, Declared, Edge, Found, NewText, Score
+from mmdata.steps.base import Align
+from mmdata.steps.exchange import Declared, Edge, Found, NewText, Score
 
 if TYPE_CHECKING:
     import numpy as np

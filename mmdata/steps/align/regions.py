@@ -13,7 +13,8 @@ from mmdata.errors import SampleError
 from mmdata.models.device import PRECISION_MEANS, Precision
 from mmdata.models.weights import Weights
 from mmdata.sample import Modality, Sample
-from mmdata.steps.base import Align, Declared, Edge, Found, NewText, Score
+from mmdata.steps.base import Align
+from mmdata.steps.exchange import Declared, Edge, Found, NewText, Score
 
 if TYPE_CHECKING:
     import numpy as np

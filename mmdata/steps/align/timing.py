@@ -11,7 +11,8 @@ from pydantic import Field
 from mmdata.errors import SampleError
 from mmdata.models.weights import Weights
 from mmdata.sample import Modality, Sample
-from mmdata.steps.base import Align, Edge, Found, Score
+from mmdata.steps.base import Align
+from mmdata.steps.exchange import Edge, Found, Score
 
 if TYPE_CHECKING:
     import numpy as np

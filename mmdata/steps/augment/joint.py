@@ -11,7 +11,8 @@ from pydantic import BeforeValidator, Field, NonNegativeInt, WithJsonSchema, mod
 
 from mmdata.sample import Modality, Sample
 from mmdata.spec import Frozen
-from mmdata.steps.base import Augment, Veto
+from mmdata.steps.base import Augment
+from mmdata.steps.exchange import Veto
 
 if TYPE_CHECKING:
     from mmdata.augment.policy import Others, Policy

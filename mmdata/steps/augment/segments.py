@@ -11,7 +11,8 @@ from pydantic import Field
 
 from mmdata.errors import SampleError
 from mmdata.sample import Member, Modality, Sample, child_id
-from mmdata.steps.base import Augment, Declared, Veto
+from mmdata.steps.base import Augment
+from mmdata.steps.exchange import Declared, Veto
 
 if TYPE_CHECKING:
     import numpy as np

@@ -8,7 +8,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import ByteSize, Field, StringConstraints, model_validator
 
 from mmdata.sample import Member, Modality
-from mmdata.steps.base import Declared, Ingest, Ref
+from mmdata.steps.base import Ingest
+from mmdata.steps.exchange import Declared, Ref
 
 _GROUNDS = {"white": "#ffffff", "black": "#000000"}
 Ground = Literal["white", "black"] | Annotated[str, StringConstraints(pattern=r"^#[0-9a-fA-F]{6}$")]

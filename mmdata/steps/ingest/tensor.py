@@ -9,7 +9,8 @@ from pydantic import ByteSize, Field, field_validator
 from mmdata.errors import SampleError
 from mmdata.sample import Member, Modality
 from mmdata.spec import Frozen, nearest
-from mmdata.steps.base import Ingest, Ref
+from mmdata.steps.base import Ingest
+from mmdata.steps.exchange import Ref
 
 _INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 _DTYPES = ("bool", *_INTEGERS, "float16", "float32", "float64")

@@ -9,7 +9,8 @@ from pydantic import ByteSize, Field, StringConstraints
 
 from mmdata.errors import SampleError
 from mmdata.sample import Member, Modality
-from mmdata.steps.base import Ingest, Ref
+from mmdata.steps.base import Ingest
+from mmdata.steps.exchange import Ref
 
 PersonalKind = Literal["email", "iban", "card", "id", "phone", "ip"]
 Region = Annotated[str, StringConstraints(pattern=r"^[A-Z]{2}$")]

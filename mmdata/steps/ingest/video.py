@@ -7,7 +7,8 @@ from typing import ClassVar, Literal
 from pydantic import ByteSize, Field, model_validator
 
 from mmdata.sample import Member, Modality
-from mmdata.steps.base import Ingest, Ref
+from mmdata.steps.base import Ingest
+from mmdata.steps.exchange import Ref
 
 
 class Video(Ingest):

@@ -23,7 +23,8 @@ from pydantic import BeforeValidator, Field, model_validator
 from mmdata.errors import PlanError
 from mmdata.sample import MODALITIES, Modality
 from mmdata.spec import Frozen, Location, Names
-from mmdata.steps.base import Declared, Input, Ref, Source
+from mmdata.steps.base import Source
+from mmdata.steps.exchange import Declared, Input, Ref
 from mmdata.store.remote import is_remote, walk
 
 _BY_EXTENSION: dict[str, Modality] = {

@@ -13,7 +13,8 @@ from pydantic import BeforeValidator, Field, model_validator
 from mmdata.errors import PlanError, SampleError
 from mmdata.sample import Modality
 from mmdata.spec import Frozen, nearest
-from mmdata.steps.base import Declared, Discovered, Input, Keep, Place, Ref
+from mmdata.steps.base import Discovered
+from mmdata.steps.exchange import Declared, Input, Keep, Place, Ref
 from mmdata.steps.sources.files import modality_of
 from mmdata.steps.sources.places import text_ref
 

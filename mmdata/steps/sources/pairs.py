@@ -12,7 +12,8 @@ from pydantic import ByteSize, Field, model_validator
 
 from mmdata.errors import SampleError
 from mmdata.sample import Modality
-from mmdata.steps.base import Declared, Discovered, Input, Keep, Place, Ref
+from mmdata.steps.base import Discovered
+from mmdata.steps.exchange import Declared, Input, Keep, Place, Ref
 from mmdata.steps.sources.places import text_ref
 from mmdata.store.remote import opened
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from mmdata.errors import PlanError
-from mmdata.steps.base import Place, Ref
+from mmdata.steps.exchange import Place, Ref
 from mmdata.store.remote import find, is_remote, version
 
 _RANGE: Final = re.compile(r"\{(\d+)\.\.(\d+)\}")

@@ -17,7 +17,8 @@ from pydantic import Field, model_validator
 from mmdata.errors import PlanError
 from mmdata.sample import Modality
 from mmdata.spec import Frozen, Location, Names, nearest
-from mmdata.steps.base import Declared, Input, Ref, Source
+from mmdata.steps.base import Source
+from mmdata.steps.exchange import Declared, Input, Ref
 from mmdata.steps.sources.files import modality_of
 from mmdata.steps.sources.rows import READERS, Rows
 from mmdata.store import sql

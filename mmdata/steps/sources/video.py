@@ -14,7 +14,8 @@ from pydantic import ByteSize, Field, model_validator
 
 from mmdata.errors import MissingExtraError, PlanError, SampleError
 from mmdata.spec import Names
-from mmdata.steps.base import Declared, Discovered, Input, Keep, Place, Ref
+from mmdata.steps.base import Discovered
+from mmdata.steps.exchange import Declared, Input, Keep, Place, Ref
 from mmdata.steps.sources.places import file_places, text_ref
 
 _SIDECARS: Final = ("srt", "vtt", "ass")

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from mmdata.spec import Names
-from mmdata.steps.base import Input, Keep, Place
+from mmdata.steps.exchange import Input, Keep, Place
 from mmdata.steps.sources.pairs import Pages
 from mmdata.steps.sources.places import file_places
 

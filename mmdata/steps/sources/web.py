@@ -10,7 +10,8 @@ from urllib.parse import urlsplit
 from pydantic import ByteSize, Field, model_validator
 
 from mmdata.spec import Names
-from mmdata.steps.base import Crawled, Input, Keep, Place
+from mmdata.steps.base import Crawled
+from mmdata.steps.exchange import Input, Keep, Place
 from mmdata.steps.sources.pairs import Pages
 from mmdata.steps.sources.places import file_place
 

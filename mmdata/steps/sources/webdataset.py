@@ -13,7 +13,8 @@ from pydantic import BeforeValidator, ByteSize, Field, model_validator
 from mmdata.errors import SampleError
 from mmdata.sample import Modality
 from mmdata.spec import Frozen, Names
-from mmdata.steps.base import Declared, Discovered, Input, Keep, Place, Ref
+from mmdata.steps.base import Discovered
+from mmdata.steps.exchange import Declared, Input, Keep, Place, Ref
 from mmdata.steps.sources.files import modality_of, modality_of_extension
 from mmdata.steps.sources.places import file_places, text_ref
 from mmdata.store.remote import is_remote, opened

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from mmdata.train.dice import Dice, Purpose
-from mmdata.train.losses.ranks import gathered, rank, row_counts, shared_mean
+from mmdata.train.launch import rank
+from mmdata.train.losses.ranks import gathered, row_counts, shared_mean
 from mmdata.train.losses.step import Step
 
 # One sample has no negatives.

@@ -10,6 +10,7 @@ from torch.distributed.tensor import DTensor
 
 from mmdata.train.batch import Batch
 from mmdata.train.dice import Dice
+from mmdata.train.launch import world_size
 from mmdata.train.losses.config import LossConfig
 from mmdata.train.losses.contrastive import fusion_terms, pair_terms
 from mmdata.train.losses.distill import distill_terms
@@ -17,7 +18,6 @@ from mmdata.train.losses.experts import clear_loads, expert_terms
 from mmdata.train.losses.generative import answer_terms, caption_terms, flow_terms, route_terms
 from mmdata.train.losses.masked import masked_terms
 from mmdata.train.losses.match import match_terms
-from mmdata.train.losses.ranks import world_size
 from mmdata.train.losses.step import Step
 from mmdata.train.model.fused import FusedModel
 from mmdata.train.model.sizes import Moe

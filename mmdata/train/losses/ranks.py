@@ -15,15 +15,7 @@ from torch import Tensor
 from torch import distributed as dist
 from torch.nn import functional
 
-
-def world_size() -> int:
-    """Ranks; 1 where nothing is distributed."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
-def rank() -> int:
-    """This one's number."""
-    return dist.get_rank() if world_size() > 1 else 0
+from mmdata.train.launch import rank, world_size
 
 
 def total(count: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from mmdata.errors import SampleError
 from mmdata.media.video import Limits, frames_of_film, measure_video
 from mmdata.sample import Member, Sample, child_id
 from mmdata.steps.augment.joint import Joint
-from mmdata.steps.base import Veto
+from mmdata.steps.exchange import Veto
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 

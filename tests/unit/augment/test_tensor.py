@@ -25,7 +25,7 @@ from mmdata.augment.tensor import TensorOperator, mirrored
 from mmdata.media.tensor import measure_tensor, write_tensor
 from mmdata.sample import Member, Sample
 from mmdata.steps.augment.joint import Joint
-from mmdata.steps.base import Veto
+from mmdata.steps.exchange import Veto
 
 RATE_HZ = 50.0
 

@@ -14,7 +14,8 @@ import pytest
 from mmdata.engine import fit
 from mmdata.models.weights import Weights
 from mmdata.sample import Member, Sample
-from mmdata.steps.base import Edge, Fitted, FittedRows, Pairs, Scorer
+from mmdata.steps.base import Fitted
+from mmdata.steps.exchange import Edge, FittedRows, Pairs, Scorer
 from mmdata.store.parts import BasePartWriter, write_table, write_vectors
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 from mmdata.errors import SampleError
 from mmdata.media.image_frames import frames
 from mmdata.media.image_write import Target
-from mmdata.steps.base import Ref
+from mmdata.steps.exchange import Ref
 from mmdata.steps.ingest.image import Image as Ingest
 
 GREYS = [0, 60, 120, 180, 240]

@@ -25,7 +25,7 @@ from mmdata.models.reconcile import (
 from mmdata.models.word_list import WordList, read_words, shipped_list
 from mmdata.sample import Member, Sample
 from mmdata.steps.align.reconcile import Reconcile
-from mmdata.steps.base import Edge, NewText
+from mmdata.steps.exchange import Edge, NewText
 
 LISTED = "the a to press please enter your number agent save say message door window red"
 WORDS = WordList(tuple(LISTED.split()))

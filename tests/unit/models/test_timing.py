@@ -18,7 +18,7 @@ from mmdata.models.word_times import WordTime
 from mmdata.sample import Member, Sample, child_id
 from mmdata.steps.align.timing import Timing
 from mmdata.steps.augment.segments import Segments
-from mmdata.steps.base import Veto
+from mmdata.steps.exchange import Veto
 
 SEED = 0
 SRT = "1\n00:00:00,500 --> 00:00:01,500\nOne\n\n2\n00:00:02,000 --> 00:00:02,900\nTwo\n"

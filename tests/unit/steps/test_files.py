@@ -11,7 +11,7 @@ import pytest
 from mmdata.engine.payloads import Payloads
 from mmdata.errors import SampleError
 from mmdata.sample import sample_id
-from mmdata.steps.base import Declared, Input
+from mmdata.steps.exchange import Declared, Input
 from mmdata.steps.sources.files import Files
 
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from mmdata.errors import PlanError
-from mmdata.steps.base import Input
+from mmdata.steps.exchange import Input
 from mmdata.steps.ingest.tensor import Tensor
 from mmdata.steps.sources.huggingface import HuggingFace
 

@@ -12,7 +12,7 @@ from PIL import ImageCms, ImageOps
 
 from mmdata.errors import SampleError
 from mmdata.sample import Member
-from mmdata.steps.base import Ref
+from mmdata.steps.exchange import Ref
 from mmdata.steps.ingest.image import Image
 
 GPS = {1: "N", 2: (52.0, 31.0, 0.0), 3: "E", 4: (13.0, 24.0, 0.0)}

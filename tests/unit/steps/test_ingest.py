@@ -17,7 +17,8 @@ from mmdata.engine.work import Slice, ingest_part
 from mmdata.errors import SampleError
 from mmdata.media.text import count_words, detect_language
 from mmdata.sample import Member, sample_id
-from mmdata.steps.base import Ingest, Ref
+from mmdata.steps.base import Ingest
+from mmdata.steps.exchange import Ref
 from mmdata.steps.ingest.audio import Audio
 from mmdata.steps.ingest.image import Image
 from mmdata.steps.ingest.text import Text

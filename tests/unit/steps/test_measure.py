@@ -22,7 +22,8 @@ from mmdata.errors import MissingExtraError
 from mmdata.media.personal import KINDS
 from mmdata.models import bodies, ocr, voice
 from mmdata.sample import Member, Modality
-from mmdata.steps.base import Measure, Ref
+from mmdata.steps.base import Measure
+from mmdata.steps.exchange import Ref
 from mmdata.steps.ingest.image import Image
 from mmdata.steps.ingest.text import PersonalKind, Text
 from mmdata.steps.measure.classifier import Classifier

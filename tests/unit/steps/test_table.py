@@ -13,7 +13,7 @@ import pytest
 
 from mmdata.engine.payloads import Payloads
 from mmdata.errors import PlanError, SampleError
-from mmdata.steps.base import Declared
+from mmdata.steps.exchange import Declared
 from mmdata.steps.sources.table import Table
 
 ROWS = [

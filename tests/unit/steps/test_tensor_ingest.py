@@ -22,7 +22,7 @@ from hypothesis.extra import numpy as arrays
 from mmdata.errors import SampleError
 from mmdata.media.tensor import DTYPES, Limits, read_tensor, write_tensor
 from mmdata.sample import MEASURES, Member
-from mmdata.steps.base import Ref
+from mmdata.steps.exchange import Ref
 from mmdata.steps.ingest.tensor import Tensor
 from mmdata.steps.sources.files import MemberFiles
 from mmdata.steps.sources.table import Table

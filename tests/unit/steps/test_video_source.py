@@ -9,7 +9,7 @@ from film import write_film
 from PIL import Image
 
 from mmdata.errors import PlanError, SampleError
-from mmdata.steps.base import Input
+from mmdata.steps.exchange import Input
 from mmdata.steps.sources.video import Video
 
 SRT = """1

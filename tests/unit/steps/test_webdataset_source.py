@@ -11,7 +11,7 @@ import webdataset
 
 from mmdata.engine.payloads import Payloads
 from mmdata.errors import PlanError, SampleError
-from mmdata.steps.base import Input
+from mmdata.steps.exchange import Input
 from mmdata.steps.sources.webdataset import WebDataset
 
 MEMBERS = {"image": ["jpg", "png"], "caption": "txt"}

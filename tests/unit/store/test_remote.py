@@ -11,7 +11,7 @@ import pytest
 
 from mmdata.engine.payloads import Payloads
 from mmdata.errors import FatalError, PlanError, SampleError
-from mmdata.steps.base import Place, Ref
+from mmdata.steps.exchange import Place, Ref
 from mmdata.steps.sources.files import Files
 from mmdata.steps.sources.places import file_places
 from mmdata.steps.sources.table import Table
