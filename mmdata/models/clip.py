@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Callable
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +21,7 @@ from mmdata.errors import MissingExtraError, WeightsError
 from mmdata.models.clip_image import ImageRecipe
 from mmdata.models.clip_text import text_tower
 from mmdata.models.clip_weights import CONFIG_NAME, as_folder, is_path, locate
-from mmdata.models.device import Precision, multiplies_bf16, resolve_device
+from mmdata.models.device import Precision, multiplies_bf16, resolve_device, whole_float32
 from mmdata.models.passes import passes_on
 
 if TYPE_CHECKING:
@@ -96,8 +98,10 @@ class Clip:
         Raises torch.OutOfMemoryError where not even one image fits.
         """
         out_ND = np.zeros((len(images_NCHW), self.width), dtype=np.float32)
-        for rows, emb_ND in self._image_passes.over(len(images_NCHW), lambda rows: self._image_pass(images_NCHW[rows])):
-            out_ND[rows] = emb_ND
+        passes = self._image_passes.over(len(images_NCHW), lambda rows: self._image_pass(images_NCHW[rows]))
+        # Each is waited for when the next has begun: an accelerator computes while the host copies.
+        for (rows, wait), _ in pairwise(chain(passes, [(slice(0), lambda: out_ND[:0])])):
+            out_ND[rows] = wait()
         return out_ND
 
     def embed_texts(self, texts: list[str]) -> NDArray[np.float32]:
@@ -123,20 +127,25 @@ class Clip:
             out_ND[order_N[rows]] = emb_ND
         return out_ND[[distinct[text] for text in texts]]
 
-    def _image_pass(self, images_NCHW: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def _image_pass(self, images_NCHW: NDArray[np.uint8]) -> Callable[[], NDArray[np.float32]]:
+        """Begin to embed; what comes back waits for the embeddings. It has ended where its time is of interest."""
         import torch
 
-        with torch.inference_mode():
+        with torch.inference_mode(), whole_float32():
             pixels_NCHW = self._to_device(images_NCHW)
             unit_NCHW = (pixels_NCHW.float() / 255 - self._mean_C11) / self._std_C11
             unit_NCHW = unit_NCHW.contiguous(memory_format=torch.channels_last)
-            return _unit_rows(self._model.encode_image(unit_NCHW.to(self._dtype)))
+            emb_ND = _unit_rows(self._model.encode_image(unit_NCHW.to(self._dtype)))
+            wait = _fetch(emb_ND)
+        if self._image_passes.grows:
+            wait()
+        return wait
 
     def _text_pass(self, ids_NS: torch.Tensor) -> NDArray[np.float32]:
         import torch
 
         with torch.inference_mode():
-            return _unit_rows(self._text_tower.encode(ids_NS.to(self._device)))
+            return _fetch(_unit_rows(self._text_tower.encode(ids_NS.to(self._device))))()
 
     def _to_device(self, images_NCHW: NDArray[np.uint8]) -> torch.Tensor:
         """A copy on the device; to CUDA out of page-locked memory, so that the host need not wait for it."""
@@ -216,7 +225,24 @@ def _recipe_of(model: Any) -> ImageRecipe:
     )
 
 
-def _unit_rows(features_ND: torch.Tensor) -> NDArray[np.float32]:
+def _unit_rows(features_ND: torch.Tensor) -> torch.Tensor:
     from torch.nn.functional import normalize
 
-    return np.asarray(normalize(features_ND.float(), dim=-1).cpu().numpy(), dtype=np.float32)
+    return normalize(features_ND.float(), dim=-1)
+
+
+def _fetch(emb_ND: torch.Tensor) -> Callable[[], NDArray[np.float32]]:
+    """Begin to copy to the host; what comes back waits for the copy, and for nothing that was begun after it."""
+    import torch
+
+    if emb_ND.device.type != "cuda":
+        return lambda: np.asarray(emb_ND.cpu().numpy(), dtype=np.float32)
+    here_ND = emb_ND.to("cpu", non_blocking=True)
+    done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    done.record(torch.cuda.current_stream(emb_ND.device))
+
+    def wait() -> NDArray[np.float32]:
+        done.synchronize()
+        return np.asarray(here_ND.numpy(), dtype=np.float32)
+
+    return wait

@@ -6,6 +6,8 @@ import ctypes
 import importlib.util
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
@@ -82,6 +84,19 @@ def resolve_device(device: str) -> torch.device:
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise FatalError(f"device: {device} was asked for, but torch sees no CUDA device; use device: auto")
     return torch.device(device)
+
+
+@contextmanager
+def whole_float32() -> Iterator[None]:
+    """Convolutions of float32 in float32: cuDNN else rounds what they multiply to 10 bits (TF32)."""
+    import torch
+
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 def multiplies_bf16(device: torch.device) -> bool:

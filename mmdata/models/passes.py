@@ -42,6 +42,11 @@ class Passes:
     _seen: int = field(default=0, init=False)
     _best_rate_hz: float = field(default=0.0, init=False)
 
+    @property
+    def grows(self) -> bool:
+        """Whether passes are timed to find a better size: what is run must then have ended when it returns."""
+        return self.rows < self.largest
+
     def over(self, count: int, run: Callable[[slice], T]) -> Iterator[tuple[slice, T]]:
         """Each range of `count` rows with what `run` makes of it; a range that does not fit is run again in halves.
 
@@ -70,7 +75,7 @@ class Passes:
         _release_memory()
 
     def _learn(self, rows: int, took_s: float) -> None:
-        if rows < self.rows or self.rows == self.largest:
+        if rows < self.rows or not self.grows:
             return
         self._seen += 1
         if self._seen < _TIMED_PASS:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from mmdata.errors import MissingExtraError, WeightsError
 from mmdata.models import whisper_weights
 from mmdata.models.clip_image import ImageRecipe
-from mmdata.models.device import resolve_device
+from mmdata.models.device import resolve_device, whole_float32
 from mmdata.models.passes import passes_on
 from mmdata.models.tower_spec import Kind, TowerSpec
 
@@ -137,7 +137,7 @@ class _Timm:
     def _pass(self, images: Sequence[Any]) -> Floats:
         import torch
 
-        with torch.inference_mode():
+        with torch.inference_mode(), whole_float32():
             pixels_NCHW = torch.from_numpy(np.stack(images)).to(self._device).float() / 255
             unit_NCHW = (pixels_NCHW - self._mean_C11) / self._std_C11
             features_ND = self._network(unit_NCHW.contiguous(memory_format=torch.channels_last))
@@ -262,6 +262,6 @@ class _Whisper:
 
         from mmdata.models.whisper_network import SAMPLE_RATE, encode
 
-        with torch.inference_mode():
+        with torch.inference_mode(), whole_float32():
             states_NTD = encode(self._network, clips, max(clips[0].size, 1) / SAMPLE_RATE)
             return np.asarray(states_NTD.float().mean(dim=1).cpu().numpy(), dtype=np.float32)

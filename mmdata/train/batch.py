@@ -7,7 +7,7 @@ time at 16 kHz, (N, 3, H, W, F) pixels of the frames of a video, or (N, C, P) fl
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -81,9 +81,9 @@ class Inputs:
     values: Tensor
     length_N: Tensor
 
-    def to(self, device: torch.device) -> Inputs:
-        """The same on another device."""
-        return Inputs(self.row_N.to(device), self.values.to(device), self.length_N.to(device))
+    def each(self, change: Callable[[Tensor], Tensor]) -> Inputs:
+        """With every tensor changed."""
+        return Inputs(change(self.row_N), change(self.values), change(self.length_N))
 
     def rows(self, rows: range) -> Inputs | None:
         """Those of some samples of the batch, which are counted anew; None where none of them has the modality."""
@@ -147,17 +147,24 @@ class Batch:
         return replace(self, inputs=inputs, teacher=teacher, present_BM=self.present_BM & seen_M)
 
     def to(self, device: torch.device) -> Batch:
-        """The same on another device."""
+        """The same on another device; out of page-locked memory, CUDA copies while the host goes on."""
+        return self._each(lambda part: part.to(device, non_blocking=device.type == "cuda"))
+
+    def pin_memory(self) -> Batch:
+        """The same in page-locked memory; a loader that pins calls it."""
+        return self._each(lambda part: part.pin_memory())
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
         return Batch(
-            self.row_B.to(device),
-            self.present_BM.to(device),
-            self.text_hash_BK.to(device),
-            {name: part.to(device) for name, part in self.inputs.items()},
+            change(self.row_B),
+            change(self.present_BM),
+            change(self.text_hash_BK),
+            {name: part.each(change) for name, part in self.inputs.items()},
             self.failures,
-            {name: vectors_BE.to(device) for name, vectors_BE in self.teacher.items()},
+            {name: change(vectors_BE) for name, vectors_BE in self.teacher.items()},
             self.space,
             self.texts,
-            {name: part.to(device) for name, part in self.asked.items()},
+            {name: part.each(change) for name, part in self.asked.items()},
         )
 
 

@@ -21,6 +21,7 @@ from tokenizers import Tokenizer
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from mmdata.errors import SampleError, TrainError
+from mmdata.models.device import resolve_device
 from mmdata.train.batch import Batch, Collate, Example, Failure, Space
 from mmdata.train.config import MIN_MODALITIES, DataConfig, TrainConfig
 from mmdata.train.decode import decode_text
@@ -308,6 +309,7 @@ def _loader(
         worker_init_fn=_quiet_worker,
         # Its own generator: a loader draws a seed when it starts, which must not shift the model's dropout.
         generator=torch.Generator(),
+        pin_memory=resolve_device(config.device).type == "cuda",
     )
 
 

@@ -57,9 +57,13 @@ def checkpoint_activations(model: nn.Module) -> None:
 
 
 def compile_blocks(model: nn.Module) -> None:
-    """Compile each block for itself: as fast as the whole for repeated layers, and compiled in seconds."""
+    """Compile each block for itself: as fast as the whole for repeated layers, and compiled in seconds.
+
+    Without an analysis that is not made for dynamic shapes: torch 2.8 to 2.11 end there in an AssertionError on CUDA
+    (pytorch/pytorch#181563).
+    """
     for block in blocks(model):
-        block.compile(dynamic=True)
+        block.compile(dynamic=True, options={"triton.coalesce_tiling_analysis": False})
 
 
 def encode_in_pieces(model: FusedModel, pieces: int) -> None:

@@ -290,6 +290,36 @@ def test_passes_are_bounded_and_keep_order(clip: Clip, monkeypatch: pytest.Monke
     assert abs(image_ND[0] - image_ND[1]).max() > 0.01
 
 
+@pytest.mark.parametrize(
+    ("most", "order"),
+    [
+        (2, ["begin", "begin", "wait", "begin", "wait", "wait"]),
+        # While a better size is looked for, passes are timed.
+        (64, ["begin", "wait"] * 2 + ["wait"] + ["begin", "wait"] + ["wait"] * 2),
+    ],
+)
+def test_a_pass_is_waited_for_when_the_next_has_begun(
+    clip: Clip, monkeypatch: pytest.MonkeyPatch, most: int, order: list[str]
+):
+    import mmdata.models.clip as module
+
+    done: list[str] = []
+    fetch = module._fetch
+
+    def follow(emb_ND: Any) -> Any:
+        done.append("begin")
+        wait = fetch(emb_ND)
+        return lambda: (done.append("wait"), wait())[1]
+
+    images = np.random.default_rng(0).integers(0, 256, (5, 3, 32, 32), dtype=np.uint8)
+    expected_ND = clip.embed_images(images)
+    monkeypatch.setattr(module, "_fetch", follow)
+    # A clock that stands still: twice as many rows are twice as fast, so the size would double again.
+    monkeypatch.setattr(clip, "_image_passes", Passes(2, most, clock=lambda: 0.0))
+    np.testing.assert_allclose(clip.embed_images(images), expected_ND, atol=3e-6)
+    assert done == order
+
+
 def test_nothing_embeds_to_no_rows(clip: Clip):
     assert clip.embed_texts([]).shape == (0, 32)
     assert clip.embed_images(np.zeros((0, 3, 32, 32), dtype=np.uint8)).shape == (0, 32)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mmdata.models import device
-from mmdata.models.device import accelerators, multiplies_bf16
+from mmdata.models.device import accelerators, multiplies_bf16, whole_float32
 
 
 @pytest.fixture
@@ -42,3 +42,10 @@ def test_a_driver_beside_a_torch_for_processors_is_no_accelerator(torch_with):
 def test_old_devices_only_emulate_bf16(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], native: bool):
     monkeypatch.setattr("torch.cuda.get_device_capability", lambda _: capability)
     assert multiplies_bf16(torch.device("cuda:0")) is native
+
+
+def test_float32_is_whole_while_it_is_wanted():
+    before = torch.backends.cudnn.allow_tf32
+    with whole_float32():
+        assert torch.backends.cudnn.allow_tf32 is False
+    assert torch.backends.cudnn.allow_tf32 is before

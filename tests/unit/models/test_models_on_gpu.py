@@ -286,17 +286,21 @@ def test_towers_see_what_they_see_on_the_processor(specs: dict[str, Any], kind: 
     assert least_cosine(fast.embed(inputs), exact.embed(inputs)) > 0.9999
 
 
-def test_heads_fitted_on_what_the_accelerator_saw_are_the_same(specs: dict[str, Any]):
+def test_heads_fitted_on_what_the_accelerator_saw_are_the_same(specs: dict[str, Any], record_property: Record):
+    """Few pairs of noise tell roundings apart: those of TF32 (0.001) take the correlation to 0.93, of float32 to 1."""
     from mmdata.models.crossfit import CrossfitConfig, Features, crossfit
 
-    scores = []
+    scores, seen = [], []
     for device in ("cpu", str(DEVICE)):
         viewer, reader = specs["timm"].load(device), specs["sentence"].load(device)
         images, ids = tower_inputs("timm", viewer.recipe), np.arange(40)
         texts = [f"{WORDS[row % 20]} {WORDS[(7 * row) % 19]} {WORDS[row % 3]}" for row in range(40)]
         features = Features(viewer.embed(images), reader.embed(texts), ids, ids)
+        seen.append(features.left_NF)
         scores.append(crossfit(features, CrossfitConfig(folds=3, rounds=2)).score_N)
-    assert np.corrcoef(scores[0], scores[1])[0, 1] > 0.99
+    correlation = float(np.corrcoef(scores[0], scores[1])[0, 1])
+    record_property("least cosine of features, correlation of scores", (least_cosine(*seen), correlation))
+    assert correlation > 0.999
 
 
 @needs_cuda

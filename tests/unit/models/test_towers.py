@@ -92,6 +92,16 @@ def test_timm_tower_sees_what_the_classifier_sees(viewer: Tower, viewer_spec: To
     np.testing.assert_allclose(ours.numpy(), logits.numpy(), atol=1e-3)
 
 
+def test_timm_tower_convolves_in_whole_float32(viewer: Tower, monkeypatch: pytest.MonkeyPatch):
+    import torch
+
+    rounds: list[bool] = []
+    network = viewer._network
+    monkeypatch.setattr(viewer, "_network", lambda x: rounds.append(torch.backends.cudnn.allow_tf32) or network(x))
+    viewer.embed(pictures(viewer.recipe, 1))
+    assert rounds == [False]
+
+
 def test_open_clip_towers_are_those_of_clip(lite_dir: Path):
     clip = Clip.load(str(lite_dir), device="cpu", precision="float32")
     images = pictures(clip.recipe)

@@ -51,6 +51,27 @@ def test_workers_change_nothing_even_more_than_shards(make_dataset, shape_shards
     assert rows == list(range(24))
 
 
+def test_batches_for_cuda_are_locked_in_memory(make_dataset, shape_shards: Path, monkeypatch: pytest.MonkeyPatch):
+    dataset, config = make_dataset(shape_shards)
+    assert not train_loader(MixedDataset([dataset]), config, steps(0, 1)).pin_memory
+    monkeypatch.setattr("mmdata.train.dataset.resolve_device", lambda _: torch.device("cuda"))
+    assert train_loader(MixedDataset([dataset]), config, steps(0, 1)).pin_memory
+
+
+def test_all_of_a_batch_is_locked_in_memory(make_dataset, shape_shards: Path, monkeypatch: pytest.MonkeyPatch):
+    """Page-locked memory needs an accelerator: another copy stands for it."""
+    dataset, config = make_dataset(shape_shards)
+    batch = next(iter(train_loader(MixedDataset([dataset]), config, steps(0, 1))))
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor.clone())
+    locked = batch.pin_memory()
+    assert same(batch, locked)
+    assert locked.row_B.data_ptr() != batch.row_B.data_ptr()
+    for name, part in batch.inputs.items():
+        assert torch.equal(locked.inputs[name].length_N, part.length_N)
+        assert locked.inputs[name].values.data_ptr() != part.values.data_ptr()
+    assert same(batch, batch.to(torch.device("cpu")))
+
+
 def test_a_loader_leaves_the_model_s_random_numbers_alone(make_dataset, shape_shards: Path):
     dataset, config = make_dataset(shape_shards)
     before = torch.get_rng_state()
