@@ -59,7 +59,7 @@ def checkpoint_activations(model: nn.Module) -> None:
 def compile_blocks(model: nn.Module) -> None:
     """Compile each block for itself: as fast as the whole for repeated layers, and compiled in seconds.
 
-    Without an analysis that is not made for dynamic shapes: torch 2.8 to 2.11 end there in an AssertionError on CUDA
+    Without an analysis that is not made for dynamic shapes: on CUDA torch 2.11 ends there in an AssertionError
     (pytorch/pytorch#181563).
     """
     for block in blocks(model):
