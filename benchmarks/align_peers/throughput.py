@@ -26,6 +26,7 @@ from align_peers.clip_data import read_pairs, write_pairs
 from align_peers.speech_data import read_clips, write_clips
 
 _BATCH = 256
+_SIDES_PX = (640, 1000)
 _SAMPLE_RATE = 16_000
 _CLIP_MODELS = ("ViT-B-32-quickgelu", "ViT-L-14-quickgelu")
 # openai-whisper's ModelDimensions of these names (Radford et al. 2022, table 1; large-v3 has 128 bands).
@@ -41,7 +42,7 @@ def measure(folder: Path, device: str, *, quick: bool) -> dict[str, Any]:
     images, speech = folder / "throughput_images", folder / "throughput_speech"
     images.mkdir()
     speech.mkdir()
-    pairs = read_pairs(write_pairs(images, 8 if small else 104)) * (1 if small else 80)
+    pairs = read_pairs(write_pairs(images, 8 if small else 104, _SIDES_PX)) * (1 if small else 80)
     clips = read_clips(write_clips(speech, 2 if small else 30, joined=True))
     found: dict[str, Any] = {"small": small}
     for name in _CLIP_MODELS[:1] if small else _CLIP_MODELS:
@@ -92,7 +93,7 @@ def _prepare(task: tuple[Any, str]) -> Any:
     from mmdata.models.clip_image import prepare_image
 
     recipe, path = task
-    return prepare_image(recipe, open_image(Path(path).read_bytes(), 1 << 40))
+    return prepare_image(recipe, open_image(Path(path).read_bytes(), 1 << 40, recipe.enough_px))
 
 
 def _stacked(images: Iterator[Any]) -> Any:
