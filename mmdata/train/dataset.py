@@ -275,7 +275,7 @@ class MixedDataset(Dataset[Example | Failure]):
             if (other := found.setdefault(modality, space)) != space:
                 raise TrainError(
                     f"data.teachers.{modality}: {other.width} numbers by {other.name} in one set, {space.width} by "
-                    f"{space.name} in another; build both with one model"
+                    f"{space.name} in another; build both with one model, and with this version of mmdata"
                 )
         return found
 

@@ -19,6 +19,7 @@ class WebDataset(Write):
     """
 
     step: ClassVar[str] = "webdataset"
+    version: ClassVar[int] = 2
     samples_per_shard: int = Field(1000, ge=1, description="a shard holds at most so many samples")
     bytes_per_shard: ByteSize = Field(
         ByteSize(256 << 20), ge=1 << 16, description="and at most so many bytes, but always one sample"

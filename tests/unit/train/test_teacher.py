@@ -116,7 +116,7 @@ def test_sets_of_two_teachers_are_refused(write_config, shape_shards: Path, tmp_
     manifest = (other / "manifest.json").read_text()
     (other / "manifest.json").write_text(manifest.replace('"space": "a"', '"space": "c"'))
     sets = f"data.sets={{one: {{shards: {shape_shards}}}, two: {{shards: {other}}}}}"
-    wrong = r"data\.teachers\.image: 6 numbers by a in one set, 6 by c in another; build both with one model"
+    wrong = r"data\.teachers\.image: 6 numbers by a in one set, 6 by c in another; build both with one model, and with"
     with pytest.raises(TrainError, match=wrong):
         train(
             write_config(shape_shards),
