@@ -18,7 +18,8 @@ from typing import Any, ClassVar
 from mmdata.errors import SampleError
 from mmdata.models.weights import Weights
 from mmdata.sample import Member
-from mmdata.steps.base import Align, Augment, Edge, Found, Ingest, Score
+from mmdata.steps.base import Align, Augment, Ingest
+from mmdata.steps.exchange import Edge, Found, Score
 from mmdata.steps.ingest.image import Image
 
 
