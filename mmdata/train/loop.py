@@ -56,7 +56,8 @@ def make_optimizer(model: nn.Module, optim: OptimConfig) -> torch.optim.AdamW:
         for axes, decay in ((2, optim.weight_decay), (1, 0.0), (0, 0.0))
     ]
     groups = [group for group in groups if group["params"]]
-    return torch.optim.AdamW(groups, lr=optim.lr, betas=(optim.beta1, optim.beta2))
+    # Fused: one pass over each parameter and its moments instead of a dozen, on processors too.
+    return torch.optim.AdamW(groups, lr=optim.lr, betas=(optim.beta1, optim.beta2), fused=True)
 
 
 def is_complete(config: TrainConfig, progress: Progress, total: int) -> bool:
@@ -209,8 +210,9 @@ class Trainer:
         """One update, or none where the batch has nothing to say or its numbers are bad."""
         self._note_failures(batch, log)
         lr = self.stage.learning_rate(self.progress.step)
-        loss, terms = self._losses(batch)
+        # Before the forward pass, which else has to find room beside the last step's gradients.
         self.optimizer.zero_grad(set_to_none=True)
+        loss, terms = self._losses(batch)
         loss.backward()  # type: ignore[no-untyped-call]
         average_whole(self.model)
         norm = clip_gradients(self.model, self.config.optim.clip_norm)
