@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, ValidationError, field_validator
+from pydantic.fields import FieldInfo
 
 from mmdata.errors import SpecError
 
@@ -174,10 +175,14 @@ def dotted(keys: Keys) -> str:
 def nearest(name: str, known: Iterable[str]) -> str:
     """`; did you mean 'model'?`, else the list of what is known."""
     known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    if close:
-        return f"; did you mean '{close[0]}'?"
+    if close := closest(name, known):
+        return f"; did you mean '{close}'?"
     return f"; known here: {', '.join(known)}" if known else ""
+
+
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that is most like another, None where none is like it."""
+    return next(iter(difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.6)), None)
 
 
 def read_yaml(path: Path | None, overrides: Sequence[str] = ()) -> Document:
@@ -256,16 +261,21 @@ def _has(value: Any, part: str | int) -> bool:
 
 
 def _fields_at(model: Any, location: Keys) -> list[str]:
-    """Names of the fields of the model that stands at `location` below `model`."""
+    """Keys that the model that stands at `location` below `model` knows."""
     among = [model]
     for part in location:
-        if part in getattr(model, "model_fields", {}):
-            among = list(_models_in(model.model_fields[part].annotation))
+        if part in (fields := _by_key(model)):
+            among = list(_models_in(fields[part].annotation))
         # Of a union pydantic says which model was meant, by its tag: the name of the class.
         meant = [one for one in among if one.__name__ == part]
         if meant or among:
             model = (meant or among)[0]
-    return list(model.model_fields)
+    return list(_by_key(model))
+
+
+def _by_key(model: Any) -> dict[str, FieldInfo]:
+    """The fields of a model as a file names them."""
+    return {field.alias or name: field for name, field in getattr(model, "model_fields", {}).items()}
 
 
 def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmdata.sample import MEASURES, Modality
-from mmdata.spec import nearest
+from mmdata.spec import closest
 from mmdata.store import sql
 from mmdata.store.sql import identifier, parquet, quoted
 
@@ -186,14 +186,19 @@ class Curation:
 
 
 def explained(error: Exception, columns: Columns) -> str:
-    """DuckDB's complaint about SQL of a pipeline file on one line, with the nearest column where a name is unknown."""
+    """DuckDB's complaint about SQL of a pipeline file on one line, with what to write where a name is unknown."""
     message = str(error).splitlines()[0]
     if not ("not found" in message or "Could not find" in message) or '"' not in message:
         return message
     names = columns.names()
     ends = (name.partition(".")[2] for name in names if "." in name)
     known = {*names, *(part for name in names for part in name.split(".")), *ends}
-    return message + nearest(message.split('"')[1], known)
+    name = message.split('"')[1]
+    if close := closest(name, known):
+        return f"{message}; did you mean '{close}'?"
+    # A column of a table that no member is made of: what is tried first by who knows the table.
+    carried = f"attributes['{name}'] where the source has a column of that name, else " if "column" in message else ""
+    return f"{message}; write {carried}one of {', '.join(sorted(names))}"
 
 
 def base_rows(base: Sequence[Path], retried: Sequence[Path]) -> str:

@@ -23,10 +23,9 @@ sources:
         caption: "{stem}.txt"
 """
 COLUMNS = (
-    "attributes, bytes, caption, caption.bytes, caption.chars, caption.lang, caption.masked, caption.mime, "
-    "caption.sha256, caption.text, caption.words, chars, faces, height, image, image.bytes, image.faces, image.height, "
-    "image.mime, image.sha256, image.width, key, lang, masked, match, mime, parent_id, sample_id, sha256, source, "
-    "text, variant, width, words"
+    "attributes, caption.bytes, caption.chars, caption.lang, caption.masked, caption.mime, caption.sha256, "
+    "caption.text, caption.words, image.bytes, image.faces, image.height, image.mime, image.sha256, image.width, "
+    "key, match, parent_id, sample_id, source, variant"
 )
 ALIGNERS = "clap, clip, crossfit, ocr, reconcile, regions, tags, timing, whisper"
 NOT_SELECT = "does not parse: Only SELECT statements can be serialized to json!"
@@ -230,6 +229,14 @@ def test_a_fault_is_said_with_its_place(added: str, expected: list[str]) -> None
     assert problems(HEAD + added) == expected
 
 
+def test_keys_are_named_as_files_write_them() -> None:
+    table = "  - table: {file: t.csv, columns: [site], members: {a: {txet: b}}}\n"
+    assert problems(f"name: t\nsources:\n{table}") == [
+        "p.yaml:3:57 sources[0].table.members.a.txet: unknown key 'txet'; did you mean 'text'?",
+        "p.yaml:3:26 sources[0].table.columns: unknown key 'columns'; known here: file, key, members, name, root",
+    ]
+
+
 ONE = "must be one SQL expression over the columns of a sample"
 ALONE = (
     "looks at other samples (a subquery), but an expression is about one; for a share of them use "
@@ -245,7 +252,14 @@ ALONE = (
             "captoin IS NOT NULL",
             "Binder Error: Referenced column \"captoin\" not found in FROM clause!; did you mean 'caption'?",
         ),
-        ("x.y > 3", f'Binder Error: Referenced table "x" not found!; known here: {COLUMNS}'),
+        ("x.y > 3", f'Binder Error: Referenced table "x" not found!; write one of {COLUMNS}'),
+        (
+            "site = 'a'",
+            (
+                'Binder Error: Referenced column "site" not found in FROM clause!; '
+                f"write attributes['site'] where the source has a column of that name, else one of {COLUMNS}"
+            ),
+        ),
         ("image.width >=", 'does not parse: syntax error at or near "FROM"'),
         ("true, false", ONE),
         ("true FROM candidates; SELECT 1", ONE),
