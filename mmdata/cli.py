@@ -343,8 +343,16 @@ def _told(found: Plan, outcome: Outcome) -> str:
     lines += _twins(outcome.crossings)
     if outcome.moved and not outcome.did_nothing:
         lines.append(f"splits: {outcome.moved} samples moved to another split since the last build")
+    lines += _empty_splits(found.pipeline.split_shares, outcome.splits)
     lines.append("shards: " + ", ".join(f"{name} {count} samples" for name, count in outcome.splits.items()))
     return "\n".join(lines)
+
+
+def _empty_splits(shares: dict[str, float], samples: dict[str, int]) -> list[str]:
+    """What a trainer would miss."""
+    empty = [name for name, share in shares.items() if share and not samples.get(name)]
+    why = "a share is of the groups (`by`, links), by their hash: few groups may all fall into others"
+    return [f"splits: no sample is in {', '.join(empty)}; {why}"] if empty and sum(samples.values()) else []
 
 
 def _operator(row: dict[str, Any]) -> str:

@@ -16,6 +16,7 @@ from mmdata.sample import Modality
 from mmdata.spec import Document, Keys, ParameterError, Spec, nearest
 from mmdata.steps import registry
 from mmdata.steps.base import Align, Augment, Crawled, Curate, Ingest, Linked, Measure, Source, Step, Write
+from mmdata.steps.curate.splits import Splits
 from mmdata.steps.exchange import Declared
 from mmdata.store import sql
 from mmdata.store.curation import LINKED, Columns, Curation, explained
@@ -78,6 +79,11 @@ class Pipeline:
     def linked(self) -> list[Linked]:
         """The measures that look at all samples together."""
         return [step for step in self.measure if isinstance(step, Linked)]
+
+    @property
+    def split_shares(self) -> dict[str, float]:
+        """The share of the groups that each split is to have; none where nothing is split."""
+        return {name: share for step in self.curate if isinstance(step, Splits) for name, share in step.shares.items()}
 
     @property
     def mixes_online(self) -> bool:

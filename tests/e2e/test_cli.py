@@ -153,6 +153,16 @@ def test_without_a_terminal_progress_is_plain_lines_on_standard_error(scenes):
     assert said.stdout.splitlines()[1] == f"{SCENES} inputs = {SCENES} kept"
 
 
+def test_a_split_that_gets_no_sample_is_named(scenes):
+    scenes.spec(curate=[{"splits": {"by": "source", "shares": {"train": 0.5, "val": 0.5}}}])
+    said = scenes.build().stdout.splitlines()
+    (kept,) = scenes.query("SELECT DISTINCT split FROM shards")
+    (empty,) = {"train", "val"} - {kept["split"]}
+    assert said[-2].startswith(f"splits: no sample is in {empty}; a share is of the groups"), said
+    scenes.spec(curate=[{"splits": {"shares": {"train": 0.5, "val": 0.5}}}])
+    assert "splits: no sample is in" not in scenes.build().stdout
+
+
 def test_on_a_terminal_it_draws_and_keeps_standard_output_clean(scenes):
     scenes.spec()
     ours, theirs = pty.openpty()
