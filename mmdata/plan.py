@@ -230,6 +230,8 @@ def plan_to_build(
     document, pipeline = _resolved(path, overrides)
     folder = _folder(pipeline, output)
     folder.mkdir(parents=True, exist_ok=True)
+    if retry_failed:
+        _reopen_crawls(pipeline, folder)
     # Of this process alone: a second build of the folder must not change what the first one reads.
     listing = folder / f"listing{SCRATCH_MARK}{os.getpid()}"
     try:
@@ -260,9 +262,26 @@ def _listed(plan: Plan) -> Plan:
     except PlanError as error:
         raise PlanError([plan.document.problem(("sources",), problem) for problem in error.problems]) from None
     if plan.is_complete and not plan.chunks:
-        fix = "look at what they are given: folders, templates, files"
+        fix = "; ".join(_failed_crawls(plan)) or "look at what they are given: folders, templates, files"
         raise PlanError([plan.document.problem(("sources",), f"the sources name no inputs; {fix}")])
     return plan
+
+
+def _reopen_crawls(pipeline: Pipeline, output: Path) -> None:
+    from mmdata.crawl.walk import reopen
+
+    for source in pipeline.sources:
+        if isinstance(source, Crawled):
+            reopen(crawl_folder(output, source, pipeline.as_of))
+
+
+def _failed_crawls(plan: Plan) -> Iterator[str]:
+    # Most plans need no pyarrow.
+    from mmdata.crawl.walk import what_failed
+
+    for source in plan.pipeline.sources:
+        if isinstance(source, Crawled) and (problem := what_failed(plan.crawl_folder(source))):
+            yield f"{source.label}: {problem}; mend it, and build with --retry-failed"
 
 
 def _with_retries(plan: Plan, chunks: Iterator[Chunk]) -> Iterator[Chunk]:

@@ -67,6 +67,10 @@ class Frontier:
         with self._transaction():
             self._add(urls, kind, depth)
 
+    def try_failed_again(self) -> None:
+        """What failed is to be visited once more."""
+        self._database.execute("UPDATE pages SET state = 'todo' WHERE state = 'failed'")
+
     def take(self, kind: str) -> Visit | None:
         """The next URL of a kind at the lowest depth that has any; of each host one before another of the first.
 

@@ -38,8 +38,14 @@ class Start:
 
 
 async def walk(fetcher: Fetcher, start: Start, scope: Scope, folder: Path, told: Callable[[int, int], None]) -> None:
-    """Visit all that is in scope, and write `done.json` and `pages.parquet` into `folder`; goes on where it stopped."""
+    """Visit all that is in scope, and write `pages.parquet` and `done.json` into `folder`.
+
+    Goes on where it stopped; in a crawl that was done and was reopened, what failed is visited again.
+    """
     with closing(Frontier(folder / "frontier.sqlite")) as frontier:
+        if (folder / "pages.parquet").exists():
+            frontier.try_failed_again()
+            (folder / "pages.parquet").unlink()
         recorder = Recorder(folder, frontier.recorded())
         walker = _Walker(fetcher, scope, frontier, recorder, told)
         try:
@@ -54,6 +60,24 @@ async def walk(fetcher: Fetcher, start: Start, scope: Scope, folder: Path, told:
         pages, size = frontier.spent()
         (folder / "done.json").write_text(json.dumps({"pages": pages, "bytes": size}), encoding="utf-8")
         told(pages, pages)
+
+
+def reopen(folder: Path) -> None:
+    """Have the next walk visit again what failed in this one, if it is done and anything did."""
+    if (folder / "done.json").exists() and what_failed(folder):
+        (folder / "done.json").unlink()
+
+
+def what_failed(folder: Path) -> str:
+    """Of a crawl that is done, in a sentence: how many pages failed, and the first of them with its reason; else ''."""
+    import pyarrow.parquet as pq
+
+    rows = pq.read_table(folder / "pages.parquet", filters=[("kind", "=", "page")]).to_pylist()
+    failed = [row for row in rows if row["state"] == "failed"]
+    if not failed:
+        return ""
+    first = failed[0]
+    return f"{len(failed)} of {len(rows)} pages failed, the first: {first['url']}: {first['reason']}: {first['detail']}"
 
 
 class _Walker:

@@ -46,6 +46,12 @@ _COLUMNS: Final[dict[str, dict[str, str]]] = {
         "wall_s": "DOUBLE",
         "fetched_at": "TIMESTAMPTZ",
     },
+    "pages": {
+        **dict.fromkeys(["url", "kind", "state", "reason", "detail", "final_url"], _TEXT),
+        **dict.fromkeys(["depth", "status"], "INTEGER"),
+        "bytes": "BIGINT",
+        "attempts": "INTEGER",
+    },
     "scored": {
         **dict.fromkeys(["sample_id", "aligner", "edge"], _TEXT),
         **dict.fromkeys(["score", "strength"], "FLOAT"),
@@ -293,6 +299,8 @@ def _queries(folder: Path, build: dict[str, Any]) -> dict[str, str]:
         name: [path for label, part in build[key] if (path := folder / "parts" / label / f"{part}.parquet").exists()]
         for name, key in (("base", "base"), ("scored", "scores"), ("fetches", "fetches"))
     }
+    crawls = (folder / "crawl" / name / "pages.parquet" for name in build.get("crawls", ()))
+    parts["pages"] = [path for path in crawls if path.exists()]
     decided = folder / "decided" / build["selection"]
     if (decided / "shards.json").exists():
         parts |= {name: [path] for name in _DECIDED if (path := decided / f"{name}.parquet").exists()}

@@ -180,3 +180,17 @@ def test_the_pipeline_of_web_sites_builds(cli):
     } == {(400, 200, "image/jpeg")}
     asked = [headers["user-agent"] for requests in site.asked.values() for headers in requests]
     assert all(agent.endswith("(+mailto:test@example.org)") for agent in asked)
+
+
+def test_a_site_that_could_not_be_reached_says_why_and_is_asked_again(cli, site: Site):
+    spec(cli, site, web(site, seeds=[site.url("/p/29")]))
+    refused = ("--set", "fetch.allow_private=[]")
+    for _ in range(2):
+        said = cli.build(*refused, code=2).stderr
+        assert "the sources name no inputs; pages: 1 of 1 pages failed" in said
+        assert "private_address" in said
+        assert "--retry-failed" in said
+    assert site.seen.total() == 0
+    assert "kept" in cli.build("--retry-failed").stdout
+    states = cli.query("SELECT state, count(*) AS n FROM pages WHERE kind = 'page' GROUP BY state")
+    assert states == [{"state": "done", "n": 1}]

@@ -14,7 +14,7 @@ from website import Reply, Site, redirect
 from mmdata.crawl.records import Damage, Record, records
 from mmdata.crawl.scope import Scope
 from mmdata.crawl.sitemaps import read_sitemap
-from mmdata.crawl.walk import Start, walk
+from mmdata.crawl.walk import Start, reopen, walk, what_failed
 from mmdata.errors import SampleError
 from mmdata.net.fetcher import Fetcher
 from mmdata.spec import FetchSpec
@@ -253,3 +253,26 @@ def test_a_sitemap_is_bounded_and_may_be_broken():
     for data in (b"", b"no xml", f"<!DOCTYPE x [{laughs}]><urlset><url><loc>&l11;</loc></url></urlset>".encode()):
         with pytest.raises(SampleError):
             read_sitemap(data)
+
+
+def test_what_failed_is_visited_again_where_a_crawl_is_reopened(site: Site, tmp_path: Path):
+    down = {"/p/1": 503, "/p/2": 404}
+    site.extra |= {path: lambda *_, code=code: Reply(code) for path, code in down.items()}
+    rows = crawl(site, tmp_path / "c", "/p/1", "/p/2", "/p/39")
+    assert {path: row["state"] for path, row in rows.items()} == {"/p/1": "failed", "/p/2": "failed", "/p/39": "done"}
+    assert what_failed(tmp_path / "c").startswith(f"2 of 3 pages failed, the first: {site.url('/p/1')}: ")
+    del site.extra["/p/1"]
+    seen = site.seen.copy()
+    reopen(tmp_path / "c")
+    assert not (tmp_path / "c" / "done.json").exists()
+    rows = crawl(site, tmp_path / "c", "/p/1", "/p/2", "/p/39")
+    assert (rows["/p/1"]["state"], rows["/p/2"]["state"]) == ("done", "failed")
+    assert site.seen["/p/39"] == seen["/p/39"]
+    assert rows["/p/1"]["reason"] is None
+
+
+def test_a_crawl_in_which_nothing_failed_is_not_reopened(site: Site, tmp_path: Path):
+    crawl(site, tmp_path / "c", max_pages=3)
+    reopen(tmp_path / "c")
+    assert (tmp_path / "c" / "done.json").exists()
+    assert what_failed(tmp_path / "c") == ""
