@@ -51,7 +51,8 @@ class Peer:
         environment = {
             **os.environ,
             **dict.fromkeys(_THREAD_NAMES, str(threads)),
-            "PYTHONPATH": str(Path(__file__).parent.parent),
+            # The checkout that this file lies in, also where another one is installed.
+            "PYTHONPATH": os.pathsep.join(map(str, Path(__file__).resolve().parents[1:3])),
             "HF_HUB_OFFLINE": "1",
             "TOKENIZERS_PARALLELISM": "false",
         }
