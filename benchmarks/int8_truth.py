@@ -1,10 +1,10 @@
 """What int8 products do to embeddings: of random weights, of random weights with large channels, and of trained ones.
 
 * ViT-B/32 of `align_peers/clip_data.py`, stamps and captions: cosines of all pairs beside those in float32; as it is,
-  and with four channels of what each block multiplies 20 or 50 times as large, their weights as much smaller (the same
+  and with four channels of what each MLP multiplies 20 or 50 times as large, their weights as much smaller (the same
   function).
 * MiniLM on captions, the encoders of Whisper on spoken prompts (frames): trained transformers, whose channels are not
-  alike. All linear layers of the encoder in bf16 or int8, beside float32.
+  alike. The MLPs of the encoder in bf16 or int8, all else in float32.
 
 Usage: python benchmarks/int8_truth.py. One line for each model and precision; `gap` is the root mean square of what
 cosines of different items move by, `spread` their standard deviation.
@@ -68,16 +68,15 @@ def of_clip(folder: Path) -> None:
 
 
 def with_large_channels(model: Any, factor: float) -> Any:
-    """The same function with four large channels in what each block multiplies."""
+    """The same function with four large channels in what each MLP multiplies."""
     other = copy.deepcopy(model)
     generator = torch.Generator().manual_seed(0)
     for tower in (other.visual.transformer, other.transformer):
         for block in tower.resblocks:
             some = torch.randperm(tower.width, generator=generator)[:4]
-            for norm, weight in ((block.ln_1, block.attn.in_proj_weight), (block.ln_2, block.mlp.c_fc.weight)):
-                norm.weight.data[some] *= factor
-                norm.bias.data[some] *= factor
-                weight.data[:, some] /= factor
+            block.ln_2.weight.data[some] *= factor
+            block.ln_2.bias.data[some] *= factor
+            block.mlp.c_fc.weight.data[:, some] /= factor
     return other
 
 
@@ -141,11 +140,11 @@ class _Between(nn.Module):
 
 
 def _linears(module: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
-    for name, child in module.named_children():
-        if isinstance(child, nn.Linear):
-            yield module, name, child
-        else:
-            yield from _linears(child)
+    for name, child in module.named_modules():
+        # An MLP widens or narrows; projections of attention are square.
+        if isinstance(child, nn.Linear) and child.in_features != child.out_features:
+            parent, _, last = name.rpartition(".")
+            yield module.get_submodule(parent), last, child
 
 
 def say(what: str, precision: str, got: list[torch.Tensor], exact: list[torch.Tensor]) -> None:

@@ -79,7 +79,7 @@ class Clip:
             pretrained: as in `locate`.
             device: as in `resolve_device`.
             precision: of weights and activations; `auto` is bf16 where `multiplies_bf16`, which moves cosines by about
-                0.001. `int8` is `auto` with int8 products in the blocks of transformers (`quantise_blocks`).
+                0.001. `int8` is `auto` with int8 products in the MLPs of transformers (`quantise_mlps`).
 
         Raises:
             MissingExtraError: open_clip is not installed.
@@ -164,9 +164,9 @@ class Clip:
 def _to_int8(model: Any, device: torch.device, dtype: torch.dtype) -> None:
     """In place, from the weights as they are, before they are rounded to `dtype`. Raises FatalError."""
     require_int8(device)
-    from mmdata.models.int8 import NARROWEST, quantise_blocks
+    from mmdata.models.int8 import NARROWEST, quantise_mlps
 
-    if not quantise_blocks(model, dtype):
+    if not quantise_mlps(model, dtype):
         what = f"no transformer of open_clip's own that is {NARROWEST} wide or wider"
         raise FatalError(f"precision: int8 was asked for, but this model has {what}; use precision: auto")
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 # `auto`: half the bits where the hardware multiplies them natively, else float32.
 Precision: TypeAlias = Literal["auto", "float32"]
-# `int8` besides: of the blocks of open_clip's transformers, on processors, never by itself.
+# `int8` besides: of the MLPs of open_clip's transformers, on processors, never by itself.
 TowerPrecision: TypeAlias = Literal["auto", "float32", "int8"]
 PRECISION_MEANS: Final = "of the model's arithmetic; auto: 16 bits where the device multiplies them natively, else 32"
 

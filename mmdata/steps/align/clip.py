@@ -56,7 +56,7 @@ class Clip(Align):
     text: Names = Field(default=["caption"], min_length=1, description="text members")
     precision: TowerPrecision = Field(
         "auto",
-        description=f"{PRECISION_MEANS}; int8: for processors with VNNI, of transformers, moves scores (decision 24)",
+        description=f"{PRECISION_MEANS}; int8: MLPs on processors with VNNI; moves scores",
     )
 
     @model_validator(mode="before")

@@ -11,14 +11,13 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
-from torch import nn
 from torch.nn import functional
 
 from mmdata.errors import FatalError
 from mmdata.models.clip import Clip
 from mmdata.models.clip_image import ImageRecipe
 from mmdata.models.device import require_int8
-from mmdata.models.int8 import NARROWEST, Int8Attention, Int8Linear, quantise_blocks
+from mmdata.models.int8 import NARROWEST, Int8Linear, quantise_mlps
 from mmdata.steps.align.clip import Clip as ClipStep
 from mmdata.steps.align.whisper import Whisper as WhisperStep
 
@@ -63,13 +62,12 @@ def loaded(model: Any, precision: str, device: torch.device = CPU) -> Clip:
 
 
 def with_large_channels(model: Any, factor: float) -> Any:
-    """The same function: four channels of what each block multiplies are so much larger, their weights smaller."""
+    """The same function: four channels of what each MLP multiplies are so much larger, their weights smaller."""
     other = copy.deepcopy(model)
     for block in [*other.visual.transformer.resblocks, *other.transformer.resblocks]:
-        for norm, weight in ((block.ln_1, block.attn.in_proj_weight), (block.ln_2, block.mlp.c_fc.weight)):
-            norm.weight.data[5:9] *= factor
-            norm.bias.data[5:9] *= factor
-            weight.data[:, 5:9] /= factor
+        block.ln_2.weight.data[5:9] *= factor
+        block.ln_2.bias.data[5:9] *= factor
+        block.mlp.c_fc.weight.data[:, 5:9] /= factor
     return other
 
 
@@ -130,39 +128,11 @@ def test_a_token_of_zeros_gives_the_bias_and_a_broken_one_stays_broken():
 
 
 @vnni
-@pytest.mark.parametrize("mask", ["none", "causal", "each"])
-def test_attention_is_torchs(mask: str):
-    torch.manual_seed(0)
-    attention = nn.MultiheadAttention(64, 4, batch_first=True).eval()
-    x_BLK = torch.randn(3, 7, 64)
-    added = {
-        "none": None,
-        "causal": torch.full((7, 7), -torch.inf).triu_(1),
-        "each": torch.randn(3 * 4, 7, 7) * 3,  # one for each row and head, as CoCa's
-    }[mask]
-    with torch.inference_mode():
-        expected, _ = attention(x_BLK, x_BLK, x_BLK, need_weights=False, attn_mask=added)
-        got, weights = Int8Attention(attention, torch.float32)(x_BLK, x_BLK, x_BLK, attn_mask=added)
-    assert weights is None
-    assert float((got - expected).norm() / expected.norm()) < 0.03
-        unmasked, _ = attention(x_BLK, x_BLK, x_BLK, need_weights=False)
-    if added is not None:
-        assert float((unmasked - expected).norm() / expected.norm()) > 0.2, "the mask must matter"
-
-
-@vnni
-def test_attention_to_others_is_refused():
-    attention = Int8Attention(nn.MultiheadAttention(64, 4, batch_first=True), torch.float32)
-    x_BLK = torch.randn(1, 3, 64)
-    with pytest.raises(ValueError, match="self-attention"):
-        attention(x_BLK, x_BLK.clone(), x_BLK)
-
-
-@vnni
 def test_scores_of_even_channels_hardly_move(images_NCHW: np.ndarray):
     model = network()
     exact = loaded(model, "float32")
-    assert 1e-5 < gap(loaded(model, "int8"), exact, images_NCHW) < 4e-3
+    spread = float((exact.embed_images(images_NCHW) @ exact.embed_texts(TEXTS).T).std())
+    assert 1e-4 < gap(loaded(model, "int8"), exact, images_NCHW) < spread / 10
 
 
 @vnni
@@ -188,12 +158,12 @@ def test_large_channels_cost_int8_its_accuracy_so_auto_leaves_it(images_NCHW: np
 
 
 @vnni
-def test_blocks_of_both_towers_are_found_and_narrow_ones_left():
+def test_mlps_of_both_towers_are_found_and_narrow_ones_left():
     model = copy.deepcopy(network())
-    assert quantise_blocks(model, torch.bfloat16) == 4
-    assert sum(isinstance(module, Int8Linear) for module in model.modules()) == 4 * 4
+    assert quantise_mlps(model, torch.bfloat16) == 4
+    assert sum(isinstance(module, Int8Linear) for module in model.modules()) == 4 * 2
     narrow = network(NARROWEST // 2)
-    assert quantise_blocks(narrow, torch.bfloat16) == 0
+    assert quantise_mlps(narrow, torch.bfloat16) == 0
     with pytest.raises(FatalError, match=f"no transformer of open_clip's own that is {NARROWEST} wide"):
         loaded(narrow, "int8")
 
