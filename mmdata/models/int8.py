@@ -2,7 +2,8 @@
 
 Weights are quantised once, symmetrically, one scale an output channel; activations in each pass, symmetrically, one
 scale a token (the `vector-wise` scheme of LLM.int8(), Dettmers et al., 2022, without its 16-bit columns). So no token
-depends on another's scale, and a score not on what else is in its batch.
+depends on another's scale. What is multiplied in bf16 between them rounds otherwise in a batch of another size, though,
+and rounding to int8 magnifies that.
 
 Scales by token lose what is small beside a large channel. Trained transformers have such channels; `precision: int8` is
 for who has looked at their own scores (docs/decisions/0024-int8-is-asked-for.md).
