@@ -10,7 +10,7 @@ each counts. Ratios are the peer's CPU-seconds (`--device cpu`) or seconds (othe
   `decode` in batches) and by faster-whisper's batched pipeline. Beside each cost the AUC of telling the two halves.
 * Throughput on the device as a share of the bare forward passes, in the same run (`align_peers/throughput.py`).
 
-Usage: python benchmarks/align.py [--quick] [--device cuda] [--threads N] [--precision int8] [--data-juicer-python PATH]
+Usage: python benchmarks/align.py [--quick] [--device cuda] [--threads N] [--data-juicer-python PATH]
 [--only clip,whisper,throughput]. The last line printed is one JSON object.
 """
 
@@ -81,8 +81,7 @@ def compare_clip(
     """Pairs of JPEG files and captions."""
     listing = clip_data.write_pairs(folder, arguments.pairs, sides_px)
     pairs = clip_data.read_pairs(listing)
-    weights = clip_data.write_weights(folder)
-    own = {**settings, **weights, "listing": str(listing), "precision": arguments.precision}
+    own = {**settings, **clip_data.write_weights(folder), "listing": str(listing)}
     peers = {"ours": Peer("clip_ours.py", own, arguments.threads)}
     peers["open_clip"] = Peer("clip_open_clip.py", own, arguments.threads)
     if arguments.data_juicer_python:
@@ -156,7 +155,6 @@ def _machine(arguments: argparse.Namespace) -> dict[str, Any]:
         "load_average": [round(load, 2) for load in os.getloadavg()],
         "threads": arguments.threads,
         "device": arguments.device,
-        "precision": arguments.precision,
         "rounds": arguments.rounds,
         "versions": {"python": platform.python_version(), **versions},
     }
@@ -166,7 +164,6 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few items, ends within three minutes on two cores")
     parser.add_argument("--device", default="cpu", help="cpu or cuda; Data-Juicer runs on the CPU in any case")
-    parser.add_argument("--precision", default="auto", help="of our CLIP: auto, float32 or int8")
     parser.add_argument("--threads", type=int, default=1, help="of every peer")
     parser.add_argument("--pairs", type=int, help="pictures with captions; default 104, all there are; quick 16")
     parser.add_argument("--clips", type=int, help="short clips, and four times the long ones; default 150, quick 16")

@@ -18,7 +18,7 @@ def load(settings: dict[str, Any]) -> Callable[[], list[float]]:
     from mmdata.steps.align.clip import Clip
 
     torch.set_num_threads(settings["threads"])
-    step = Clip(model=settings["model"], pretrained=settings["checkpoint"], precision=settings["precision"])
+    step = Clip(model=settings["model"], pretrained=settings["checkpoint"])
     scorer = step.load(settings["device"])
     pairs = read_pairs(Path(settings["listing"]))
 

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmdata.errors import FatalError, MissingExtraError, WeightsError
+from mmdata.errors import MissingExtraError, WeightsError
 from mmdata.models.clip_image import ImageRecipe
 from mmdata.models.clip_text import text_tower
 from mmdata.models.clip_weights import CONFIG_NAME, as_folder, is_path, locate
-from mmdata.models.device import TowerPrecision, multiplies_bf16, require_int8, resolve_device, whole_float32
+from mmdata.models.device import Precision, multiplies_bf16, resolve_device, whole_float32
 from mmdata.models.passes import passes_on
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Clip:
         recipe: ImageRecipe,
         width: int,
         device: torch.device,
-        precision: TowerPrecision = "auto",
+        precision: Precision = "auto",
     ) -> None:
         """Take over a built model; use `Clip.load`."""
         import torch
@@ -56,9 +56,7 @@ class Clip:
         self._device = device
         # Convolutions are faster with the channels last, on processors and on accelerators; equal but for rounding.
         # Weights in bf16, as open_clip's `pure_bf16`: autocast would cast them anew in each pass.
-        self._dtype = torch.bfloat16 if precision != "float32" and multiplies_bf16(device) else torch.float32
-        if precision == "int8":
-            _to_int8(model, device, self._dtype)
+        self._dtype = torch.bfloat16 if precision == "auto" and multiplies_bf16(device) else torch.float32
         self._model = model.to(device, self._dtype, memory_format=torch.channels_last).eval()
         self._tokenize = tokenizer
         self._text_tower = text_tower(self._model)
@@ -70,7 +68,7 @@ class Clip:
 
     @classmethod
     def load(
-        cls, model: str, pretrained: str | None = None, device: str = "auto", precision: TowerPrecision = "auto"
+        cls, model: str, pretrained: str | None = None, device: str = "auto", precision: Precision = "auto"
     ) -> Clip:
         """Build a model with open_clip's own factory; checkpoints are never unpickled.
 
@@ -79,12 +77,12 @@ class Clip:
             pretrained: as in `locate`.
             device: as in `resolve_device`.
             precision: of weights and activations; `auto` is bf16 where `multiplies_bf16`, which moves cosines by about
-                0.001. `int8` is `auto` with int8 products in the MLPs of transformers (`quantise_mlps`).
+                0.001.
 
         Raises:
             MissingExtraError: open_clip is not installed.
             WeightsError: the weights are missing, or are not those of this model.
-            FatalError: the device is not there, or cannot do `int8`, or the model has no blocks for it.
+            FatalError: the device is not there.
         """
         target = resolve_device(device)
         built, tokenizer, width = _load(model, pretrained)
@@ -159,16 +157,6 @@ class Clip:
         pinned_NCHW = torch.empty(images_NCHW.shape, dtype=torch.uint8, pin_memory=True)
         np.copyto(pinned_NCHW.numpy(), images_NCHW)
         return pinned_NCHW.to(self._device, non_blocking=True)
-
-
-def _to_int8(model: Any, device: torch.device, dtype: torch.dtype) -> None:
-    """In place, from the weights as they are, before they are rounded to `dtype`. Raises FatalError."""
-    require_int8(device)
-    from mmdata.models.int8 import NARROWEST, quantise_mlps
-
-    if not quantise_mlps(model, dtype):
-        what = f"no transformer of open_clip's own that is {NARROWEST} wide or wider"
-        raise FatalError(f"precision: int8 was asked for, but this model has {what}; use precision: auto")
 
 
 def build_network(model: str, pretrained: str | None = None) -> tuple[Any, ImageRecipe]:

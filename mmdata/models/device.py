@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 # `auto`: half the bits where the hardware multiplies them natively, else float32.
 Precision: TypeAlias = Literal["auto", "float32"]
-# `int8` besides: of the MLPs of open_clip's transformers, on processors, never by itself.
-TowerPrecision: TypeAlias = Literal["auto", "float32", "int8"]
 PRECISION_MEANS: Final = "of the model's arithmetic; auto: 16 bits where the device multiplies them natively, else 32"
 
 _CPU_PROCESSES: Final = 4
@@ -113,21 +111,3 @@ def multiplies_bf16(device: torch.device) -> bool:
         return torch.cuda.get_device_capability(device) >= _MULTIPLIES_BF16
     capabilities = torch.cpu.get_capabilities() if device.type == "cpu" else {}
     return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
-
-
-def require_int8(device: torch.device) -> None:
-    """Raise FatalError unless the device is a processor with VNNI, which multiplies int8 at twice the speed of bf16.
-
-    Others are slower, and those before VNNI add 8-bit products in 16 bits, which saturate (oneDNN, "Nuances of int8
-    computations").
-    """
-    import torch
-
-    asked = "precision: int8 was asked for, but"
-    if device.type != "cpu":
-        raise FatalError(f"{asked} it is for processors, not for device {device}; use precision: auto")
-    capabilities = torch.cpu.get_capabilities()
-    if not any(capabilities.get(name, False) for name in ("avx512_vnni", "avx_vnni", "amx_int8")):
-        raise FatalError(f"{asked} this processor has no VNNI; use precision: auto")
-    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        raise FatalError(f"{asked} this torch was built without oneDNN; use precision: auto")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field, model_validator
 
 from mmdata.errors import SampleError
-from mmdata.models.device import PRECISION_MEANS, TowerPrecision
+from mmdata.models.device import PRECISION_MEANS, Precision
 from mmdata.models.weights import Weights
 from mmdata.sample import Member, Modality, Sample
 from mmdata.spec import Names
@@ -54,10 +54,7 @@ class Clip(Align):
     video: Names = Field(default=[], description="video members")
     frames: int = Field(8, ge=1, le=64, description="frames of a video that are looked at, spread evenly over it")
     text: Names = Field(default=["caption"], min_length=1, description="text members")
-    precision: TowerPrecision = Field(
-        "auto",
-        description=f"{PRECISION_MEANS}; int8: MLPs on processors with VNNI; moves scores",
-    )
+    precision: Precision = Field("auto", description=PRECISION_MEANS)
 
     @model_validator(mode="before")
     @classmethod
