@@ -15,9 +15,9 @@ from typing import Any, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mmdata.store.files import appearing
+from mmdata.store.part_writer import PartWriter
 from mmdata.store.parts import open_payloads, write_table
-from mmdata.store.tar import TarWriter, read_range
+from mmdata.store.tar import read_range
 
 SCHEMA = pa.schema(
     [
@@ -42,29 +42,16 @@ SCHEMA = pa.schema(
 )
 
 
-class FetchPartWriter:
+class FetchPartWriter(PartWriter):
     """Writes one fetch part; commits when the block ends well."""
 
     def __init__(self, parquet: Path) -> None:
-        """The part is `parquet` and the tar beside it."""
-        self._parquet = parquet
+        """As any `PartWriter`."""
+        super().__init__(parquet)
         self._rows: list[dict[str, Any]] = []
 
-    def __enter__(self) -> Self:
-        """Open the scratch tar."""
-        self._appearing = appearing(self._parquet.with_suffix(".tar"))
-        self._file = self._appearing.__enter__().open("wb")
-        self._tar = TarWriter(self._file)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Commit: the tar first, then the Parquet; or leave nothing."""
-        if error[0] is None:
-            self._tar.finish()
-        self._file.close()
-        self._appearing.__exit__(*error)  # type: ignore[arg-type]
-        if error[0] is None:
-            write_table(self._parquet, pa.Table.from_pylist(self._rows, SCHEMA))
+    def _commit(self) -> None:
+        write_table(self._parquet, pa.Table.from_pylist(self._rows, SCHEMA))
 
     def add(self, row: Mapping[str, Any], data: bytes | None) -> None:
         """Append what became of a URL, and the body if there is one."""

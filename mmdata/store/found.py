@@ -4,44 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Self
 
-from mmdata.store.files import appearing
-from mmdata.store.tar import TarWriter
+from mmdata.store.part_writer import PartWriter
 
 KEPT = "kept:"
 """Stands for the tar beside a found part, wherever the build folder lies."""
 _ROWS_A_BATCH = 4096
 
 
-class FoundPartWriter:
+class FoundPartWriter(PartWriter):
     """Writes one found part; commits when the block ends well."""
 
     def __init__(self, parquet: Path) -> None:
-        """The part is `parquet` and the tar beside it."""
-        self._parquet = parquet
+        """As any `PartWriter`."""
+        super().__init__(parquet)
         self._lines: list[bytes] = []
         self._kept = 0
 
-    def __enter__(self) -> Self:
-        """Open the scratch tar."""
-        self._appearing = appearing(self._parquet.with_suffix(".tar"))
-        self._file = self._appearing.__enter__().open("wb")
-        self._tar = TarWriter(self._file)
-        return self
+    def _commit(self) -> None:
+        import pyarrow as pa
 
-    def __exit__(self, *error: object) -> None:
-        """Commit: the tar first, then the Parquet; or leave nothing."""
-        if error[0] is None:
-            self._tar.finish()
-        self._file.close()
-        self._appearing.__exit__(*error)  # type: ignore[arg-type]
-        if error[0] is None:
-            import pyarrow as pa
+        from mmdata.store.parts import write_table
 
-            from mmdata.store.parts import write_table
-
-            write_table(self._parquet, pa.table({"line": pa.array(self._lines, pa.binary())}))
+        write_table(self._parquet, pa.table({"line": pa.array(self._lines, pa.binary())}))
 
     def keep(self, data: bytes) -> tuple[str, tuple[int, int]]:
         """Store a payload: what stands for its path, and its span."""

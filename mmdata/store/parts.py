@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +23,8 @@ import pyarrow.parquet as pq
 from mmdata.errors import FatalError
 from mmdata.sample import Failure, Member, Sample
 from mmdata.store.files import appearing
-from mmdata.store.tar import TarWriter, read_range
+from mmdata.store.part_writer import PartWriter
+from mmdata.store.tar import read_range
 
 MEMBER = pa.struct(
     [
@@ -107,29 +108,16 @@ class BadMember:
     error: str
 
 
-class BasePartWriter:
+class BasePartWriter(PartWriter):
     """Writes one base part; commits when the block ends well."""
 
     def __init__(self, parquet: Path) -> None:
-        """The part is `parquet` and the tar beside it."""
-        self._parquet = parquet
+        """As any `PartWriter`."""
+        super().__init__(parquet)
         self._rows: list[dict[str, Any]] = []
 
-    def __enter__(self) -> Self:
-        """Open the scratch tar."""
-        self._appearing = appearing(self._parquet.with_suffix(".tar"))
-        self._file = self._appearing.__enter__().open("wb")
-        self._tar = TarWriter(self._file)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Commit: the tar first, then the Parquet; or leave nothing."""
-        if error[0] is None:
-            self._tar.finish()
-        self._file.close()
-        self._appearing.__exit__(*error)  # type: ignore[arg-type]
-        if error[0] is None:
-            write_table(self._parquet, pa.Table.from_pylist(self._rows, BASE_SCHEMA))
+    def _commit(self) -> None:
+        write_table(self._parquet, pa.Table.from_pylist(self._rows, BASE_SCHEMA))
 
     def add(self, sample: Sample, bad: Iterable[BadMember] = ()) -> None:
         """Append a sample's payloads and row."""
