@@ -7,14 +7,12 @@ way at once, never more than keep the processes busy, so memory does not grow wi
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import shutil
-import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,8 +25,8 @@ from mmdata.engine.discover import discover
 from mmdata.engine.events import Reporter, StepProgress
 from mmdata.engine.fetch import fetch_part, unplanned_parts, wanted
 from mmdata.engine.pools import Pools
+from mmdata.engine.stopping import StoppedError, Streak, stoppable, told
 from mmdata.engine.tasks import in_order
-from mmdata.errors import FatalError
 from mmdata.listing import Chunk
 from mmdata.models.device import accelerators
 from mmdata.net.fetcher import Fetcher
@@ -44,16 +42,6 @@ _BATCHES_AHEAD: Final = 2
 # Chunks that are fetched while others are worked on: the slowest hosts of some chunks must not leave the rest idle.
 _CHUNKS_AHEAD: Final = 6
 _CATALOG_EVERY_S: Final = 10.0
-_WITHHELD: Final = frozenset({"opted_out", "robots_denied"})
-
-
-class StoppedError(FatalError):
-    """The build was asked to stop (Ctrl-C, SIGTERM); a rerun goes on."""
-
-    def __init__(self, signal_number: int) -> None:
-        """Keep the signal: the exit code is 128 and its number."""
-        self.signal_number = signal_number
-        super().__init__("stopped; what is finished is kept, the same command goes on from there")
 
 
 @dataclass(frozen=True)
@@ -87,21 +75,14 @@ def build(plan: Plan, reporter: Reporter) -> Outcome:
         run = _Run(plan, reporter)
         with reporter, _logged(run):
             try:
-                asyncio.run(_stoppable(run.everything))
+                asyncio.run(stoppable(run.everything))
             except OSError as error:
-                raise _told(error, plan.output) from error
+                raise told(error, plan.output) from error
             finally:
                 sweep_scratch(
                     plan.output, catalog.path_of(plan.output).name
                 )  # of workers that were ended in the middle of a part
         return _outcome(run.plan, began, did_nothing=False)
-
-
-def _told(error: OSError, folder: Path) -> Exception:
-    """A full disk is no defect."""
-    if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
-        return error
-    return FatalError(f"{folder}: no room is left on the disk; what is finished is kept: make room, and run it again")
 
 
 class _Run:
@@ -114,7 +95,7 @@ class _Run:
         self.device = engine.device
         self.workers = (os.cpu_count() or 1) if engine.workers == "auto" else engine.workers
         self.steps: dict[str, StepProgress] = {}
-        self.streak = _Streak(engine.max_failures_in_a_row)
+        self.streak = Streak(engine.max_failures_in_a_row)
         self._catalog_at = 0.0
         self._earlier: Earlier | None = None
 
@@ -395,49 +376,6 @@ class _Run:
         if force or time.monotonic() - self._catalog_at > _CATALOG_EVERY_S:
             catalog.refresh(self.plan.output)
             self._catalog_at = time.monotonic()
-
-
-class _Streak:
-    """Counts failures in a row, within parts and from one part that ends to the next."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._length = 0
-        self._reasons: set[str] = set()
-
-    def add(self, failures: list[tuple[str, str] | None]) -> None:
-        """Raises FatalError where too many failed in a row."""
-        for failure in failures:
-            # What owners withhold says nothing of what goes wrong here.
-            if failure and failure[0] in _WITHHELD:
-                continue
-            self._length = self._length + 1 if failure else 0
-            self._reasons = self._reasons | {failure[0]} if failure else set()
-            if failure and self._length >= self._limit:
-                shared = f"all of them {failure[0]}" if len(self._reasons) == 1 else f"for {len(self._reasons)} reasons"
-                raise FatalError(
-                    f"{self._length} inputs in a row failed, {shared}; the last: {failure[1]}. "
-                    "If that is how the data is, raise engine.max_failures_in_a_row"
-                )
-
-
-async def _stoppable(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run; Ctrl-C and SIGTERM cancel it. Raises StoppedError."""
-    task = asyncio.ensure_future(work())
-    received: list[int] = []
-
-    def stop(number: int) -> None:
-        received.append(number)
-        task.cancel()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop, number)
-    try:
-        await task
-    except asyncio.CancelledError:
-        if received:
-            raise StoppedError(received[0]) from None
-        raise
 
 
 @contextmanager
