@@ -21,6 +21,8 @@ SEED = 6
 _MIN_SIDE_PX, _MAX_PIXELS = 150, 1_000_000
 _COLOURFUL = 40
 _RATE = 8_000
+# Prompts of silence are among them: noise of one bit has no copy that could be told.
+_AUDIBLE = 0.01
 COLUMNS = ["key", "picture", "title", "said", "speech"]
 
 
@@ -202,7 +204,7 @@ def _sounds(folder: Path, prompts: Path, originals: int, each: int) -> Iterator[
         if len(sounds) == originals:
             break
         audio_T = decode_mono(path.read_bytes(), 20, _RATE)
-        if len(audio_T) >= _RATE:
+        if len(audio_T) >= _RATE and np.abs(audio_T).max() >= _AUDIBLE:
             sounds[f"s{len(sounds):03}"] = audio_T
     for key, audio_T in sounds.items():
         (folder / f"{key}.wav").write_bytes(encoded(audio_T, "wav", "pcm_s16le", _RATE))

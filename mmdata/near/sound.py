@@ -35,7 +35,8 @@ _BANDS, _LOWEST_HZ, _HIGHEST_HZ = 33, 300.0, 3_000.0
 _STEP: Final = 8
 # Below the loudest frame by so much a frame is silent.
 _SILENCE_DB: Final = 35.0
-_SILENCE: Final = 1e-6
+# Of the loudest frame: noise of -72 dBFS, some of the lowest bits of sixteen, which another recording of it has not.
+_SILENCE: Final = 0.1
 LEAST_FRAMES: Final = 12
 """Compared words, 384 bits: of other sounds, whose bits are far from independent, hardly any agree in 70 % of them."""
 _SEGMENTS: Final = 8

@@ -57,6 +57,13 @@ def test_what_is_silent_or_too_short_has_none(audio_T: np.ndarray) -> None:
     assert len(fingerprint(audio_T.astype(np.float32))) == 0
 
 
+def test_the_lowest_bits_are_silence_and_a_quiet_tune_is_not() -> None:
+    noise_T = np.random.default_rng(0).integers(-2, 3, RATE_HZ * 3) / 2**15
+    assert len(fingerprint(noise_T.astype(np.float32))) == 0
+    quiet_T = tune(0) / np.abs(tune(0)).max() * 0.003  # -50 dBFS
+    assert distance(fingerprint(tune(0)), fingerprint(quiet_T.astype(np.float32)), 25) < 0.05
+
+
 def test_too_little_in_common_is_no_evidence() -> None:
     word_F = fingerprint(tune(0))
     assert distance(word_F, word_F[:8], 25) == 1.0
