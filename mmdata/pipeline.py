@@ -11,9 +11,10 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from mmdata import spec as specs
+from mmdata.document import Document, Keys, nearest
 from mmdata.errors import PlanError, WeightsError
 from mmdata.sample import Modality
-from mmdata.spec import Document, Keys, ParameterError, Spec, nearest
+from mmdata.spec import ParameterError, Spec
 from mmdata.steps import registry
 from mmdata.steps.base import Align, Augment, Crawled, Curate, Ingest, Linked, Measure, Source, Step, Write
 from mmdata.steps.curate.splits import Splits

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from mmdata import spec as specs
+from mmdata.document import Document, read_yaml
 from mmdata.errors import PlanError
 from mmdata.listing import Chunk, Looked, crawl_folder, fingerprint, is_crawled, iter_chunks, iter_looked
 from mmdata.pipeline import Pipeline, resolve
-from mmdata.spec import Document
 from mmdata.steps.base import Align, Augment, Crawled, Fitted, Linked, Measure, Step
 from mmdata.store.files import SCRATCH_MARK
 
@@ -241,7 +241,7 @@ def plan_to_build(
 
 
 def _resolved(path: Path, overrides: Sequence[str]) -> tuple[Document, Pipeline]:
-    document = specs.read_yaml(path, overrides)
+    document = read_yaml(path, overrides)
     return document, resolve(document, specs.parse_spec(document))
 
 

@@ -16,10 +16,11 @@ from typing import Any, Final
 
 import yaml
 
+from mmdata.document import Document, Keys, apply_override, nearest
 from mmdata.engine.decide import Decisions, decide_over, sql_memory
 from mmdata.errors import MmdataError, SpecError
 from mmdata.pipeline import Pipeline, resolve
-from mmdata.spec import Document, Keys, apply_override, nearest, parse_spec
+from mmdata.spec import parse_spec
 from mmdata.steps.curate.expressions import check_number, written
 from mmdata.steps.curate.rules import Rules, Test
 from mmdata.store import sql

@@ -12,7 +12,8 @@ from pydantic import Field, ValidationError, field_validator
 
 from mmdata.augment.base import Change, Operator, Sound, VetoError, View
 from mmdata.augment.time_crop import TimeCrop
-from mmdata.spec import Frozen, nearest
+from mmdata.document import nearest
+from mmdata.spec import Frozen
 
 _CHANGES: Final = frozenset({"audio"})
 # Ratios of whole numbers up to this: a factor of 1.1 is 11/10; the finest that resampling tells apart.

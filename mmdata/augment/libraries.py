@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import yaml
 
+from mmdata.document import nearest
 from mmdata.errors import MissingExtraError
-from mmdata.spec import nearest
 
 
 def table(name: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from mmdata.augment.audio_own import validated
 from mmdata.augment.base import Mixer, Operator
 from mmdata.augment.image import image_operator, image_operators
 from mmdata.augment.text import text_operator, text_operators
-from mmdata.spec import nearest
+from mmdata.document import nearest
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmdata.document import closest
 from mmdata.sample import MEASURES, Modality
-from mmdata.spec import closest
 from mmdata.store import sql
 from mmdata.store.sql import identifier, parquet, quoted
 

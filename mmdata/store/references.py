@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from mmdata.document import nearest
 from mmdata.errors import FatalError
-from mmdata.spec import nearest
 from mmdata.store import sql
 from mmdata.store.links import Fingerprints
 from mmdata.store.parts import iter_vectors

@@ -8,8 +8,9 @@ from typing import Literal
 
 from pydantic import Field, ValidationError, field_validator
 
+from mmdata.document import Document, Keys, nearest, read_yaml
 from mmdata.errors import SpecError
-from mmdata.spec import Document, Frozen, Keys, explain, nearest, read_yaml
+from mmdata.spec import Frozen, explain
 from mmdata.train.losses.config import LossConfig, apart_problems
 from mmdata.train.model.sizes import Architecture, ModelConfig
 from mmdata.train.model.sizes import problems as model_problems

@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError
 
+from mmdata.document import nearest
 from mmdata.errors import TrainError
-from mmdata.spec import nearest
 from mmdata.train.places import Place, open_place
 
 _MAX_BYTES = 256 << 20

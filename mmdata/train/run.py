@@ -13,7 +13,7 @@ from mmdata.train.config import TrainConfig, load_config, load_document, unknown
 from mmdata.train.manifest import open_folder
 
 if TYPE_CHECKING:
-    from mmdata.spec import Document
+    from mmdata.document import Document
     from mmdata.train.session import Session
 
 __all__ = ["load_config", "train"]

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from mmdata.document import nearest
 from mmdata.errors import TrainError
-from mmdata.spec import nearest
 from mmdata.train.config import OptimConfig, StageConfig, TrainConfig
 from mmdata.train.losses.config import LossConfig
 

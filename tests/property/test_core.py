@@ -16,10 +16,11 @@ from candidates import gathered
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from mmdata.document import read_yaml
 from mmdata.errors import MmdataError, SpecError
 from mmdata.listing import _cut, input_line, parse_line
 from mmdata.sample import Member, Sample, sample_id
-from mmdata.spec import parse_spec, read_yaml
+from mmdata.spec import parse_spec
 from mmdata.steps.curate.duplicates import Duplicates
 from mmdata.steps.curate.rules import Rules
 from mmdata.steps.curate.splits import Splits

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from mmdata.document import Document, nearest, read_yaml
 from mmdata.errors import SpecError
-from mmdata.spec import Document, nearest, parse_spec, read_yaml
+from mmdata.spec import parse_spec
 
 GOOD = "name: t\nsources:\n  - files: {root: media}\n"
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from pydantic import Field
 
+from mmdata.document import nearest
 from mmdata.errors import FatalError
-from mmdata.spec import ParameterError, nearest
+from mmdata.spec import ParameterError
 from mmdata.steps.base import Curate
 from mmdata.store.curation import Curation
 from mmdata.store.sql import identifier, parquet

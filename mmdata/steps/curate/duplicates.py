@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
-from mmdata.spec import Keys, ParameterError, nearest
+from mmdata.document import Keys, nearest
+from mmdata.spec import ParameterError
 from mmdata.steps.base import Curate
 from mmdata.steps.curate.expressions import check_order, checked_type, written, written_order
 from mmdata.store.curation import Curation

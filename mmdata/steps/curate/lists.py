@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from mmdata.document import nearest
 from mmdata.errors import FatalError
-from mmdata.spec import nearest
 from mmdata.store.curation import Curation
 from mmdata.store.sql import identifier
 

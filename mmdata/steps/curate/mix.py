@@ -7,7 +7,8 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field, field_validator
 
-from mmdata.spec import Keys, ParameterError, nearest
+from mmdata.document import Keys, nearest
+from mmdata.spec import ParameterError
 from mmdata.steps.base import Curate
 from mmdata.steps.curate.draws import shuffled
 from mmdata.steps.curate.expressions import check_condition, checked_type, written

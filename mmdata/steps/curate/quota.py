@@ -6,7 +6,8 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field, model_validator
 
-from mmdata.spec import Keys, Names, ParameterError
+from mmdata.document import Keys
+from mmdata.spec import Names, ParameterError
 from mmdata.steps.base import Curate
 from mmdata.steps.curate.draws import shuffled
 from mmdata.steps.curate.expressions import check_condition, check_order, checked_type, written, written_order

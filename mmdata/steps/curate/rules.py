@@ -10,8 +10,9 @@ from typing import Annotated, Any, ClassVar, Final
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
+from mmdata.document import Keys, nearest
 from mmdata.errors import FatalError
-from mmdata.spec import Frozen, Keys, Names, ParameterError, nearest
+from mmdata.spec import Frozen, Names, ParameterError
 from mmdata.steps.base import Curate
 from mmdata.steps.curate import lists
 from mmdata.steps.curate.expressions import (

@@ -15,8 +15,9 @@ from typing import Any, ClassVar, Final
 
 from pydantic import Field, field_validator
 
+from mmdata.document import Keys, nearest
 from mmdata.errors import LedgerError
-from mmdata.spec import Keys, Names, ParameterError, nearest
+from mmdata.spec import Names, ParameterError
 from mmdata.steps.base import Curate
 from mmdata.steps.curate.components import components
 from mmdata.steps.curate.draws import unit_interval

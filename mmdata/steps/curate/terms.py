@@ -13,7 +13,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from mmdata.spec import Keys, Names, ParameterError
+from mmdata.document import Keys
+from mmdata.spec import Names, ParameterError
 from mmdata.steps.base import Curate
 from mmdata.steps.curate import lists
 from mmdata.steps.curate.draws import unit_interval

@@ -6,9 +6,10 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import ByteSize, Field, field_validator
 
+from mmdata.document import nearest
 from mmdata.errors import SampleError
 from mmdata.sample import Member, Modality
-from mmdata.spec import Frozen, nearest
+from mmdata.spec import Frozen
 from mmdata.steps.base import Ingest
 from mmdata.steps.exchange import Ref
 

@@ -10,9 +10,10 @@ from typing import Annotated, Any, ClassVar, Final
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from mmdata.document import nearest
 from mmdata.errors import PlanError, SampleError
 from mmdata.sample import Modality
-from mmdata.spec import Frozen, nearest
+from mmdata.spec import Frozen
 from mmdata.steps.base import Discovered
 from mmdata.steps.exchange import Declared, Input, Keep, Place, Ref
 from mmdata.steps.sources.files import modality_of

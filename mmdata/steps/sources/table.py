@@ -14,9 +14,10 @@ from typing import Any, ClassVar
 
 from pydantic import Field, model_validator
 
+from mmdata.document import nearest
 from mmdata.errors import PlanError
 from mmdata.sample import Modality
-from mmdata.spec import Frozen, Location, Names, nearest
+from mmdata.spec import Frozen, Location, Names
 from mmdata.steps.base import Source
 from mmdata.steps.exchange import Declared, Input, Ref
 from mmdata.steps.sources.files import modality_of

@@ -8,8 +8,9 @@ from typing import Literal
 
 from pydantic import Field, ValidationError
 
+from mmdata.document import Keys, read_yaml
 from mmdata.errors import SpecError
-from mmdata.spec import Frozen, Keys, explain, read_yaml
+from mmdata.spec import Frozen, explain
 from mmdata.train.model.sizes import PretrainedTower
 
 Task = Literal["retrieval", "missing", "consistency", "zero_shot", "probe", "captions", "images", "detector"]

@@ -8,7 +8,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from mmdata.spec import Frozen, Keys, nearest
+from mmdata.document import Keys, nearest
+from mmdata.spec import Frozen
 
 
 class LossConfig(Frozen):

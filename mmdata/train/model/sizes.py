@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from mmdata.spec import Frozen, Keys
+from mmdata.document import Keys
+from mmdata.spec import Frozen
 from mmdata.train.losses.config import LossConfig
 
 # What a decoder can make.
