@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import torch
 
-from mmdata.train.batch import Batch, Collate, Example
+from mmdata.train.batch import Batch, Collate, Example, Space
 from mmdata.train.dice import Dice
 from mmdata.train.losses.config import LossConfig
 from mmdata.train.losses.objective import Objective
@@ -37,10 +38,16 @@ SHAPE: dict[str, Any] = {
 }
 
 
-def make_model(loss: LossConfig, names: Sequence[str] = NAMES, limits: Limits = LIMITS, **changes: Any) -> FusedModel:
+def make_model(
+    loss: LossConfig,
+    names: Sequence[str] = NAMES,
+    limits: Limits = LIMITS,
+    mimicked: Mapping[str, Space] = MappingProxyType({}),
+    **changes: Any,
+) -> FusedModel:
     torch.manual_seed(0)
     architecture = ModelConfig(**{**SHAPE, **changes}).architecture([loss])
-    return FusedModel(architecture, tuple(names), limits)
+    return FusedModel(architecture, tuple(names), limits, mimicked)
 
 
 def example(row: int, names: Sequence[str] = NAMES) -> Example:

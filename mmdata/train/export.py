@@ -17,7 +17,7 @@ from torch import Tensor
 from mmdata.errors import TrainError
 from mmdata.train.checkpoint import write_whole
 from mmdata.train.config import TrainConfig
-from mmdata.train.model.fused import FusedModel
+from mmdata.train.model.fused import TRAINING_ONLY, FusedModel
 from mmdata.train.model.sizes import Architecture
 from mmdata.train.model.towers import Limits
 from mmdata.train.tokens import END, START, bounds, load_tokenizer
@@ -63,7 +63,8 @@ def save_model(
     folder: Path, weights: Mapping[str, Tensor], modalities: Sequence[str], config: TrainConfig, limits: Limits
 ) -> None:
     """Write `model.safetensors` and `config.json`; the tokenizer stands there since training started."""
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    kept = {name: tensor for name, tensor in weights.items() if not name.startswith(TRAINING_ONLY)}
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in kept.items()}
     write_whole(folder / "model.safetensors", lambda scratch: save_file(weights, scratch))
     description = {
         "format": _FORMAT,

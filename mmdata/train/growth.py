@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from mmdata.errors import TrainError
 from mmdata.train.config import REPLAY, DataConfig, SetConfig, StartConfig, TrainConfig
 from mmdata.train.export import read_description, run_limits
-from mmdata.train.model.fused import FusedModel
+from mmdata.train.model.fused import TRAINING_ONLY, FusedModel
 from mmdata.train.stages import modality_patterns
 
 
@@ -27,7 +27,7 @@ def begin_with(model: FusedModel, start: StartConfig) -> None:
         weights = load_file(folder / "model.safetensors")
     except (OSError, SafetensorError) as error:
         raise TrainError(f"{folder}: no trained model that can be read: {error}") from None
-    own = model.state_dict()
+    own = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(TRAINING_ONLY)}
     new = modality_patterns(start.add_modality) if start.add_modality else ()
     known = set(weights)
     if start.add_modality and any(fnmatch.filter(known, pattern) for pattern in new):
@@ -36,7 +36,7 @@ def begin_with(model: FusedModel, start: StartConfig) -> None:
     other = [name for name in own.keys() & known if own[name].shape != weights[name].shape]
     if missing or other or known - own.keys():
         raise TrainError(_differs(folder, sorted(missing), sorted(known - own.keys()), sorted(other)))
-    model.load_state_dict({**own, **weights})
+    model.load_state_dict({**model.state_dict(), **weights})
 
 
 def _differs(folder: Path, missing: list[str], more: list[str], other: list[str]) -> str:

@@ -6,6 +6,7 @@ Shapes: B samples, M modalities, N samples that have a modality, E the teacher's
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -16,7 +17,7 @@ from torch.nn import functional
 
 from mmdata.errors import TrainError
 from mmdata.models.clip import Clip
-from mmdata.train.batch import Batch
+from mmdata.train.batch import Batch, Space
 from mmdata.train.config import TeacherConfig, TrainConfig
 from mmdata.train.export import load_model, run_limits
 from mmdata.train.model.fused import FusedModel
@@ -24,6 +25,11 @@ from mmdata.train.model.fused import FusedModel
 
 class Teacher(Protocol):
     """Adds its embeddings to a batch."""
+
+    @property
+    def spaces(self) -> Mapping[str, Space]:
+        """Where its embeddings lie, by modality."""
+        ...
 
     def teach(self, batch: Batch) -> Batch:
         """The batch, with `teacher` filled: (B, E) a modality, zeros where a sample lacks it."""
@@ -37,6 +43,11 @@ class RunTeacher:
         """`modalities` are the student's, in the order of its batches."""
         self._model = model
         self._columns = [modalities.index(name) for name in model.modalities]
+
+    @property
+    def spaces(self) -> Mapping[str, Space]:
+        """One, of all its modalities."""
+        return dict.fromkeys(self._model.modalities, Space("", self._model.embed_dim))
 
     @torch.no_grad()
     def teach(self, batch: Batch) -> Batch:
@@ -53,6 +64,11 @@ class ClipTeacher:
     def __init__(self, clip: Clip, device: torch.device) -> None:
         """`clip` is loaded on the same device."""
         self._clip, self._device = clip, device
+
+    @property
+    def spaces(self) -> Mapping[str, Space]:
+        """One, of images and texts."""
+        return dict.fromkeys(("image", "text"), Space("", self._clip.width))
 
     def teach(self, batch: Batch) -> Batch:
         """With the embeddings of images and texts."""

@@ -26,6 +26,9 @@ class LossConfig(Frozen):
         0.0, ge=0, description="true pairs are told from hard negatives, of a rank's own batch, by the fusion of both"
     )
     distill: float = Field(0.0, ge=0, description="similarities are as a teacher's: data.teachers, or a live one")
+    mimic: float = Field(
+        0.0, ge=0, description="a teacher's vectors are foretold from the embeddings: data.teachers, or a live one"
+    )
     contrastive: Literal["infonce", "siglip"] = Field(
         "infonce", description="infonce: each sample among all of the batch; siglip: each pair for itself"
     )

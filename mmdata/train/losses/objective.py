@@ -18,6 +18,7 @@ from mmdata.train.losses.experts import clear_loads, expert_terms
 from mmdata.train.losses.generative import answer_terms, caption_terms, flow_terms, route_terms
 from mmdata.train.losses.masked import masked_terms
 from mmdata.train.losses.match import match_terms
+from mmdata.train.losses.mimic import mimic_terms
 from mmdata.train.losses.step import Step
 from mmdata.train.model.fused import FusedModel
 from mmdata.train.model.sizes import Moe
@@ -34,6 +35,7 @@ TERMS: dict[str, Callable[[Step], dict[str, Tensor]]] = {
     "route": route_terms,
     "match": match_terms,
     "distill": distill_terms,
+    "mimic": mimic_terms,
 }
 
 

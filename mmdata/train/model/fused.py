@@ -7,14 +7,16 @@ D embedding dimensions, V views of a sample, Q latents.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 
-from mmdata.train.batch import Batch, Inputs
+from mmdata.train.batch import Batch, Inputs, Space
 from mmdata.train.model.fusion import Adapter, Fusion
-from mmdata.train.model.heads import Head, MatchHead, RouteHead
+from mmdata.train.model.heads import Head, MatchHead, MimicHeads, RouteHead
 from mmdata.train.model.layers import Blocks, init_weights, masked_mean
 from mmdata.train.model.media_decoders import AudioDecoder, ImageDecoder
 from mmdata.train.model.modalities import make_towers
@@ -27,6 +29,8 @@ _START_LOG_SCALE = math.log(1 / 0.07)
 MAX_LOG_SCALE = math.log(100)
 # SigLIP (Zhai et al. 2023, section 3.2): without it the many negatives of the start would push everything apart.
 _START_SIGMOID_BIAS = -10.0
+# Parameters that serve a loss alone: no exported model has them.
+TRAINING_ONLY = "mimic_heads."
 
 
 @dataclass(frozen=True)
@@ -54,8 +58,17 @@ class FusedModel(nn.Module):
             gradients, each has to have them of the same parameters.
     """
 
-    def __init__(self, architecture: Architecture, modalities: tuple[str, ...], limits: Limits) -> None:
-        """Modalities keep their order: it is that of the columns of `present_BM`."""
+    def __init__(
+        self,
+        architecture: Architecture,
+        modalities: tuple[str, ...],
+        limits: Limits,
+        mimicked: Mapping[str, Space] = MappingProxyType({}),
+    ) -> None:
+        """Modalities keep their order: it is that of the columns of `present_BM`.
+
+        `mimicked`: where the vectors of a teacher lie that are to be foretold; heads for that are trained, not kept.
+        """
         super().__init__()
         width = architecture.fusion.width
         self.architecture, self.limits = architecture, limits
@@ -75,6 +88,7 @@ class FusedModel(nn.Module):
         self.match_head = MatchHead(width) if architecture.match else None
         outputs, heads = len(architecture.decoders), architecture.fusion.heads
         self.route_head = RouteHead(width, heads, outputs) if architecture.route else None
+        self.mimic_heads = MimicHeads(architecture.embed_dim, mimicked)  # last: all else starts alike without it
         for name, part in self.named_children():
             if name != "towers":  # made ready where they are made: some come with weights
                 part.apply(init_weights)

@@ -5,10 +5,13 @@ Shapes: N samples, W the fusion's width, D embedding dimensions, Q latents, G ou
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mmdata.train.batch import Space
 from mmdata.train.model.layers import INIT_STD, Attention
 
 
@@ -38,6 +41,25 @@ class MatchHead(nn.Module):
         """Log-odds, float32. Shape (N,)."""
         logit_N1: Tensor = self.layers(latents_NQW.mean(dim=1)).float()
         return logit_N1[:, 0]
+
+
+class MimicHeads(nn.Module):
+    """Foretell a teacher's vectors from embeddings; modalities that share a space of the teacher's share a head.
+
+    So what the teacher sees as one the embeddings show as one too.
+    """
+
+    def __init__(self, embed_dim: int, spaces: Mapping[str, Space]) -> None:
+        """`spaces`: where the teacher's vectors of each modality lie."""
+        super().__init__()
+        first: dict[Space, str] = {}
+        self._head_of = {modality: first.setdefault(space, modality) for modality, space in spaces.items()}
+        self.heads = nn.ModuleDict({modality: nn.Linear(embed_dim, space.width) for space, modality in first.items()})
+
+    def forward(self, modality: str, embedding_ND: Tensor) -> Tensor:
+        """Shape (N, E), float32, of any length."""
+        foretold_NE: Tensor = self.heads[self._head_of[modality]](embedding_ND).float()
+        return foretold_NE
 
 
 class RouteHead(nn.Module):

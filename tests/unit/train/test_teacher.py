@@ -12,11 +12,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from mmdata.errors import SampleError, SpecError, TrainError
 from mmdata.train.batch import Collate
 from mmdata.train.config import load_config
 from mmdata.train.dataset import SampleDataset, iter_texts, open_split
+from mmdata.train.export import load_model
 from mmdata.train.manifest import open_folder
 from mmdata.train.run import train
 from mmdata.train.shards import ShardReader
@@ -194,3 +196,25 @@ def test_an_open_clip_model_sees_images_in_its_size_and_the_texts_as_they_are(
     silent = teacher.teach(dataclasses.replace(batch, inputs={}, texts=[None, None]))
     assert not silent.teacher["image"].any()
     assert silent.teacher["text"].shape == (2, 3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("live", [False, True], ids=["stored", "live"])
+def test_heads_that_mimic_are_trained_resumed_and_not_exported(
+    write_config, taught_shards: Path, run: Path, tmp_path: Path, live: bool
+):
+    teacher = f"teacher.run={run}" if live else f"data.teachers={{image: {NAME}}}"
+    path, given = write_config(taught_shards), [teacher, "loss.mimic=1", "optim.warmup=0", "steps=4"]
+    train(path, given, tmp_path / "whole", quiet)
+    steps = [json.loads(line) for line in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()]
+    found = {name for step in steps for name in step.get("losses", {}) if name.startswith("mimic.")}
+    assert found == ({"mimic.text", "mimic.image", "mimic.audio"} if live else {"mimic.image"})
+    # A run that is ended and goes on has the same heads again, else it would end elsewhere.
+    train(path, [*given, "max_minutes=1e-9"], tmp_path / "cut", quiet)
+    assert train(path, given, tmp_path / "cut", quiet)["step"] == 4
+    whole, cut = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut"))
+    assert whole.keys() == cut.keys() == load_model(run)[0].state_dict().keys()
+    assert all(torch.equal(whole[name], cut[name]) for name in whole)
+    # Heads of another training begin anew, and the run can be gone on with by one that has none.
+    train(path, [*given, "steps=1", f"start.run={tmp_path / 'cut'}"], tmp_path / "again", quiet)
+    train(path, ["optim.warmup=0", "steps=1", f"start.run={tmp_path / 'again'}"], tmp_path / "without", quiet)

@@ -36,7 +36,8 @@ def test_every_term_has_the_gradients_of_one_process(tmp_path: Path):
     assert one.keys() == two.keys()
     terms = {name for name in one if name.startswith("term ")}
     assert {name.split()[1].split(".")[0].split("~")[0] for name in terms} == {
-        "text", "image", "fusion", "masked", "caption", "answer", "flow", "route", "distill", "experts",
+        "text", "image", "fusion", "masked", "caption", "answer", "flow", "route", "distill", "mimic",
+        "experts",
     }  # fmt: skip
     for name, expected in one.items():
         assert torch.allclose(two[name], expected, atol=1e-5, rtol=1e-4), name

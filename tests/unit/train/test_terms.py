@@ -9,7 +9,7 @@ import torch
 from fused_case import NAMES, OFF, batch_of, example, fit, make_model
 from torch.nn import functional
 
-from mmdata.train.batch import Example
+from mmdata.train.batch import Example, Space
 from mmdata.train.dice import Dice
 from mmdata.train.losses.config import LossConfig
 from mmdata.train.losses.distill import affinity_loss
@@ -119,6 +119,39 @@ def test_a_student_takes_over_who_is_like_whom():
     theirs = functional.normalize(taught["text"], dim=1)[rows] @ functional.normalize(taught["image"], dim=1)[rows].T
     ours = embeddings[0][rows] @ embeddings[1][rows].T
     assert torch.corrcoef(torch.stack([theirs.flatten(), ours.flatten()]))[0, 1] > 0.9
+
+
+@pytest.mark.slow
+def test_a_teachers_vectors_are_foretold():
+    loss = LossConfig(**OFF, mimic=1)
+    batch = batch_of([example(row) for row in range(8)])
+    torch.manual_seed(1)
+    taught = {name: torch.randn(8, 12) for name in ("text", "image")}
+    taught["text"][3] = 0  # the teacher has not seen it
+    batch = dataclasses.replace(batch, teacher=taught)
+    model = make_model(loss, mimicked={"text": Space("a", 12), "image": Space("b", 12)})
+    history = fit(model, loss, batch, 60)
+    assert set(history[0]) == {"mimic.text", "mimic.image"}
+    assert all(value > 0.7 for value in history[0].values())
+    assert all(value < 0.05 for value in history[-1].values())
+    silent = dataclasses.replace(batch, teacher={name: torch.zeros(8, 12) for name in taught})
+    assert terms_of(model, loss, silent) == {}
+
+
+def test_mimicry_is_one_less_the_cosine_and_modalities_of_one_space_share_a_head():
+    loss = LossConfig(**OFF, mimic=1)
+    one, other = Space("one", 5), Space("other", 5)
+    model = make_model(loss, mimicked={"text": one, "image": other, "audio": one})
+    assert sorted(name for name, _ in model.mimic_heads.named_parameters()) == [
+        "heads.image.bias", "heads.image.weight", "heads.text.bias", "heads.text.weight",
+    ]  # fmt: skip
+    torch.manual_seed(1)
+    taught = torch.randn(4, 5)
+    batch = dataclasses.replace(batch_of([example(row) for row in range(4)]), teacher={"audio": taught})
+    head, embedding_BD = model.mimic_heads.heads["text"], model.encode(batch).embeddings[2]
+    cosine_B = functional.normalize(head(embedding_BD), dim=1) * functional.normalize(taught, dim=1)
+    expected = 1 - cosine_B.sum(dim=1).mean()
+    assert terms_of(model, loss, batch) == {"mimic.audio": pytest.approx(expected.item(), abs=1e-6)}
 
 
 def test_a_student_that_is_its_teacher_loses_nothing():

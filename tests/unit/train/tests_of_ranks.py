@@ -8,12 +8,12 @@ import torch
 from fused_case import NAMES, batch_of, example, make_model
 from torch import distributed as dist
 
-from mmdata.train.batch import Batch, Inputs
+from mmdata.train.batch import Batch, Inputs, Space
 from mmdata.train.dice import Dice
 from mmdata.train.losses.config import LossConfig
 from mmdata.train.losses.objective import Objective
 
-LOSS = LossConfig(masked=1, caption=1, answer=1, flow=1, route=1, distill=1)
+LOSS = LossConfig(masked=1, caption=1, answer=1, flow=1, route=1, distill=1, mimic=1)
 
 
 def batch_for(rank: int, world: int) -> Batch:
@@ -37,7 +37,9 @@ def batch_for(rank: int, world: int) -> Batch:
 
 def gradients(rank: int, world: int) -> dict[str, torch.Tensor]:
     """Terms and gradients, averaged over ranks."""
-    model = make_model(LOSS, NAMES, decoders=["text", "image", "audio"], moe={"experts": 2, "every": 1})
+    mimicked = {name: Space("", 5) for name in ("image", "text")}
+    parts = {"decoders": ["text", "image", "audio"], "moe": {"experts": 2, "every": 1}}
+    model = make_model(LOSS, NAMES, mimicked=mimicked, **parts)
     batch = batch_for(rank, world)
     loss, terms = Objective(model, LOSS)(batch, Dice.of(0, 3, batch.row_B))
     loss.backward()
