@@ -4,7 +4,7 @@
     python benchmarks/train_truth.py builds out --settings demo --seeds 0 1 2
     python benchmarks/train_truth/table.py out
 
-The builds need `mmdata fetch stamps clipart prompts minilm efficientnet-lite0 whisper-tiny.en`. An arm is a training
+The builds need `mmdata fetch stamps clipart prompts lite minilm efficientnet-lite0 whisper-tiny.en`. An arm is a training
 file (`train_truth/demo.yaml`, or `full.yaml` for a GPU) with what `train_truth/arms.yaml` changes in it. Each arm and
 seed is a process with a log of its own; what it found on held-out samples is written as soon as it is there, hit by
 hit, so that intervals can be over seeds and queries. `--quick` draws a few scenes, and shows that it runs.
@@ -130,9 +130,9 @@ def carry_out(arm: str, seed: int, steps: int, options: argparse.Namespace) -> N
     shards = {name: options.builds / f"truth_{name}" / "shards" for name in names}
     report = {"arm": arm, "seed": seed, "steps": done["steps"], "settings": options.settings, "curve": curve(run)}
     report["sets"] = {name: found_in(run, folder) for name, folder in shards.items()}
-    if about.get("detector"):
+    if about.get("detector") and not options.recall_only:
         report["detector"] = forgeries_in(run, shards[names[0]])
-    if "decoders" in about.get("model", {}):
+    if "decoders" in about.get("model", {}) and not options.recall_only:
         report |= made_of(run, shards[names[0]], options.feature)
     report["seconds"] = {"training": done["seconds"], "train": trained - began, "eval": time.monotonic() - trained}
     report["device"] = device_name(yaml.safe_load(file.read_text())["device"])
@@ -151,7 +151,7 @@ def curve(run: Path) -> dict[int, dict[str, float]]:
 
 
 def found_in(run: Path, shards: Path) -> dict[str, Any]:
-    """By direction chance of recall@10, and of each query whether it was a hit."""
+    """By direction chance of recall@10, and of each query its sample and whether it was a hit."""
     from mmdata.train.evaluate.bench import Bench
     from mmdata.train.evaluate.config import EvalConfig
     from mmdata.train.evaluate.retrieval import directions
@@ -164,7 +164,8 @@ def found_in(run: Path, shards: Path) -> dict[str, Any]:
             ends = (way.query_ND[way.row_N], way.candidate_ND[way.row_N])
             ahead_N, positives_N = ranks(*ends, features.text_hash_N[way.row_N])
             chance = chance_level(positives_N.tolist(), len(way.row_N), K)
-            found[way.name] = {"chance": chance, "hits": "".join("01"[ahead < K] for ahead in ahead_N.tolist())}
+            hits = "".join("01"[ahead < K] for ahead in ahead_N.tolist())
+            found[way.name] = {"chance": chance, "rows": way.row_N.tolist(), "hits": hits}
     return found
 
 
@@ -287,6 +288,7 @@ def parsed() -> argparse.Namespace:
     )
     parser.add_argument("--until-s", type=float, default=86_400, help="what is not done by then is ended")
     parser.add_argument("--feature", help="image network of KID, as JSON: model, checkpoint")
+    parser.add_argument("--recall-only", action="store_true", help="no detectors, and nothing made is measured")
     parser.add_argument("--quick", action="store_true", help="on drawn scenes, two arms, few steps")
     parser.set_defaults(trial=False)
     return parser.parse_args()

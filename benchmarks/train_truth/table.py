@@ -19,7 +19,14 @@ import numpy as np
 import numpy.typing as npt
 
 RESAMPLES = 2000
-CONTRASTS = [("staged", "cold"), ("cold", "shuffled"), ("taught", "cold"), ("live", "cold")]
+CONTRASTS = [
+    ("staged", "cold"),
+    ("cold", "shuffled"),
+    ("taught", "cold"),
+    ("taught", "restarted"),
+    ("restarted", "cold"),
+    ("live", "cold"),
+]
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 
@@ -41,6 +48,24 @@ def hits(reports: list[dict[str, Any]], name: str, way: str) -> Floats:
     return np.array([[float(hit) for hit in report["sets"][name][way]["hits"]] for report in reports])
 
 
+def interval_of_mean(wider: list[dict[str, Any]], other: list[dict[str, Any]], name: str) -> str:
+    """The mean over a set's directions of what one arm finds more, by other seeds and samples.
+
+    A sample that is drawn is drawn in all directions: what it is in one says something of what it is in another.
+    """
+    ways = list(wider[0]["sets"][name])
+    rows = [np.array(wider[0]["sets"][name][way]["rows"]) for way in ways]
+    gains = [hits(wider, name, way) - hits(other, name, way) for way in ways]
+    rng, samples, means = np.random.default_rng(0), max(row_N.max() for row_N in rows) + 1, []
+    for _ in range(RESAMPLES):
+        seed_S = rng.integers(0, len(wider), len(wider))
+        weight_N = np.bincount(rng.integers(0, samples, samples), minlength=samples)
+        drawn = [(gain_SN[seed_S].mean(axis=0), weight_N[row_N]) for gain_SN, row_N in zip(gains, rows, strict=True)]
+        means.append(np.mean([gain_N @ weight_n / weight_n.sum() for gain_N, weight_n in drawn]))
+    low, high = np.quantile(means, (0.025, 0.975))
+    return f"{np.mean([gain_SN.mean() for gain_SN in gains]):.3f} ({low:.3f} to {high:.3f})"
+
+
 def recalls(arms: dict[str, list[dict[str, Any]]]) -> Iterator[str]:
     """Recall@10 of each arm by set and direction, chance beside it."""
     one = next(iter(arms.values()))[0]
@@ -58,16 +83,24 @@ def differences(arms: dict[str, list[dict[str, Any]]]) -> Iterator[str]:
     pairs = [pair for pair in CONTRASTS if set(pair) <= arms.keys()]
     one = next(iter(arms.values()))[0]
     for name, ways in one["sets"].items() if pairs else ():
+        both = {pair: paired(arms, *pair) for pair in pairs}
         yield f"\n## {name}, differences of recall@10\n"
         yield f"| direction | {' | '.join(f'{more} - {less}' for more, less in pairs)} |"
         yield f"|---|{'---|' * len(pairs)}"
         for way in ways:
             found = []
-            for pair in pairs:
-                seeds = set.intersection(*({report["seed"] for report in arms[arm]} for arm in pair))
-                more, less = (hits([one for one in arms[arm] if one["seed"] in seeds], name, way) for arm in pair)
-                found.append(interval(more - less) if seeds else "-")
+            for more, less in both.values():
+                found.append(interval(hits(more, name, way) - hits(less, name, way)) if more else "-")
             yield f"| {way} | {' | '.join(found)} |"
+        means = [interval_of_mean(more, less, name) if more else "-" for more, less in both.values()]
+        yield f"| mean of all | {' | '.join(means)} |"
+
+
+def paired(arms: dict[str, list[dict[str, Any]]], *pair: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The reports of two arms of the seeds that both have, in one order."""
+    seeds = set.intersection(*({report["seed"] for report in arms[arm]} for arm in pair))
+    of = [{report["seed"]: report for report in arms[arm]} for arm in pair]
+    return [of[0][seed] for seed in sorted(seeds)], [of[1][seed] for seed in sorted(seeds)]
 
 
 def others(arms: dict[str, list[dict[str, Any]]]) -> Iterator[str]:

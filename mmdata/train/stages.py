@@ -16,6 +16,7 @@ from mmdata.document import nearest
 from mmdata.errors import TrainError
 from mmdata.train.config import OptimConfig, StageConfig, TrainConfig
 from mmdata.train.losses.config import LossConfig
+from mmdata.train.model.fused import TRAINING_ONLY
 
 
 @dataclass(frozen=True)
@@ -119,8 +120,8 @@ def stage_at(stages: Sequence[Stage], step: int) -> int:
 def freeze(model: nn.Module, stage: Stage) -> int:
     """Let the stage's parameters be trained and no others; how many numbers are.
 
-    What a tower froze for itself stays frozen. Raises TrainError for a pattern that no parameter matches, and where
-    nothing is left to train.
+    What a tower froze for itself stays frozen; what serves a loss alone is trained whatever else is, and not counted.
+    Raises TrainError for a pattern that no parameter matches, and where nothing is left to train.
     """
     names = [name for name, _ in model.named_parameters()]
     for pattern in (*stage.train, *stage.freeze):
@@ -129,9 +130,10 @@ def freeze(model: nn.Module, stage: Stage) -> int:
             raise TrainError(f"stage '{stage.name}': no parameter is named '{pattern}'{near}")
     unseen = [pattern for modality in stage.unseen for pattern in modality_patterns(modality)]
     for name, parameter in model.named_parameters():
-        trained = matches(name, stage.train) and not matches(name, (*stage.freeze, *unseen))
+        trained = matches(name, (*stage.train, f"{TRAINING_ONLY}*")) and not matches(name, (*stage.freeze, *unseen))
         parameter.requires_grad_(trained and parameter.requires_grad)
-    trained_count = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    kept = (part for name, part in model.named_parameters() if not name.startswith(TRAINING_ONLY))
+    trained_count = sum(parameter.numel() for parameter in kept if parameter.requires_grad)
     if not trained_count:
         raise TrainError(f"stage '{stage.name}': all parameters are frozen; name some under train")
     return trained_count

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -10,11 +11,15 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from fused_case import OFF, make_model
 from safetensors.torch import load_file
 
 from mmdata.errors import SpecError, TrainError
+from mmdata.train.batch import Space
 from mmdata.train.config import load_config
+from mmdata.train.losses.config import LossConfig
 from mmdata.train.run import train
+from mmdata.train.stages import Stage, freeze
 
 STAGES = [
     {"name": "pairwise", "samples": 24, "loss": {"fusion": 0}, "freeze": ["fusion*"], "lr": 0.01},
@@ -91,6 +96,21 @@ def test_a_pattern_that_fits_nothing_is_named(staged: Path, tmp_path: Path):
         train(staged, [bad], tmp_path / "run", lambda _: None)
     with pytest.raises(TrainError, match="all parameters are frozen"):
         train(staged, ["stages=[{name: one, samples: 8, freeze: ['*']}]"], tmp_path / "run", lambda _: None)
+
+
+def test_what_serves_a_loss_alone_is_trained_beside_what_a_stage_trains():
+    loss = LossConfig(**OFF, mimic=1)
+    stage = Stage("one", 0, 1, 0.1, 0, loss, ("towers.text.*",), (), frozenset(), {})
+    counts = []
+    for mimicked in ({}, {"text": Space("", 5)}):
+        model = make_model(loss, mimicked=mimicked)
+        counts.append(freeze(model, stage))
+        trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+        assert {name.split(".")[0] for name in trained} == {"towers", *(["mimic_heads"] if mimicked else [])}
+    assert counts[0] == counts[1] > 0
+    model = make_model(loss, mimicked=mimicked)
+    with pytest.raises(TrainError, match="all parameters are frozen"):
+        freeze(model, dataclasses.replace(stage, freeze=("towers.*",)))
 
 
 @pytest.mark.parametrize(
