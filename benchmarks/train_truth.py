@@ -4,10 +4,10 @@
     python benchmarks/train_truth.py builds out --settings demo --seeds 0 1 2
     python benchmarks/train_truth/table.py out
 
-The builds need `mmdata fetch stamps clipart prompts lite minilm efficientnet-lite0 whisper-tiny.en`. An arm is a training
-file (`train_truth/demo.yaml`, or `full.yaml` for a GPU) with what `train_truth/arms.yaml` changes in it. Each arm and
-seed is a process with a log of its own; what it found on held-out samples is written as soon as it is there, hit by
-hit, so that intervals can be over seeds and queries. `--quick` draws a few scenes, and shows that it runs.
+The builds need `mmdata fetch stamps clipart prompts lite minilm efficientnet-lite0 whisper-tiny.en`. An arm is a
+training file (`train_truth/demo.yaml`, or `full.yaml` for a GPU) with what `train_truth/arms.yaml` changes in it. Each
+arm and seed is a process with a log of its own; what it found on held-out samples is written as soon as it is there,
+hit by hit, so that intervals can be over seeds and queries. `--quick` draws a few scenes, and shows that it runs.
 """
 
 from __future__ import annotations
