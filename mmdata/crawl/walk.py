@@ -72,12 +72,14 @@ def what_failed(folder: Path) -> str:
     """Of a crawl that is done, in a sentence: how many pages failed, and the first of them with its reason; else ''."""
     import pyarrow.parquet as pq
 
-    rows = pq.read_table(folder / "pages.parquet", filters=[("kind", "=", "page")]).to_pylist()
-    failed = [row for row in rows if row["state"] == "failed"]
-    if not failed:
+    path, page, failed = folder / "pages.parquet", ("kind", "=", "page"), ("state", "=", "failed")
+    # A crawl may be of millions: as rows of Python there is one.
+    bad = pq.read_table(path, columns=["url", "reason", "detail"], filters=[page, failed])
+    if not len(bad):
         return ""
-    first = failed[0]
-    return f"{len(failed)} of {len(rows)} pages failed, the first: {first['url']}: {first['reason']}: {first['detail']}"
+    (first,) = bad.slice(0, 1).to_pylist()
+    pages = len(pq.read_table(path, columns=["depth"], filters=[page]))
+    return f"{len(bad)} of {pages} pages failed, the first: {first['url']}: {first['reason']}: {first['detail']}"
 
 
 class _Walker:
