@@ -230,12 +230,11 @@ def plan_to_build(
     document, pipeline = _resolved(path, overrides)
     folder = _folder(pipeline, output)
     folder.mkdir(parents=True, exist_ok=True)
-    if retry_failed:
-        _reopen_crawls(pipeline, folder)
     # Of this process alone: a second build of the folder must not change what the first one reads.
     listing = folder / f"listing{SCRATCH_MARK}{os.getpid()}"
     try:
-        yield _listed(Plan(document, pipeline, folder, listing=listing, retry_failed=retry_failed))
+        plan = Plan(document, pipeline, folder, listing=listing, retry_failed=retry_failed)
+        yield _listed(plan, reopening=retry_failed)
     finally:
         listing.unlink(missing_ok=True)
 
@@ -249,11 +248,17 @@ def _folder(pipeline: Pipeline, output: Path | None) -> Path:
     return output or Path("builds") / pipeline.spec.name
 
 
-def _listed(plan: Plan) -> Plan:
-    """List the inputs: all, or none as long as a source has not looked for its own."""
+def _listed(plan: Plan, *, reopening: bool = False) -> Plan:
+    """List the inputs: all, or none as long as a source has not looked for its own.
+
+    `reopening`: crawls in which pages failed are to be walked again.
+    """
     pipeline, output = plan.pipeline, plan.output
     try:
-        walking = [s for s in pipeline.sources if isinstance(s, Crawled) and not is_crawled(plan.crawl_folder(s))]
+        crawled = [source for source in pipeline.sources if isinstance(source, Crawled)]
+        walking = [source for source in crawled if not is_crawled(plan.crawl_folder(source))]
+        if reopening:
+            walking += [source for source in crawled if source not in walking and _what_failed(plan, source)]
         looked = tuple(iter_looked(pipeline, output))
         plan = replace(plan, to_crawl=tuple(walking), looked=looked)
         if plan.is_complete:
@@ -267,21 +272,17 @@ def _listed(plan: Plan) -> Plan:
     return plan
 
 
-def _reopen_crawls(pipeline: Pipeline, output: Path) -> None:
-    from mmdata.crawl.walk import reopen
-
-    for source in pipeline.sources:
-        if isinstance(source, Crawled):
-            reopen(crawl_folder(output, source, pipeline.as_of))
-
-
 def _failed_crawls(plan: Plan) -> Iterator[str]:
+    for source in plan.pipeline.sources:
+        if isinstance(source, Crawled) and (problem := _what_failed(plan, source)):
+            yield f"{source.label}: {problem}; mend it, and build with --retry-failed"
+
+
+def _what_failed(plan: Plan, source: Crawled) -> str:
     # Most plans need no pyarrow.
     from mmdata.crawl.walk import what_failed
 
-    for source in plan.pipeline.sources:
-        if isinstance(source, Crawled) and (problem := what_failed(plan.crawl_folder(source))):
-            yield f"{source.label}: {problem}; mend it, and build with --retry-failed"
+    return what_failed(plan.crawl_folder(source))
 
 
 def _with_retries(plan: Plan, chunks: Iterator[Chunk]) -> Iterator[Chunk]:

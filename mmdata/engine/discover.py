@@ -40,8 +40,13 @@ async def discover(plan: Plan, pools: Pools, reporter: Reporter) -> tuple[Plan, 
 
 
 async def _crawl(plan: Plan, source: Crawled, fetcher: Fetcher, reporter: Reporter, steps: list[StepProgress]) -> None:
+    # Most builds crawl nothing.
+    from mmdata.crawl.walk import reopen
+
     folder = plan.crawl_folder(source)
     folder.mkdir(parents=True, exist_ok=True)
+    # Here, where no other build is at work in the folder.
+    reopen(folder)
     step = steps[-1]
     step.begin()
 
