@@ -20,6 +20,9 @@ if world > 1:
 found = gradients(rank, world)
 if rank == 0:
     torch.save(found, f"{folder}/{world}.pt")
+if world > 1:
+    # Threads of gloo that outlive the interpreter abort the process while they release their tensors.
+    dist.destroy_process_group()
 """
 
 
