@@ -86,23 +86,38 @@ class _Causal:
         self._tower = tower
         self._pool = pool
         end_id = getattr(tower, "eos_id", None)
-        self._end_id: int | None = getattr(tower, "text_eos_id", None) if end_id is None else end_id
+        self._end_id: Any = getattr(tower, "text_eos_id", None) if end_id is None else end_id
 
     def lengths(self, ids_NL: torch.Tensor) -> NDArray[np.int64]:
-        ids = ids_NL.cpu().numpy()
-        # As `text_global_pool` finds it: the first of the highest ids, or the first end token, else the first column.
-        end_N = ids.argmax(axis=1) if self._pool == "argmax" else (ids == self._end_id).argmax(axis=1)
-        return np.asarray(end_N + 1, dtype=np.int64)
+        return np.asarray(self._ends(ids_NL).cpu().numpy() + 1, dtype=np.int64)
 
     def encode(self, ids_NS: torch.Tensor) -> Any:
-        from open_clip.transformer import text_global_pool
-
         tower, length = self._tower, ids_NS.shape[1]
         dtype = tower.transformer.get_cast_dtype()
         x_NSK = tower.token_embedding(ids_NS).to(dtype) + tower.positional_embedding[:length].to(dtype)
-        x_NSK = tower.transformer(x_NSK, attn_mask=tower.attn_mask[:length, :length])
-        pooled_NK = text_global_pool(tower.ln_final(x_NSK), ids_NS, self._pool, eos_token_id=self._end_id)
-        return _project(tower, pooled_NK)
+        ended_N1K = self._at_ends(x_NSK, self._ends(ids_NS), tower.attn_mask[:length, :length])
+        return _project(tower, tower.ln_final(ended_N1K)[:, 0])
+
+    def _at_ends(self, x_NSK: torch.Tensor, ends_N: torch.Tensor, mask_SS: torch.Tensor) -> torch.Tensor:
+        """What the transformer makes of the tokens that are pooled; `[N, 1, K]`."""
+        from mmdata.models.clip_inference import has_last_block, last_block
+
+        transformer = self._tower.transformer
+        if has_last_block(transformer):
+            *blocks, last = transformer.resblocks
+            for block in blocks:
+                x_NSK = block(x_NSK, attn_mask=mask_SS)
+            return last_block(last, x_NSK, ends_N, mask_SS)
+        x_NSK = transformer(x_NSK, attn_mask=mask_SS)
+        return x_NSK.take_along_dim(ends_N[:, None, None], dim=1)
+
+    def _ends(self, ids_NL: torch.Tensor) -> torch.Tensor:
+        """The column pooled at, as `text_global_pool` finds it: the first of the highest ids, or the first end token.
+
+        The first column, where there is no end token.
+        """
+        rank_NL = ids_NL if self._pool == "argmax" else ids_NL.eq(self._end_id).int()
+        return rank_NL.argmax(dim=1)
 
 
 class _AppendedClass:
