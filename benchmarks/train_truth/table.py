@@ -48,22 +48,35 @@ def hits(reports: list[dict[str, Any]], name: str, way: str) -> Floats:
     return np.array([[float(hit) for hit in report["sets"][name][way]["hits"]] for report in reports])
 
 
-def interval_of_mean(wider: list[dict[str, Any]], other: list[dict[str, Any]], name: str) -> str:
-    """The mean over a set's directions of what one arm finds more, by other seeds and samples.
+def interval_of_mean(wider: list[dict[str, Any]], other: list[dict[str, Any]], names: list[str]) -> str:
+    """The mean over sets of the mean over a set's directions of what one arm finds more, by other seeds and samples.
 
     A sample that is drawn is drawn in all directions: what it is in one says something of what it is in another.
     """
-    ways = list(wider[0]["sets"][name])
-    rows = [np.array(wider[0]["sets"][name][way]["rows"]) for way in ways]
-    gains = [hits(wider, name, way) - hits(other, name, way) for way in ways]
-    rng, samples, means = np.random.default_rng(0), max(row_N.max() for row_N in rows) + 1, []
+    sets = [gains_of(wider, other, name) for name in names]
+    rng, means = np.random.default_rng(0), []
     for _ in range(RESAMPLES):
-        seed_S = rng.integers(0, len(wider), len(wider))
-        weight_N = np.bincount(rng.integers(0, samples, samples), minlength=samples)
-        drawn = [(gain_SN[seed_S].mean(axis=0), weight_N[row_N]) for gain_SN, row_N in zip(gains, rows, strict=True)]
-        means.append(np.mean([gain_N @ weight_n / weight_n.sum() for gain_N, weight_n in drawn]))
+        seed_S, found = rng.integers(0, len(wider), len(wider)), []
+        for gains, rows, samples in sets:
+            weight_N = np.bincount(rng.integers(0, samples, samples), minlength=samples)
+            drawn = [
+                (gain_SN[seed_S].mean(axis=0), weight_N[row_N]) for gain_SN, row_N in zip(gains, rows, strict=True)
+            ]
+            found.append(np.mean([gain_N @ weight_n / weight_n.sum() for gain_N, weight_n in drawn]))
+        means.append(np.mean(found))
     low, high = np.quantile(means, (0.025, 0.975))
-    return f"{np.mean([gain_SN.mean() for gain_SN in gains]):.3f} ({low:.3f} to {high:.3f})"
+    mean = np.mean([np.mean([gain_SN.mean() for gain_SN in gains]) for gains, _, _ in sets])
+    return f"{mean:.3f} ({low:.3f} to {high:.3f})"
+
+
+def gains_of(
+    wider: list[dict[str, Any]], other: list[dict[str, Any]], name: str
+) -> tuple[list[Floats], list[npt.NDArray[np.int64]], int]:
+    """Of each direction of a set what one arm finds more `[S, N]` and the samples of its queries; how many samples."""
+    ways = wider[0]["sets"][name]
+    rows = [np.array(way["rows"]) for way in ways.values()]
+    gains = [hits(wider, name, way) - hits(other, name, way) for way in ways]
+    return gains, rows, int(max(row_N.max() for row_N in rows)) + 1
 
 
 def recalls(arms: dict[str, list[dict[str, Any]]]) -> Iterator[str]:
@@ -82,18 +95,21 @@ def differences(arms: dict[str, list[dict[str, Any]]]) -> Iterator[str]:
     """What an arm finds more than another, by set and direction."""
     pairs = [pair for pair in CONTRASTS if set(pair) <= arms.keys()]
     one = next(iter(arms.values()))[0]
+    both = {pair: paired(arms, *pair) for pair in pairs}
+    head = [f"| direction | {' | '.join(f'{more} - {less}' for more, less in pairs)} |", f"|---|{'---|' * len(pairs)}"]
     for name, ways in one["sets"].items() if pairs else ():
-        both = {pair: paired(arms, *pair) for pair in pairs}
-        yield f"\n## {name}, differences of recall@10\n"
-        yield f"| direction | {' | '.join(f'{more} - {less}' for more, less in pairs)} |"
-        yield f"|---|{'---|' * len(pairs)}"
+        yield from (f"\n## {name}, differences of recall@10\n", *head)
         for way in ways:
             found = []
             for more, less in both.values():
                 found.append(interval(hits(more, name, way) - hits(less, name, way)) if more else "-")
             yield f"| {way} | {' | '.join(found)} |"
-        means = [interval_of_mean(more, less, name) if more else "-" for more, less in both.values()]
+        means = [interval_of_mean(more, less, [name]) if more else "-" for more, less in both.values()]
         yield f"| mean of all | {' | '.join(means)} |"
+    if pairs:
+        yield from ("\n## all sets, differences of recall@10\n", *head)
+        means = [interval_of_mean(more, less, list(one["sets"])) if more else "-" for more, less in both.values()]
+        yield f"| mean of the sets' means | {' | '.join(means)} |"
 
 
 def paired(arms: dict[str, list[dict[str, Any]]], *pair: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
