@@ -9,23 +9,21 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import socket
-import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AsyncExitStack, closing, contextmanager
+from contextlib import AsyncExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from mmdata import __version__
-from mmdata.engine import children, decide, fit, measure, work
+from mmdata.engine import align, children, decide, fit, ingest, measure, work
 from mmdata.engine.deaths import Arguments, despite_death
 from mmdata.engine.discover import discover
 from mmdata.engine.events import Reporter, StepProgress
 from mmdata.engine.fetch import fetch_part, unplanned_parts, wanted
 from mmdata.engine.pools import Pools
-from mmdata.engine.stopping import StoppedError, Streak, stoppable, told
+from mmdata.engine.record import recorded
+from mmdata.engine.stopping import Streak, stoppable, told
 from mmdata.engine.tasks import in_order
 from mmdata.listing import Chunk
 from mmdata.models.device import accelerators
@@ -34,7 +32,7 @@ from mmdata.plan import Plan, is_mapped
 from mmdata.steps.base import Align, Augment, Fitted, Linked, Measure
 from mmdata.store import catalog, embeddings, partners, shards, versions
 from mmdata.store.fetches import Earlier
-from mmdata.store.files import locked, sweep_scratch, write_json
+from mmdata.store.files import locked, sweep_scratch
 from mmdata.store.selection import ShardPlan, read_shard_plans
 
 # Decoded batches that wait for the model, so that it never waits for them; each is some tens of megabytes.
@@ -73,15 +71,14 @@ def build(plan: Plan, reporter: Reporter) -> Outcome:
         if plan.is_complete and plan.written() and catalog.is_fresh(plan.output, plan.selection):
             return _outcome(plan, began, did_nothing=True)
         run = _Run(plan, reporter)
-        with reporter, _logged(run):
+        with reporter, recorded(lambda: run.plan, run.steps):
             try:
                 asyncio.run(stoppable(run.everything))
             except OSError as error:
                 raise told(error, plan.output) from error
             finally:
-                sweep_scratch(
-                    plan.output, catalog.path_of(plan.output).name
-                )  # of workers that were ended in the middle of a part
+                # Of workers that were ended in the middle of a part.
+                sweep_scratch(plan.output, catalog.path_of(plan.output).name)
         return _outcome(run.plan, began, did_nothing=False)
 
 
@@ -196,7 +193,7 @@ class _Run:
     async def _fetch(self, chunk: Chunk) -> None:
         out = self.plan.part("fetch", chunk.fetched[0])
         began = time.time()
-        want = await asyncio.to_thread(wanted, self.plan.pipeline, work.Slice.of(self.plan, chunk), self._earlier)
+        want = await asyncio.to_thread(wanted, self.plan.pipeline, ingest.Slice.of(self.plan, chunk), self._earlier)
         self._moved("fetch", await fetch_part(self._fetcher, want, out), began)
 
     async def _chunk(self, chunk: Chunk, base: Path) -> None:
@@ -216,10 +213,10 @@ class _Run:
         self._refresh_catalog()
 
     async def _ingest(self, chunk: Chunk, out: Path) -> None:
-        inputs = work.Slice.of(self.plan, chunk)
+        inputs = ingest.Slice.of(self.plan, chunk)
 
         def arguments(poison: dict[str, str], to: Path = out) -> tuple[Any, ...]:
-            return (work.ingest_part, inputs, self.plan.pipeline.ingest, to, poison)
+            return (ingest.ingest_part, inputs, self.plan.pipeline.ingest, to, poison)
 
         done: work.Done = await self._despite_death(arguments, lambda: [found.key for found in inputs.inputs()])
         self.streak.add(done.failures)
@@ -229,7 +226,7 @@ class _Run:
         def arguments(poison: dict[str, str], to: Path = out) -> tuple[Any, ...]:
             return (children.augment_part, step, self.plan.pipeline.spec.seed, known, to, poison)
 
-        done: work.Done = await self._despite_death(arguments, lambda: work.rows_of(known.base)[1])
+        done: work.Done = await self._despite_death(arguments, lambda: align.rows_of(known.base)[1])
         self._moved(step.label, done)
 
     async def _despite_death(self, arguments: Arguments, names: Callable[[], list[str]]) -> Any:
@@ -249,43 +246,43 @@ class _Run:
             if not out.exists():
                 await self._measure(step, self._whole(step, fingerprint, base, of), out)
 
-    def _whole(self, step: Align | Measure, fingerprint: str, base: Path, of: str | None) -> work.Batch:
+    def _whole(self, step: Align | Measure, fingerprint: str, base: Path, of: str | None) -> align.Batch:
         """A base part, what aligners made of it, and its parents."""
         plan = self.plan
         made = tuple(plan.scores_of(label, fingerprint) for label in plan.makers(step))
-        parents = work.Parents(plan.part("ingest", of), plan.part(step.label, plan.scored(step, of))) if of else None
-        return work.Batch(base, made, parents, (0, None))
+        parents = align.Parents(plan.part("ingest", of), plan.part(step.label, plan.scored(step, of))) if of else None
+        return align.Batch(base, made, parents, (0, None))
 
-    async def _measure(self, step: Measure, batch: work.Batch, out: Path) -> None:
+    async def _measure(self, step: Measure, batch: align.Batch, out: Path) -> None:
         def arguments(poison: dict[str, str], to: Path = out) -> tuple[Any, ...]:
             return (measure.measure_part, step, batch, to, poison)
 
-        done: work.Done = await self._despite_death(arguments, lambda: work.rows_of(batch.base)[1])
+        done: work.Done = await self._despite_death(arguments, lambda: align.rows_of(batch.base)[1])
         self._moved(step.label, done)
 
-    async def _align(self, step: Align, batch: work.Batch, out: Path) -> None:
+    async def _align(self, step: Align, batch: align.Batch, out: Path) -> None:
         """Score a part, batch by batch: workers decode ahead while the model scores."""
-        recipe = await self.pools.model(work.load_scorer, step)
-        total, _ = await self.pools.work(work.rows_of, batch.base)
+        recipe = await self.pools.model(align.load_scorer, step)
+        total, _ = await self.pools.work(align.rows_of, batch.base)
         size = step.batch_samples
         batches = [replace(batch, span=(at, min(at + size, total))) for at in range(0, total, size)]
-        scored: list[work.Scored] = await in_order(
+        scored: list[align.Scored] = await in_order(
             (self._batch(step, recipe, one) for one in batches), self.workers + _BATCHES_AHEAD
         )
-        await self.pools.work(work.commit_scores, step, scored, batch.base, batch.parents, out)
+        await self.pools.work(align.commit_scores, step, scored, batch.base, batch.parents, out)
         failures = [(row["reason"], row["detail"]) for one in scored for row in one.rows if row.get("reason")]
         cpu_s, rss = sum(one.cpu_s for one in scored), max((one.rss_bytes for one in scored), default=0)
         self._moved(step.label, work.Done(total, list(failures), cpu_s, rss))
 
-    async def _batch(self, step: Align, recipe: Any, batch: work.Batch) -> work.Scored:
+    async def _batch(self, step: Align, recipe: Any, batch: align.Batch) -> align.Scored:
         def arguments(poison: dict[str, str], _: Path | None = None) -> tuple[Any, ...]:
-            return (work.prepare_batch, step, recipe, batch, poison)
+            return (align.prepare_batch, step, recipe, batch, poison)
 
         async with self._ahead:
-            prepared: work.Prepared = await self._despite_death(
-                arguments, lambda: work.rows_of(batch.base, batch.span)[1]
+            prepared: align.Prepared = await self._despite_death(
+                arguments, lambda: align.rows_of(batch.base, batch.span)[1]
             )
-            scored: work.Scored = await self.pools.model(work.score_batch, step, prepared)
+            scored: align.Scored = await self.pools.model(align.score_batch, step, prepared)
         return scored
 
     # --- all of them ------------------------------------------------------------------------------------------------
@@ -376,38 +373,6 @@ class _Run:
         if force or time.monotonic() - self._catalog_at > _CATALOG_EVERY_S:
             catalog.refresh(self.plan.output)
             self._catalog_at = time.monotonic()
-
-
-@contextmanager
-def _logged(run: _Run) -> Iterator[None]:
-    """Keep a record of the run, also of one that fails."""
-    plan = run.plan
-    path = plan.output / "log" / f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{os.getpid()}.json"
-    record = {
-        "run_id": path.stem,
-        "mmdata": __version__,
-        "started": time.time(),
-        "ended": None,
-        "status": "running",
-        "inputs": plan.inputs,
-        "selection": plan.selection,
-        "command": " ".join(sys.argv[1:]),
-        "host": socket.gethostname(),
-    }
-    write_json(path, {"run": record, "steps": []})
-    try:
-        yield
-        record["status"] = "done"
-    except BaseException as error:
-        record["status"] = "stopped" if isinstance(error, StoppedError) else f"failed: {error}"
-        raise
-    finally:
-        record["ended"] = time.time()
-        record["inputs"], record["selection"] = run.plan.inputs, run.plan.selection
-        write_json(path, {"run": record, "steps": [step.as_json() for step in run.steps.values()]})
-        # After the record, so that the catalog has this run's end and steps too.
-        if (plan.output / "build.json").exists():
-            catalog.refresh(plan.output)
 
 
 def _keep_only(wanted: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final
 
-from mmdata.engine import work
+from mmdata.engine import ingest, work
 from mmdata.engine.events import Reporter, StepProgress
 from mmdata.engine.pools import Pools, WorkerDiedError
 from mmdata.engine.tasks import in_order
@@ -69,7 +69,7 @@ async def _look(plan: Plan, one: Looked, pools: Pools, reporter: Reporter, steps
 
 async def _looked_into(source: Any, place: Place, pools: Pools, out: Path) -> work.Done:
     """Look; where the process dies, again: it may have been another's doing."""
-    arguments = (work.measured, work.look_into, source, place, out)
+    arguments = (work.measured, ingest.look_into, source, place, out)
     run = pools.work
     for _ in range(_MOST_DEATHS):
         try:
@@ -77,4 +77,4 @@ async def _looked_into(source: Any, place: Place, pools: Pools, out: Path) -> wo
         except WorkerDiedError as death:
             run, why = pools.work_alone, str(death)
     # Not to be found out which of its inputs kills: nothing of it was read yet.
-    return await pools.work(work.measured, work.give_up, place, why, out)  # type: ignore[no-any-return]
+    return await pools.work(work.measured, ingest.give_up, place, why, out)  # type: ignore[no-any-return]

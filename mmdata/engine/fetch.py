@@ -12,8 +12,9 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
+from mmdata.engine.ingest import Slice
 from mmdata.engine.tasks import in_order
-from mmdata.engine.work import Done, Slice
+from mmdata.engine.work import Done
 from mmdata.listing import on_the_web
 from mmdata.net.fetcher import Answer, Fetcher, FetchError, Validators
 from mmdata.net.sniff import sniff

@@ -15,7 +15,8 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mmdata.engine.work import Batch, Done, digests
+from mmdata.engine.align import Batch, digests
+from mmdata.engine.work import Done
 from mmdata.errors import SampleError
 from mmdata.sample import Member, Sample
 from mmdata.steps.base import Linked, Measure

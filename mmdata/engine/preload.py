@@ -5,9 +5,10 @@ import gc
 import pyarrow as pa
 import pyarrow.dataset
 
+import mmdata.engine.align
 import mmdata.engine.decide
+import mmdata.engine.ingest
 import mmdata.engine.measure
-import mmdata.engine.work
 import mmdata.media.image_write  # noqa: F401 - see above
 
 # With its first array pyarrow imports pandas, where it is installed.

@@ -25,7 +25,7 @@ from onnx_file import colours_onnx
 from PIL import Image as Pictures
 
 from mmdata.augment.policy import nobody
-from mmdata.engine import children, measure, work
+from mmdata.engine import align, children, measure
 from mmdata.errors import SampleError
 from mmdata.models.clap import ClapRecipe
 from mmdata.models.clip_image import ImageRecipe
@@ -368,8 +368,8 @@ def test_ingest_gives_a_measured_member_the_same_twice_or_an_error_of_the_sample
             assert (error.reason.isidentifier(), str(error) != "") == (True, True)  # noqa: PT017
 
 
-def _prepare(step: Align, base: Path, count: int) -> work.Prepared:
-    return work.prepare_batch(step, RECIPES[step.step], work.Batch(base, (), None, (0, count)), {})
+def _prepare(step: Align, base: Path, count: int) -> align.Prepared:
+    return align.prepare_batch(step, RECIPES[step.step], align.Batch(base, (), None, (0, count)), {})
 
 
 @pytest.mark.parametrize("name", of(Align))
@@ -426,7 +426,7 @@ class Touched(dict[str, Member]):
 def measured(step: Measure, folder: Path, *samples: Sample) -> list[dict[str, Any]]:
     """Rows of the score part; the values of each by column."""
     out = folder / "measured.parquet"
-    measure.measure_part(step, work.Batch(part(folder, *samples), (), None, (0, None)), out, {})
+    measure.measure_part(step, align.Batch(part(folder, *samples), (), None, (0, None)), out, {})
     rows: list[dict[str, Any]] = pq.read_table(out).to_pylist()
     return [{**row, "measures": row["measures"] and json.loads(row["measures"])} for row in rows]
 

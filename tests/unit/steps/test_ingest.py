@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image as Pictures
 
-from mmdata.engine.work import Slice, ingest_part
+from mmdata.engine.ingest import Slice, ingest_part
 from mmdata.errors import SampleError
 from mmdata.media.text import count_words, detect_language
 from mmdata.sample import Member, sample_id

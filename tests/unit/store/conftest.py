@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mmdata.engine import children, decide, work
+from mmdata.engine import children, decide, ingest, work
 from mmdata.plan import Plan, plan_to_build
 from mmdata.store import catalog, shards
 from mmdata.store.selection import read_shard_plans
@@ -63,7 +63,7 @@ def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Build:
             assert plan.listing is not None
             for chunk in plan.chunks:
                 base = plan.part("ingest", chunk.fingerprint)
-                work.ingest_part(work.Slice.of(plan, chunk), pipeline.ingest, base, {})
+                ingest.ingest_part(ingest.Slice.of(plan, chunk), pipeline.ingest, base, {})
                 for step in pipeline.augment:
                     out = plan.part(step.label, plan.child(step, chunk.fingerprint))
                     children.augment_part(step, pipeline.spec.seed, children.Known(base, {}, ()), out, {})
