@@ -19,6 +19,7 @@ Match = Literal["exact", "text", "words", "host", "domain"]
 
 # Digests of ten million samples are 650 MB; what is larger is no list.
 _MAX_BYTES: Final = 1 << 30
+_BLOCK_CHARS: Final = 1 << 20
 _SUFFIXES: Final = (".txt", ".csv", ".tsv", ".parquet")
 # RFC 3986, 3.2: the authority is between `//` and the next `/`, `?` or `#`; the host is after `@` and before `:port`.
 _HOST: Final = r"^[a-z][a-z0-9+.-]*://(?:[^/?#]*@)?(\[[^\]]*\]|[^/?#:@]+)"
@@ -34,7 +35,7 @@ def digest(file: Path) -> str:
 
 
 def check_list(file: Path, column: str | None) -> None:
-    """Raises ValueError for a file that is no list: it is not there, too large, or has no such column."""
+    """Raises ValueError for a file that is no list: it is not there, too large, not UTF-8, or has no such column."""
     path = file.expanduser()
     if path.suffix not in _SUFFIXES:
         raise ValueError(f"{file}: cannot tell the format; known: {', '.join(_SUFFIXES)}")
@@ -42,9 +43,15 @@ def check_list(file: Path, column: str | None) -> None:
         size = path.stat().st_size
         if size > _MAX_BYTES:
             raise ValueError(f"{file}: {size} bytes; a list has at most {_MAX_BYTES}")
+        if path.suffix != ".parquet":
+            _check_encoding(path)
         columns = _columns(path)
     except OSError as error:
         raise ValueError(f"{file}: cannot be read: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file}: is not UTF-8 ({error.reason}); save it as UTF-8") from None
+    if not columns:
+        raise ValueError(f"{file}: is empty; the first line of a table names its columns")
     if column is None and len(columns) > 1:
         raise ValueError(f"{file}: has {len(columns)} columns; say which with `column:`, one of {', '.join(columns)}")
     if column is not None and column not in columns:
@@ -52,7 +59,7 @@ def check_list(file: Path, column: str | None) -> None:
 
 
 def load_list(curation: Curation, files: Iterable[Path], column: str | None, match: Match, table: str) -> None:
-    """A temporary table `entry` of the distinct entries, in the form that `comparable` gives values.
+    """A temporary table `entry` of the distinct entries of all files, in the form that `comparable` gives values.
 
     Raises FatalError where a file was taken away since the plan.
     """
@@ -70,7 +77,8 @@ def load_list(curation: Curation, files: Iterable[Path], column: str | None, mat
         curation.connection.register("listed", values)
         run(
             f"INSERT INTO {identifier(table)} SELECT entry FROM "
-            f"(SELECT DISTINCT {comparable('entry', match, of_list=True)} AS entry FROM listed) WHERE entry <> ''"
+            f"(SELECT {comparable('entry', match, of_list=True)} AS entry FROM listed) WHERE entry <> '' "
+            f"EXCEPT SELECT entry FROM {identifier(table)}"
         )
         curation.connection.unregister("listed")
 
@@ -104,6 +112,13 @@ def suffixes(host: str) -> str:
     """SQL of the domains that a host is in, itself included: `[a.b.org, b.org, org]`."""
     labels = f"string_split({host}, '.')"
     return f"list_transform(range(1, len({labels}) + 1), lambda n: array_to_string({labels}[n:], '.'))"
+
+
+def _check_encoding(path: Path) -> None:
+    """Raises UnicodeDecodeError now, not when all else is done."""
+    with path.open(encoding="utf-8-sig") as file:
+        while file.read(_BLOCK_CHARS):
+            pass
 
 
 def _columns(path: Path) -> list[str]:

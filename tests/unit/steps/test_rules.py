@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from candidates import COLUMNS, Row, decided
+from candidates import COLUMNS, Row, decided, loaded
 from pydantic import ValidationError
 
 from mmdata.sample import sample_id
@@ -183,6 +183,16 @@ def test_a_list_of_each_kind_of_file(tmp_path: Path) -> None:
     }
 
 
+def test_what_two_lists_name_is_dropped_once(tmp_path: Path) -> None:
+    (tmp_path / "one.txt").write_text("a\nb\n")
+    (tmp_path / "two.txt").write_text("b\nb\nc\n")
+    named = {"deny": [str(tmp_path / "one.txt"), str(tmp_path / "two.txt")]}
+    curation = loaded(tmp_path / "x", [Row(key) for key in "abcd"])
+    rules(named=named).apply(curation)
+    dropped = curation.connection.execute("SELECT sample_id FROM fates").fetchall()
+    assert sorted(dropped) == sorted((sample_id("s", key),) for key in "abc")
+
+
 def test_a_list_that_changes_is_another_step(tmp_path: Path) -> None:
     (tmp_path / "keys.txt").write_text("a\n")
     step = rules(named={"deny": str(tmp_path / "keys.txt")})
@@ -230,6 +240,9 @@ def test_a_list_that_changes_is_another_step(tmp_path: Path) -> None:
         ({"deny": "list.csv"}, "list.csv: has 2 columns; say which with `column:`, one of id, text"),
         ({"deny": "list.csv", "column": "txet"}, "list.csv: has no column 'txet'; did you mean 'text'?"),
         ({"deny": "broken.parquet"}, "broken.parquet: is no Parquet file"),
+        ({"deny": "empty.csv"}, "empty.csv: is empty; the first line of a table names its columns"),
+        ({"deny": "latin.txt"}, "latin.txt: is not UTF-8 (invalid continuation byte); save it as UTF-8"),
+        ({"deny": "latin.csv", "column": "id"}, "latin.csv: is not UTF-8"),
         ({"deny": "list.csv", "column": "id", "of": "image.width"}, "must be a text, but `image.width` is INTEGER"),
     ],
 )  # fmt: skip
@@ -239,6 +252,9 @@ def test_a_plan_says_what_is_wrong_with_a_rule(
     monkeypatch.chdir(tmp_path)
     Path("list.csv").write_text("id,text\n1,a\n")
     Path("broken.parquet").write_text("no")
+    Path("empty.csv").write_text("")
+    Path("latin.txt").write_bytes("Zoë\n".encode("latin-1"))
+    Path("latin.csv").write_bytes("id,text\n1,Zoë\n".encode("latin-1"))
     with pytest.raises(ValueError) as error:  # noqa: PT011 - the sentence is what matters
         rules(named=rule).check(Curation.empty(COLUMNS))
     assert str(error.value).startswith("rule 'named': ")
