@@ -137,7 +137,9 @@ def report(build_folder: Path, out: Path | None) -> None:
 @click.option("--without", multiple=True, metavar="NAME", help="Leave a rule out.")
 @click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Change another value of curate or write.")
 @click.option("--curve", "curves", multiple=True, metavar="SQL", help="How a number is distributed.")
-@click.option("--examples", default=3, show_default=True, help="Samples on each side of a threshold.")
+@click.option(
+    "--examples", type=click.IntRange(min=0), default=3, show_default=True, help="Samples on each side of a threshold."
+)
 @_JSON
 def whatif(build_folder: str, as_json: bool, **asked: Any) -> None:
     """Say what other rules would keep, without building.

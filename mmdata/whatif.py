@@ -9,8 +9,8 @@ from __future__ import annotations
 import copy
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,10 +21,11 @@ from mmdata.engine.decide import Decisions, decide_over, sql_memory
 from mmdata.errors import MmdataError, SpecError
 from mmdata.pipeline import Pipeline, resolve
 from mmdata.spec import parse_spec
+from mmdata.steps.curate.clusters import Clusters
 from mmdata.steps.curate.expressions import check_number, written
 from mmdata.steps.curate.rules import Rules, Test
 from mmdata.store import sql
-from mmdata.store.curation import Curation
+from mmdata.store.curation import Curation, explained
 from mmdata.store.sql import identifier, parquet
 from mmdata.store.versions import Kept, open_version
 
@@ -64,7 +65,7 @@ class Answer:
         rules: a row for each step and rule that drops, now or then: (step, rule, now, then, alone); `alone` is how many
             it would drop if it were the only one, None for what is no rule of the step `rules`.
         borders: samples on both sides of the threshold of each rule asked about.
-        curves: by expression, (quantile, value, kept) where `kept` counts samples at least as high.
+        curves: by expression, (quantile, value, kept) where `kept` counts samples at least as high; of finite values.
     """
 
     title: str
@@ -115,7 +116,7 @@ def what_if(build: str, asked: Asked) -> Answer:
         )
         decide_over(gathered, what, folder, Path(scratch), int(pipeline.spec.engine.memory))
         with _opened(pipeline, gathered, Path(scratch)) as curation:
-            names = {_name(rule) for rule in asked.rules}
+            names = {_parsed(rule, _known(kept.version.spec))[0] for rule in asked.rules}
             alone = dict(_alone(curation, pipeline))
             borders = [border for name in sorted(names) for border in _borders(curation, pipeline, name, asked)]
             curves = {expression: _curve(curation, expression) for expression in asked.curves}
@@ -127,6 +128,10 @@ def _opened(pipeline: Pipeline, gathered: Path, scratch: Path) -> Iterator[Curat
     memory = sql_memory(int(pipeline.spec.engine.memory))
     curation = Curation.open(pipeline.columns, pipeline.spec.seed, gathered, scratch, memory)
     try:
+        for step in pipeline.curate:
+            # They were found while deciding; rules and curves may speak of them.
+            if isinstance(step, Clusters):
+                step.apply(curation)
         yield curation
     finally:
         curation.connection.close()
@@ -146,7 +151,8 @@ def _pipeline(kept: Kept, asked: Asked) -> Pipeline:
     for name in asked.without:
         _remove_rule(document.value, name)
     for rule in asked.rules:
-        document.overridden[_put_rule(document.value, *_parsed(rule))] = f"--rule {rule}"
+        name, value = _parsed(rule, _known(kept.version.spec))
+        document.overridden[_put_rule(document.value, name, value)] = f"--rule {rule}"
     return resolve(document, parse_spec(document), to_run=False)
 
 
@@ -154,14 +160,13 @@ def _what_is_made(spec: dict[str, Any]) -> dict[str, Any]:
     return copy.deepcopy({key: value for key, value in spec.items() if key not in {"curate", "write", "engine"}})
 
 
-def _name(rule: str) -> str:
-    return _parsed(rule)[0]
+def _parsed(rule: str, known: Sequence[str]) -> tuple[str, Any]:
+    """`name: expression`; what stands behind is YAML where it is a mapping, else SQL as it stands.
 
-
-def _parsed(rule: str) -> tuple[str, Any]:
-    """`name: expression`; what stands behind is YAML where it is a mapping, else SQL as it stands."""
+    A name is a word, or one that a rule of the file has.
+    """
     name, colon, text = (part.strip() for part in rule.partition(":"))
-    if not (colon and text and name.isidentifier()):
+    if not (colon and text and (name.isidentifier() or name in known)):
         fix = "write it as 'name: expression', for example 'sharp: picture.image.sharpness >= 0.1'"
         raise SpecError([f"--rule {rule}: {fix}"])
     if not text.startswith("{"):
@@ -169,7 +174,9 @@ def _parsed(rule: str) -> tuple[str, Any]:
     try:
         return name, yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise SpecError([f"--rule {rule}: not YAML: {str(error).splitlines()[0]}"]) from None
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        fix = "in a mapping, SQL with brackets, braces or commas stands in quotes"
+        raise SpecError([f"--rule {rule}: not YAML: {problem}; {fix}"]) from None
 
 
 def _rule_steps(spec: dict[str, Any]) -> dict[Keys, dict[str, Any]]:
@@ -180,6 +187,10 @@ def _rule_steps(spec: dict[str, Any]) -> dict[Keys, dict[str, Any]]:
         for number, step in steps
         if isinstance(step, dict) and "rules" in step
     }
+
+
+def _known(spec: dict[str, Any]) -> list[str]:
+    return [rule for keep in _rule_steps(spec).values() for rule in keep]
 
 
 def _put_rule(spec: dict[str, Any], name: str, rule: Any) -> Keys:
@@ -195,11 +206,10 @@ def _put_rule(spec: dict[str, Any], name: str, rule: Any) -> Keys:
 
 
 def _remove_rule(spec: dict[str, Any], name: str) -> None:
-    steps = _rule_steps(spec)
-    known = [rule for keep in steps.values() for rule in keep]
+    known = _known(spec)
     if name not in known:
         raise SpecError([f"--without {name}: there is no such rule{nearest(name, known)}"])
-    for keep in steps.values():
+    for keep in _rule_steps(spec).values():
         keep.pop(name, None)
     spec["curate"] = [step for step in spec["curate"] if not (isinstance(step, dict) and _is_empty(step))]
 
@@ -212,12 +222,17 @@ def _is_empty(step: dict[str, Any]) -> bool:
 
 
 def _tests(curation: Curation, pipeline: Pipeline) -> Iterator[tuple[str, Test]]:
-    """Each test of each rule, with the rule's name."""
+    """Each test of each rule, with the rule's name.
+
+    Here they meet all samples, also those that a step before would have dropped, or the rest of the rule: where a value
+    cannot be what a rule takes it for, the test has no answer. A quantile over such values is left out.
+    """
     steps = [step for step in pipeline.curate if isinstance(step, Rules)]
     for number, step in enumerate(steps):
         for name, rule in step.rules.items():
-            for test in rule.tests(curation, f"whatif {number} {name}"):
-                yield name, test
+            with suppress(sql.Error):
+                for test in rule.tests(curation, f"whatif {number} {name}"):
+                    yield name, replace(test, fails=f"TRY({test.fails})", value=f"TRY({test.value})")
 
 
 def _alone(curation: Curation, pipeline: Pipeline) -> Iterator[tuple[str, int]]:
@@ -255,11 +270,15 @@ def _curve(curation: Curation, expression: str) -> list[tuple[float, float, int]
         raise SpecError([f"--curve {expression}: {error}"]) from None
     value = f"CAST(({written(curation, expression)}) AS DOUBLE)"
     rows = f"SELECT {value} AS value FROM undecided AS candidates WHERE parent_id IS NULL AND value IS NOT NULL"
-    values = curation.one(f"SELECT quantile_disc(value, {list(_QUANTILES)}) FROM ({rows})") or []
-    return [
-        (share, bound, curation.one(f"SELECT count(*) FROM ({rows}) WHERE value >= {bound!r}"))
-        for share, bound in zip(_QUANTILES, values, strict=False)
-    ]
+    finite = f"SELECT quantile_disc(value, {list(_QUANTILES)}) FROM ({rows}) WHERE isfinite(value)"
+    try:
+        values = curation.one(finite) or []
+        return [
+            (share, bound, curation.one(f"SELECT count(*) FROM ({rows}) WHERE value >= {bound!r}"))
+            for share, bound in zip(_QUANTILES, values, strict=False)
+        ]
+    except sql.Error as error:
+        raise SpecError([f"--curve {expression}: {explained(error, curation.columns)}"]) from None
 
 
 def _compared(

@@ -90,6 +90,26 @@ def test_a_quantile_a_rule_left_out_and_a_curve(texts):
     )
 
 
+def test_a_rule_is_asked_about_though_not_every_sample_has_a_value_that_it_takes(texts):
+    """Alone it meets those that the rest of it, or a step before, keeps away: the fifth word of three is no number."""
+    guarded = "text.words >= 5 AND substr(split_part(text.text, ' ', 5), 2, 1)::INTEGER >= 2"
+    answer = asked(texts, "--rule", f"from_twenty: {guarded}", "--without", "enough", "--examples", "1")
+    assert ["rules", "from_twenty", 0, 14, 14] in answer["rules"]  # 1 to 4 words, and 10 to 19
+    assert [(b["kept"], b["value"], b["threshold"]) for b in answer["borders"]] == [
+        (True, 5, 5),
+        (False, 4, 5),
+        (True, 2, 2),
+        (False, 1, 2),
+    ]
+
+
+def test_a_curve_is_of_finite_numbers(texts):
+    answer = asked(texts, "--curve", "1 / (text.words - 1)", "--curve", "-ln(text.words - 1)")
+    # One text has infinitely many: no threshold, but more than any.
+    assert answer["curves"]["1 / (text.words - 1)"][-1] == [1.0, 1.0, 2]
+    assert answer["curves"]["-ln(text.words - 1)"][-1][2] == 2
+
+
 def test_nothing_of_the_build_changes(texts, layout, shard_digests):
     before = layout(texts.folder / "out"), shard_digests(texts.folder / "out")
     texts.run("whatif", "out", "--rule", "short: text.words <= 8", "--curve", "text.chars")
@@ -104,6 +124,9 @@ def test_nothing_of_the_build_changes(texts, layout, shard_digests):
         (["--without", "enuogh"], "there is no such rule; did you mean 'enough'?"),
         (["--set", "seed=8"], "only what decides (curate, write) can be asked about"),
         (["--curve", "text.text"], "--curve text.text: must be a number"),
+        (["--curve", "text.text::INTEGER"], "--curve text.text::INTEGER: Conversion Error: Could not convert string"),
+        (["--rule", "x: {top: 0.3, by: [text.words}"], "but got '}'; in a mapping, SQL with brackets"),
+        (["--examples", "-1"], "-1 is not in the range"),
     ],
 )
 def test_what_cannot_be_asked_is_said(texts, arguments, told):

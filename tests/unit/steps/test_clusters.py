@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from candidates import COLUMNS, Row, fates, loaded
 
+from mmdata import whatif
 from mmdata.errors import FatalError
 from mmdata.near.cells import fit_centres, nearest_centre
 from mmdata.spec import ParameterError
@@ -67,6 +70,18 @@ def test_a_quota_by_cluster_and_a_rule_on_the_distance(tmp_path: Path) -> None:
     assert {fate[3] for fate in out.values()} == {10.0}
     kept = [n for n in range(60) if f"k{n}" not in out]
     assert [sum(n in span for n in kept) for span in (range(40), range(40, 55), range(55, 60))] == [10, 10, 5]
+
+
+def test_whatif_sees_the_column(tmp_path: Path) -> None:
+    build = embedded(tmp_path / "x", ROWS)
+    CLUSTERS.apply(build)
+    last = build.one("SELECT count(*) FROM candidates WHERE clusters.cluster = 2")
+    near = Rules(keep={"near": "clusters.cluster <= 1"})
+    spec = SimpleNamespace(seed=0, engine=SimpleNamespace(memory=1 << 30))
+    pipeline: Any = SimpleNamespace(columns=COLUMNS, spec=spec, curate=[CLUSTERS, near])
+    with whatif._opened(pipeline, tmp_path / "x" / "gathered", tmp_path / "scratch") as curation:
+        assert dict(whatif._alone(curation, pipeline)) == {"near": last}
+        assert whatif._curve(curation, "clusters.cluster")[-1] == (1.0, 2.0, last)
 
 
 def test_it_is_fitted_once_and_the_same_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
