@@ -9,7 +9,7 @@ Dimensions: N samples, C classes, P pairs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -109,25 +109,31 @@ class _Graph:
         self.linked_N = np.zeros(rows, bool)
         self.linked_N[near.left_P] = self.linked_N[near.right_P] = True
         self.taker, self.apart = [_NOBODY] * rows, [0.0] * rows
-        class_N = np.array(self.class_N, np.int64)
+        class_N = np.array(self.class_N, np.int32)
         far = near.where(~same_P)
-        left_P, right_P = class_N[far.left_P], class_N[far.right_P]
-        self._neighbours = _by_row(
-            np.r_[left_P, right_P], np.r_[right_P, left_P], np.r_[far.distance_P, far.distance_P]
-        )
+        self._neighbours = _Neighbours(rows, class_N[far.left_P], class_N[far.right_P], far.distance_P)
 
     def take(self, row: int) -> None:
         """`row` stays: its class, and those that are near, are taken."""
         own = self.class_N[row]
         if self.taker[own] == _NOBODY:
             self.taker[own] = row
-        for other, distance in self._neighbours.get(own, ()):
+        for other, distance in self._neighbours.of(own):
             if self.taker[other] == _NOBODY:
                 self.taker[other], self.apart[other] = row, distance
 
 
-def _by_row(from_P: Any, to_P: Any, distance_P: Any) -> dict[int, list[tuple[int, float]]]:
-    found: dict[int, list[tuple[int, float]]] = {}
-    for start, end, distance in zip(from_P.tolist(), to_P.tolist(), distance_P.tolist(), strict=True):
-        found.setdefault(start, []).append((end, distance))
-    return found
+class _Neighbours:
+    """Of each row those it is linked with, in arrays: ten million links as tuples of Python are gigabytes."""
+
+    def __init__(self, rows: int, left_P: Any, right_P: Any, distance_P: Any) -> None:
+        from_P = np.concatenate([left_P, right_P])
+        order_P = np.argsort(from_P, kind="stable")
+        self._other_P = np.concatenate([right_P, left_P])[order_P]
+        self._apart_P = np.concatenate([distance_P, distance_P])[order_P]
+        self._first_N = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.bincount(from_P, minlength=rows))])
+
+    def of(self, row: int) -> Iterator[tuple[int, float]]:
+        """Each with its distance, in the order of the links."""
+        span = slice(self._first_N[row], self._first_N[row + 1])
+        return zip(self._other_P[span].tolist(), self._apart_P[span].tolist(), strict=True)

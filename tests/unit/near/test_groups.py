@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -73,3 +75,19 @@ def test_who_goes_is_linked_to_one_that_stays_and_who_stays_is_not(links: list[t
         assert near[kept, row] == distance, "the one that stays is better"
     for a, b in near:
         assert a in gone or b in gone
+
+
+def test_a_crowd_takes_no_more_memory_than_its_links() -> None:
+    """As tuples in lists a link was 300 bytes, and ten million of them more than a small machine has."""
+    rows, links = 3_000, 300_000
+    rng = np.random.default_rng(0)
+    left_P, right_P = rng.integers(0, rows, links), rng.integers(0, rows, links)
+    crowd = Close(Pairs(left_P, right_P, rng.uniform(0.1, 0.3, links)), 0.3)
+    tracemalloc.start()
+    try:
+        gone = choose(rows, rows, [crowd])
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(gone.sample_P) > rows / 2
+    assert most < 150 * links
