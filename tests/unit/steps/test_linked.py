@@ -49,7 +49,7 @@ def part(path: Path, label: str, found: dict[str, dict[str, Any] | None], member
 
 
 def linked(folder: Path, step: Linked, *parts: Path) -> list[tuple[Any, ...]]:
-    link_corpus(step, parts, folder / "links.parquet")
+    assert link_corpus(step, parts, folder / "links.parquet").samples == 0, "links are no samples"
     return [tuple(row.values()) for row in pq.read_table(folder / "links.parquet").to_pylist()]
 
 
