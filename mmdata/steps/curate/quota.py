@@ -77,5 +77,6 @@ class Quota(Curate):
         """SQL of the quota of a kind, NULL where there is none."""
         if isinstance(self.most, int):
             return str(self.most)
+        others = "NULL" if self.others is None else str(self.others)
         cases = " ".join(f"WHEN {quoted(value)} THEN {most}" for value, most in self.most.items())
-        return f"CASE {key} {cases} ELSE {'NULL' if self.others is None else self.others} END"
+        return f"CASE {key} {cases} ELSE {others} END" if cases else others

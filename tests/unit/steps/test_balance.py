@@ -49,6 +49,7 @@ def test_a_quota_keeps_the_first_of_the_draw_and_says_the_place(tmp_path: Path) 
     [
         (Quota(by=["caption.lang"], most={"en": 1}), {"en": 1, "fr": 3, "ru": 2}),
         (Quota(by=["caption.lang"], most={"en": 1, "ru": 0}, others=2), {"en": 1, "fr": 2, "ru": 0}),
+        (Quota(by=["caption.lang"], most={}, others=2), {"en": 2, "fr": 2, "ru": 2}),
         (Quota(by=["caption.lang", "source"], most=1), {"en": 1, "fr": 1, "ru": 1}),
         (Quota(by=["caption.lang"], most=9), {"en": 4, "fr": 3, "ru": 2}),
         (Quota(by=["caption.lang"], most=0, among="caption.lang = 'fr'"), {"en": 4, "fr": 0, "ru": 2}),
