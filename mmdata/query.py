@@ -7,7 +7,8 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -29,7 +30,10 @@ def run_query(build: Path, query: str, shape: str, out: Path | None) -> None:
         if shape == "parquet":
             _write_parquet(connection, query, out)
             return
+        # None where nothing but blanks and comments is there.
         result = connection.execute(query)
+        if result is None:
+            raise MmdataError("no query; for example: SELECT fate, count(*) FROM samples GROUP BY fate")
         names = [column[0] for column in result.description or []]
         rows = result.fetchall()
     except sql.Error as error:
@@ -38,12 +42,20 @@ def run_query(build: Path, query: str, shape: str, out: Path | None) -> None:
 
 
 def write_rows(names: Sequence[str], rows: Rows, shape: str, out: Path | None = None) -> None:
-    """Write rows as `table`, `csv` or `json`, to standard output where no file is given."""
+    """Write rows as `table`, `csv` or `json`, to standard output where no file is given. Raises MmdataError."""
     if out is None:
         _WRITERS[shape](names, rows, sys.stdout)
-    else:
-        with out.open("w", encoding="utf-8", newline="") as file:
-            _WRITERS[shape](names, rows, file)
+        return
+    with _writable(out), out.open("w", encoding="utf-8", newline="") as file:
+        _WRITERS[shape](names, rows, file)
+
+
+@contextmanager
+def _writable(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise MmdataError(f"{out}: cannot be written: {error.strerror or error}") from None
 
 
 def _write_parquet(connection: Any, query: str, out: Path | None) -> None:
@@ -52,10 +64,11 @@ def _write_parquet(connection: Any, query: str, out: Path | None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder) / "answer.parquet"
         connection.execute(f"COPY ({query.strip().rstrip(';')}) TO {quoted(str(scratch))} (FORMAT parquet)")
-        if out is not None:
-            shutil.copyfile(scratch, out)
-        else:
+        if out is None:
             sys.stdout.buffer.write(scratch.read_bytes())
+            return
+        with _writable(out):
+            shutil.copyfile(scratch, out)
 
 
 def _write_table(names: Sequence[str], rows: Rows, file: TextIO) -> None:

@@ -82,6 +82,13 @@ def test_a_query_that_does_not_bind_is_one_line_of_ours(built, shape):
     assert "Traceback" not in said
 
 
+@pytest.mark.parametrize("shape", ["csv", "parquet"])
+def test_a_file_that_cannot_be_written_is_named(built, shape):
+    arguments = ("SELECT 1", "--format", shape, "--out", "none/rows")
+    assert "none/rows: cannot be written: No such file" in built.run("query", "out", *arguments, code=1).stderr
+    assert built.run("query", "out", " -- ?", code=1).stderr.startswith("mmdata: no query; for example: SELECT")
+
+
 @pytest.mark.parametrize("statement", ["DROP VIEW samples", "CREATE TABLE t (a INT)", "DELETE FROM shards"])
 def test_a_query_changes_nothing(built, statement):
     assert "read-only" in built.run("query", "out", statement, code=1).stderr.lower()
