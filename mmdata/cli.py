@@ -93,7 +93,7 @@ def build(spec: Path, output: Path | None, overrides: tuple[str, ...], as_json: 
 def query(build_folder: Path, query_text: str, shape: str, out: Path | None) -> None:
     """Ask the catalog of a build, in SQL, also while the build runs.
 
-    Views: samples, members, scores, fates, shards, steps, runs.
+    Views: samples, members, fates, explained, scores, links, crossings, shards, steps, runs; SHOW TABLES lists all.
     """
     from mmdata.query import run_query
 
@@ -176,6 +176,8 @@ def diff(before: str, after: str, shape: str, out: Path | None) -> None:
     if shape != "summary":
         write_rows(COLUMNS, found.rows, shape, out)
         return
+    if out is not None:
+        raise click.UsageError("--out takes the samples; say how: --format table, csv or json")
     click.echo(f"{found.before} -> {found.after}")
     write_rows(["in the file", "before", "after"], found.spec, "table")
     write_rows(["change", "why", "samples"], found.counts, "table")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -42,7 +42,7 @@ def difference(before: str, after: str) -> Difference:
     connection = sql.connect()
     try:
         _load(connection, old, new)
-        _load_changes(connection, spec)
+        _load_changes(connection, _altered(old.version.spec, new.version.spec))
         rows = connection.execute(f"SELECT {', '.join(COLUMNS)} FROM changes ORDER BY change, why, key, sample_id")
         found = rows.fetchall()
         counts = connection.execute(
@@ -62,16 +62,25 @@ def _load(connection: Any, old: Kept, new: Kept) -> None:
     connection.execute(f"CREATE TABLE names AS {rows}")
 
 
-def _load_changes(connection: Any, spec: list[tuple[str, str | None, str | None]]) -> None:
-    altered = ", ".join(quoted(rule) for path, _, _ in spec if (rule := _rule_of(path)))
-    connection.execute(_JOINED.format(altered=altered))
+def _load_changes(connection: Any, altered: Sequence[str]) -> None:
+    connection.execute(_JOINED.format(altered=", ".join(map(quoted, altered))))
     connection.execute(_CHANGED)
 
 
-def _rule_of(path: str) -> str | None:
-    """The rule that a changed value of the file belongs to."""
-    _, keep, rule = path.partition(".rules.keep.")
-    return rule.split(".")[0] if keep else None
+def _altered(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """The rules that do not say what they said."""
+    before, after = _rules(old), _rules(new)
+    return [name for name in before | after if before.get(name) != after.get(name)]
+
+
+def _rules(spec: dict[str, Any]) -> dict[str, list[Any]]:
+    """By name what the rules of all steps say."""
+    found: dict[str, list[Any]] = {}
+    for step in spec.get("curate") or []:
+        if isinstance(step, dict) and "rules" in step:
+            for name, rule in step["rules"]["keep"].items():
+                found.setdefault(name, []).append(rule)
+    return found
 
 
 def _spec_changes(old: Any, new: Any, path: str) -> Iterator[tuple[str, str | None, str | None]]:

@@ -152,6 +152,18 @@ def test_versions_of_a_build_differ_by_who_came_went_and_moved_and_why(own):
     summary = own.run("diff", "out@1", "out@2").stdout
     assert "curate.rules.keep.enough" in summary
     assert '"text.words >= 8"' in summary
+    assert "say how: --format" in own.run("diff", "out@1", "out@2", "--out", "rows.csv", code=2).stderr
+
+
+def test_a_rule_of_a_later_step_is_said_to_have_changed(own):
+    def build(least: int) -> None:
+        later = {"rules": {"keep": {"v1.1": f"text.words >= {least}"}}}
+        own.run("build", own.spec(sources=[SOURCE], curate=[*CURATE, later]).name, "--output", "out")
+
+    build(20)
+    build(30)
+    (row, *_) = json.loads(own.run("diff", "out@2", "out", "--format", "json").stdout)
+    assert row["why"] == "kept -> dropped by rules.v1.1 (20, limit 30); the rule changed"
 
 
 def test_other_splits_are_said_to_have_moved(own):
