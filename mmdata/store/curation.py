@@ -194,6 +194,8 @@ def explained(error: Exception, columns: Columns) -> str:
     ends = (name.partition(".")[2] for name in names if "." in name)
     known = {*names, *(part for name in names for part in name.split(".")), *ends}
     name = message.split('"')[1]
+    if whole := [f"'{one}'" for one in sorted(names) if one.endswith(f".{name}")]:
+        return f"{message}; did you mean {' or '.join(whole)}?"
     if close := closest(name, known):
         return f"{message}; did you mean '{close}'?"
     # A column of a table that no member is made of: what is tried first by who knows the table.

@@ -210,6 +210,9 @@ def test_a_list_that_changes_is_another_step(tmp_path: Path) -> None:
     [
         ("image.widht > 3", 'Could not find key "widht" in struct; did you mean \'width\'?'),
         ("imagee.width > 3", "did you mean 'image'?"),
+        ("width > 3", "did you mean 'image.width'?"),
+        ("caption.score > 3", "did you mean 'clip.image_caption.score'?"),
+        ("lower(mime) = 'x'", "did you mean 'caption.mime' or 'image.mime'?"),
         ("image.width", "must be true or false, but is INTEGER; compare it: `image.width >= ...`"),
         ("caption.text >= 3", "Cannot compare values of type VARCHAR and type INTEGER_LITERAL"),
         ("sum(image.width) > 3", "WHERE clause cannot contain aggregates!"),
