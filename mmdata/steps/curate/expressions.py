@@ -64,7 +64,10 @@ class Conjunct:
 
 
 def conjuncts(curation: Curation, expression: str) -> list[Conjunct]:
-    """Split `a >= 1 AND b` by DuckDB's own parser. Raises ValueError for what is not one expression."""
+    """Split `a >= 1 AND b`, or `a BETWEEN 1 AND 2`, by DuckDB's own parser.
+
+    Raises ValueError for what is not one expression.
+    """
     tree = _parsed(curation, expression)
     return [_conjunct(curation, tree, part) for part in _split(_selected(tree))]
 
@@ -173,6 +176,9 @@ def _split(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
     if node["type"] == "CONJUNCTION_AND":
         for child in node["children"]:
             yield from _split(child)
+    elif node["type"] == "COMPARE_BETWEEN":
+        for kind, bound in (("COMPARE_GREATERTHANOREQUALTO", "lower"), ("COMPARE_LESSTHANOREQUALTO", "upper")):
+            yield {"class": "COMPARISON", "type": kind, "alias": "", "left": node["input"], "right": node[bound]}
     else:
         yield {**node, "alias": ""}
 

@@ -32,7 +32,10 @@ from mmdata.store.selection import decide_fates
         ("NOT (image.width < 8)", {"small": (None, None, "(NOT (image.width < 8))")}),
         ("image.width >= 8 -- wide enough", {"small": (4.0, 8.0, "(image.width >= 8)")}),
         ("attributes['voice'] = 'anna'", {"small": (None, None, "(attributes['voice'] = 'anna')")}),
-        ("image.width BETWEEN 5 AND 20", {"small": (None, None, "(image.width BETWEEN 5 AND 20)")}),
+        ("image.width BETWEEN 5 AND 20", {"small": (4.0, 5.0, "(image.width >= 5)")}),
+        ("image.width BETWEEN 1 AND 9 AND key <> 'x'", {"large": (10.0, 9.0, "(image.width <= 9)")}),
+        ("image.width BETWEEN NULL AND 9", {"large": (10.0, 9.0, "(image.width <= 9)")}),
+        ("image.width NOT BETWEEN 1 AND 9", {"small": (None, None, "(NOT (image.width BETWEEN 1 AND 9))")}),
     ],
 )  # fmt: skip
 def test_a_rule_drops_with_the_value_and_the_threshold(
