@@ -233,7 +233,7 @@ def _kind(name: str, member: MemberColumn) -> Modality:
 
 
 def _as_text(value: Any) -> str | None:
-    """A list is JSON: what holds a tensor's numbers."""
+    """Lists (what holds a tensor's numbers), objects, true and false are JSON, as DuckDB gives them where types mix."""
     if value is None or isinstance(value, str):
         return value
-    return json.dumps(value, default=str) if isinstance(value, list) else str(value)
+    return json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, list | dict | bool) else str(value)

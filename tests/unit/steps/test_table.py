@@ -76,6 +76,14 @@ def test_the_version_of_an_inline_text_is_its_digest(media: Path) -> None:
     assert Payloads([]).of(one.refs[1], 10) == b"one"
 
 
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_attributes_that_are_no_texts_are_json(media: Path, suffix: str) -> None:
+    more = {"bad": True, "licence": {"name": "O'Neil", "by": "Zoë"}, "tags": ["x", "y"], "score": 0.5}
+    write(media / f"t.{suffix}", [{"file": "a.wav", "said": "x", **more}])
+    (found,) = table(media / f"t.{suffix}").inputs()
+    assert found.attributes == {name: json.dumps(value, ensure_ascii=False) for name, value in more.items()}
+
+
 def test_a_key_column_names_the_row_and_stays_an_attribute(media: Path) -> None:
     write(media / "t.csv", [{"id": "7", "file": "a.wav", "said": "x"}])
     (found,) = table(media / "t.csv", key="id").inputs()
