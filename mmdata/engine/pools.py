@@ -57,7 +57,7 @@ class Pools:
         """Run in a worker. Raises WorkerDiedError, or what the function raised."""
         pool = self._pool
         try:
-            return await asyncio.get_running_loop().run_in_executor(pool, _call, function, arguments)
+            return await _run(pool, function, arguments)
         except BrokenProcessPool:
             if self._pool is pool:
                 _end(pool, kill=True)
@@ -69,7 +69,7 @@ class Pools:
         async with self._alone:
             pool = self._new(1)
             try:
-                return await asyncio.get_running_loop().run_in_executor(pool, _call, function, arguments)
+                return await _run(pool, function, arguments)
             except BrokenProcessPool:
                 raise WorkerDiedError(
                     "the process that worked on it died (a crash of a decoder, or out of memory)"
@@ -82,7 +82,7 @@ class Pools:
         if self._model is None:
             self._model = self._new_model()
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._model, _call, function, arguments)
+            return await _run(self._model, function, arguments)
         except BrokenProcessPool:
             self._model = None
             raise WorkerDiedError("the process that holds the model died; is there enough memory for it?") from None
@@ -109,6 +109,18 @@ def _claim(environment: dict[str, str], devices: Any) -> None:
     global device  # noqa: PLW0603 - one process, one accelerator
     device = devices.get()
     _settle(environment)
+
+
+async def _run(pool: ProcessPoolExecutor, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    """In a process of a pool. Raises BrokenProcessPool where one of them died."""
+    try:
+        future = pool.submit(_call, function, arguments)
+    except OSError as error:
+        # One died while another was started for this: the pool's thread closes the pipes that it would have had.
+        if not pool._broken:
+            raise
+        raise BrokenProcessPool(str(error)) from error
+    return await asyncio.wrap_future(future)
 
 
 def _call(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
