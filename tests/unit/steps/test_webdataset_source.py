@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import gc
 import gzip
 import io
 import tarfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -157,12 +159,15 @@ def test_ranges_and_patterns_name_files(tmp_path: Path):
 
 
 def test_a_tar_of_many_files_is_read_in_linear_time_and_little_memory(tmp_path: Path):
-    import time
-
     def seconds(count: int) -> float:
         path = write(tmp_path / f"{count}.tar", {f"{n}.jpg": b"x" for n in range(count)})
         began = time.process_time()
         assert len(look(path, {"image": "jpg"})) == count
         return time.process_time() - began
 
-    assert seconds(8000) < 6 * seconds(2000)
+    # A collection of all that other tests left takes longer than the larger tar, and falls into any of these.
+    gc.disable()
+    try:
+        assert min(seconds(8000) for _ in range(3)) < 6 * min(seconds(2000) for _ in range(3))
+    finally:
+        gc.enable()
