@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -34,17 +34,16 @@ from mmdata.train.tokens import fit_tokenizer
 
 def on_ranks(function: Callable[..., None], ranks: int, *arguments: Any) -> None:
     """Run `function(*arguments)` on so many ranks over gloo, forked from here."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    multiprocessing.start_processes(_rank, (ranks, port, function, arguments), ranks, start_method="fork")
+    # They meet in a file: a port that is free here may be another process's before they listen on it.
+    with TemporaryDirectory() as folder:
+        given = (ranks, f"file://{folder}/store", function, arguments)
+        multiprocessing.start_processes(_rank, given, ranks, start_method="fork")
 
 
-def _rank(number: int, ranks: int, port: int, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+def _rank(number: int, ranks: int, store: str, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     os.environ.update(RANK=str(number), WORLD_SIZE=str(ranks), LOCAL_RANK=str(number))
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)
-    dist.init_process_group("gloo")
+    dist.init_process_group("gloo", init_method=store, rank=number, world_size=ranks)
     try:
         function(*arguments)
     finally:
