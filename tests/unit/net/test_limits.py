@@ -147,15 +147,16 @@ def test_a_host_that_wants_rest_has_it_and_others_go_on():
     async def work() -> tuple[float, float]:
         hosts = Hosts(8, 2, 60)
         with hosts.host("tired:80") as host:
-            host.rest(said(0.2))
+            host.rest(said(0.8))
             host.rest(said(0.01))  # the longest counts
         start = time.monotonic()
         tired, other = await asyncio.gather(beginnings(hosts, "tired:80", 3), beginnings(hosts, "other:80", 3))
         return min(tired) - start, max(other) - start
 
     tired_s, other_s = finish(work)
-    assert tired_s >= 0.19
-    assert other_s < 0.1
+    assert tired_s >= 0.79
+    # Not by much: on a busy machine a process stands still for tenths of a second.
+    assert other_s < 0.7
 
 
 def test_a_host_that_wants_more_rest_than_we_wait_is_not_asked():
