@@ -266,8 +266,11 @@ def test_what_was_removed_or_damaged_is_made_again_or_reported(scenes, shard_dig
 
 def test_a_second_build_in_the_folder_is_refused(scenes):
     first = start_working(scenes, "out")
+    # It stands still meanwhile: on a busy machine it would be done before the second has begun.
+    first.send_signal(signal.SIGSTOP)
     second = scenes.build(code=1)
     assert "mmdata: out: another build runs here; wait for it, or give this one its own --output" in second.stderr
+    first.send_signal(signal.SIGCONT)
     out, err = first.communicate()
     assert first.returncode == 0, err
     assert "62 inputs = " in out
