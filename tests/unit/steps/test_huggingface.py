@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import gc
 import io
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,17 @@ from mmdata.steps.exchange import Input
 from mmdata.steps.ingest.tensor import Tensor
 from mmdata.steps.sources.huggingface import HuggingFace
 
-# datasets leaves files open, until some later test's garbage is collected.
+# datasets leaves files open for the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 MEMBERS = {"image": "image", "caption": "text"}
 Kept = dict[tuple[str, tuple[int, int]], bytes]
+
+
+@pytest.fixture(autouse=True)
+def collected() -> Iterator[None]:
+    """What readers leave open is closed here, not in a test of something else."""
+    yield
+    gc.collect()
 
 
 def png(shade: int) -> bytes:
