@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 # Before anything that reads them is imported. A hub that cannot be reached must fail at once, not after retries.
 os.environ.update(
@@ -21,6 +22,9 @@ os.environ.update(
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Tests that run beside each other share the cores: a thread for each core in each of them is too many.
     os.environ.update(OMP_NUM_THREADS="1")
+# A test of its own file alone runs as it does among all: no deadline, the number of examples bounds the time.
+settings.register_profile("shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shared machine")
 _FROM_DEBIAN = {"stamps", "prompts", "clipart"}
 # Two processes of tests share the cores, and a build of all stamps takes minutes on them alone.
 _CLI_TIMEOUT_S = 1200

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 import yaml
 from candidates import gathered
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from mmdata.document import read_yaml
@@ -29,10 +29,6 @@ from mmdata.store.curation import Columns, Curation, Rows
 from mmdata.store.parts import SCORE_SCHEMA, BasePartWriter, iter_samples, read_base_rows, write_table
 from mmdata.store.selection import decide_fates
 from mmdata.store.tar import TarWriter
-
-# Runs share a loaded machine: no deadline; the number of examples bounds the time.
-settings.register_profile("core", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("core")
 
 COLUMNS = Columns({"image": "image", "caption": "text"}, {"clip": {"image_caption": {}}})
 WORDS = st.sampled_from(["a cat", "a dog", "it's", "", "größer", "a 'b\" c"])
