@@ -134,7 +134,11 @@ def version_of(info: dict[str, Any]) -> str:
 def opened(path: str) -> Iterator[BinaryIO]:
     """A file to read anywhere in: one of this machine as it is, another as a copy. Raises SampleError, FatalError."""
     if not is_remote(path):
-        with Path(path).open("rb") as file:
+        try:
+            file = Path(path).open("rb")  # noqa: SIM115 - closed below; what fails there is not about opening
+        except OSError as error:
+            raise SampleError("unreadable", f"cannot be read: {error.strerror}") from None
+        with file:
             yield file
         return
     with tempfile.SpooledTemporaryFile(_MEMORY_BYTES) as copy:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -37,7 +38,9 @@ def file_places(step: str, patterns: Sequence[str], *, remote: bool = True) -> I
 
 def _found(step: str, pattern: str, *, remote: bool) -> list[str]:
     if not is_remote(pattern):
-        return sorted(glob.glob(str(Path(pattern).expanduser()), recursive=True))
+        # A folder may be called like the files are; a link that leads nowhere is one of them, which cannot be read.
+        found = glob.iglob(str(Path(pattern).expanduser()), recursive=True)
+        return sorted(path for path in found if not os.path.isdir(path))
     if not remote:
         raise PlanError([f"{step}: {pattern}: only files of this machine are read; copy it first"])
     return find(step, pattern)
@@ -47,7 +50,10 @@ def file_place(path: str) -> Place:
     """A file as a place; its version is its size and the time it was written, or what a store calls it."""
     if is_remote(path):
         return Place(path.rpartition("/")[2], path, version(path))
-    stat = Path(path).stat()
+    try:
+        stat = os.stat(path)
+    except OSError:  # whoever looks into it says so
+        return Place(Path(path).name, path, "not there")
     return Place(Path(path).name, path, f"{stat.st_size}-{stat.st_mtime_ns}")
 
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Final, Literal
+from typing import Any, BinaryIO, ClassVar, Final, Literal
 
 from pydantic import ByteSize, Field, model_validator
 
@@ -17,6 +17,7 @@ from mmdata.spec import Names
 from mmdata.steps.base import Discovered
 from mmdata.steps.exchange import Declared, Input, Keep, Place, Ref
 from mmdata.steps.sources.places import file_places, text_ref
+from mmdata.store.remote import opened
 
 _SIDECARS: Final = ("srt", "vtt", "ass")
 _MOST_SUBTITLES: Final = 4 << 20
@@ -85,17 +86,25 @@ class Video(Discovered):
         from mmdata.media.video import Limits, open_video
 
         path = Path(place.path)
-        if path.stat().st_size > self.max_bytes:
-            raise SampleError("too_large", f"more than max_bytes: {self.max_bytes}")
         limits = Limits(self.max_duration_s, 1 << 40, self.max_pixels)
-        with path.open("rb") as file, open_video(file) as container:
-            duration_s = _duration(container)
-            has_sound = bool(container.streams.audio)
+        with opened(place.path) as file:
+            self._check_size(file)
+            with open_video(file) as container:
+                duration_s = _duration(container)
+                has_sound = bool(container.streams.audio)
         if not 0 < duration_s <= self.max_duration_s:
             raise SampleError("too_long", f"{duration_s:g} s, more than max_duration_s: {self.max_duration_s:g}")
         cues, lang = self._cues(path)
         for piece in self._pieces(path, duration_s, cues):
             yield self._input(place, piece, keep, limits, lang=lang, has_sound=has_sound)
+
+    def _check_size(self, file: BinaryIO) -> None:
+        size = file.seek(0, io.SEEK_END)
+        file.seek(0)
+        if not size:
+            raise SampleError("empty_file", "the file is empty")
+        if size > self.max_bytes:
+            raise SampleError("too_large", f"more than max_bytes: {self.max_bytes}")
 
     def _cues(self, path: Path) -> tuple[list[_Piece], str | None]:
         """Subtitles beside the file, else those inside of it; and their language."""

@@ -99,6 +99,12 @@ def test_what_is_no_film_costs_itself(tmp_path: Path):
     with pytest.raises(SampleError) as caught:
         look(tmp_path / "a.mp4")
     assert caught.value.reason == "not_video"
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "nowhere.mp4").symlink_to(tmp_path / "gone")
+    for name, reason in (("empty", "empty_file"), ("nowhere", "unreadable")):
+        with pytest.raises(SampleError) as caught:
+            look(tmp_path / f"{name}.mp4")
+        assert caught.value.reason == reason
     film = write_film(tmp_path / "b.mp4", [2.0])
     for given, reason in (
         ({"max_bytes": 10}, "too_large"),

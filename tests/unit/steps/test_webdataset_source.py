@@ -158,6 +158,18 @@ def test_ranges_and_patterns_name_files(tmp_path: Path):
             list(source.places(Path()))
 
 
+def test_what_is_no_readable_file_costs_itself(tmp_path: Path):
+    (tmp_path / "folder.tar").mkdir()
+    (tmp_path / "nowhere.tar").symlink_to(tmp_path / "gone")
+    write(tmp_path / "ok.tar", {"1.jpg": b"x"})
+    source = WebDataset.model_validate({"files": str(tmp_path / "*.tar"), "members": MEMBERS})
+    nowhere, ok = source.places(Path())
+    assert (nowhere.key, ok.key) == ("nowhere.tar", "ok.tar")
+    with pytest.raises(SampleError, match="No such file") as caught:
+        list(source.look(nowhere, lambda data: ("", (0, len(data)))))
+    assert caught.value.reason == "unreadable"
+
+
 def test_a_tar_of_many_files_is_read_in_linear_time_and_little_memory(tmp_path: Path):
     def seconds(count: int) -> float:
         path = write(tmp_path / f"{count}.tar", {f"{n}.jpg": b"x" for n in range(count)})
