@@ -108,6 +108,7 @@ class _Reader:
         self.tar = tar
         self.path = place.path
         self.name = place.key
+        self.version = place.version
         self.keep = keep
         self.seen: set[str] = set()
 
@@ -156,7 +157,8 @@ class _Reader:
             missing = f"{self.name}: .{' or .'.join(part.ext)}"
             return Ref(name, kind, missing, None, part.lang, required=part.required)
         url, span = self._place(info)
-        version = f"{span[0]}-{span[1]}-{info.chksum}"
+        # Where it is says nothing of what it is: a tar may be written anew with every size as it was.
+        version = f"{self.version} {info.offset_data}-{info.size}"
         return Ref(name, kind, url, None, part.lang, required=part.required, version=version, span=span)
 
     def _place(self, info: tarfile.TarInfo) -> tuple[str, tuple[int, int]]:

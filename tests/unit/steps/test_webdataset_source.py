@@ -3,6 +3,7 @@ from __future__ import annotations
 import gc
 import gzip
 import io
+import os
 import tarfile
 import time
 from pathlib import Path
@@ -60,6 +61,21 @@ def test_samples_as_webdataset_writes_them_are_read_in_their_place(tmp_path: Pat
     assert found[1].attributes == {"url": "http://x/1", "width": "1"}
     assert found[1].refs[0].url == str(path)
     assert len({ref.version for one in found for ref in one.refs}) == 9
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_a_tar_that_is_written_anew_with_the_same_sizes_is_another(tmp_path: Path, mode: Any):
+    versions = set()
+    for second, text in enumerate((b"cat", b"dog")):
+        path = tmp_path / ("a.tar" if mode == "w" else "a.tar.gz")
+        with tarfile.open(path, mode) as tar:
+            info = tarfile.TarInfo("1.txt")
+            info.size = len(text)
+            tar.addfile(info, io.BytesIO(text))
+        os.utime(path, (second, second))
+        (found,) = look(path, {"caption": "txt"})
+        versions.add(found.refs[0].version)
+    assert len(versions) == 2
 
 
 def test_a_packed_tar_is_copied(tmp_path: Path):
