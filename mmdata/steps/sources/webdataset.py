@@ -121,10 +121,12 @@ class _Reader:
                 yield Input(f"{self.name}/#{number}", (), {}, (reason, f"{self.path}: {detail}"))
                 continue
             base, extension = _split(info.name)
-            if base != key:
+            known = files.get(extension.lower())
+            # A name that comes again begins another sample of its key.
+            if base != key or (known and known.name == info.name):
                 yield from self._sample(key, files)
                 key, files = base, {}
-            if info.size <= self.source.max_member_bytes and len(files) < _MOST_FILES_A_SAMPLE:
+            if len(files) < _MOST_FILES_A_SAMPLE:
                 files[extension.lower()] = info
         yield from self._sample(key, files)
 
@@ -145,15 +147,22 @@ class _Reader:
             for column, value in list(about.items())[:_MOST_ATTRIBUTES]
             if column not in used and isinstance(value, str | int | float | bool)
         }
-        yield Input(f"{self.name}/{name}", tuple(refs), attributes, problem)
+        yield Input(f"{self.name}/{name}", tuple(refs), attributes, problem or self._too_large(files))
+
+    def _too_large(self, files: Mapping[str, tarfile.TarInfo]) -> tuple[str, str] | None:
+        for info in (_chosen(part, files) for part in self.source.parts.values() if part.required):
+            if info and info.size > self.source.max_member_bytes:
+                most = f"more than max_member_bytes: {self.source.max_member_bytes}"
+                return "too_large", f"{self.name}: '{info.name}' has {info.size} bytes, {most}"
+        return None
 
     def _ref(self, name: str, part: TarMember, files: Mapping[str, tarfile.TarInfo], about: Mapping[str, Any]) -> Ref:
         if part.from_json:
             found = _at(about, part.from_json)
             return text_ref(name, found, f"json '{part.from_json}'", required=part.required, lang=part.lang)
         kind = _kind(name, part) or "tensor"
-        info = next((files[ext.lower()] for ext in part.ext if ext.lower() in files), None)
-        if info is None:
+        info = _chosen(part, files)
+        if info is None or info.size > self.source.max_member_bytes:
             missing = f"{self.name}: .{' or .'.join(part.ext)}"
             return Ref(name, kind, missing, None, part.lang, required=part.required)
         url, span = self._place(info)
@@ -213,6 +222,10 @@ def _split(name: str) -> tuple[str, str]:
     folder, slash, base = name.rpartition("/")
     stem, _, extension = base.partition(".")
     return f"{folder}{slash}{stem}", extension
+
+
+def _chosen(part: TarMember, files: Mapping[str, tarfile.TarInfo]) -> tarfile.TarInfo | None:
+    return next((files[ext.lower()] for ext in part.ext if ext.lower() in files), None)
 
 
 def _at(about: Mapping[str, Any], path: str) -> str | None:

@@ -158,6 +158,28 @@ def test_json_that_is_no_object_is_none(tmp_path: Path, text: bytes):
     assert found.attributes == {}
 
 
+def test_a_sample_that_comes_twice_in_a_row_is_an_input_of_its_own(tmp_path: Path):
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w") as tar:
+        for name, text in (("1.jpg", b"a"), ("1.txt", b"b"), ("1.jpg", b"c"), ("1.txt", b"d")):
+            info = tarfile.TarInfo(name)
+            info.size = 1
+            tar.addfile(info, io.BytesIO(text))
+    first, again = look(path)
+    assert payloads(first) == {"image": b"a", "caption": b"b"}
+    assert (again.problem or ("",))[0] == "duplicate_key"
+
+
+def test_files_that_are_too_large_cost_their_sample_and_say_so(tmp_path: Path):
+    path = write(tmp_path / "a.tar", {"1.jpg": bytes(9), "2.jpg": b"x", "2.txt": bytes(9), "3.jpg": b"x"})
+    members = {"image": "jpg", "caption": {"ext": ["txt"], "required": False}}
+    one, two, three = look(path, members, max_member_bytes=8)
+    assert one.problem == ("too_large", "a.tar: '1.jpg' has 9 bytes, more than max_member_bytes: 8")
+    # What need not be there is left out.
+    assert (two.problem, three.problem) == (None, None)
+    assert set(payloads(two)) == {"image"}
+
+
 def test_ranges_and_patterns_name_files(tmp_path: Path):
     for n in range(12):
         write(tmp_path / f"{n:03d}.tar", {})
