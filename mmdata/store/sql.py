@@ -25,6 +25,8 @@ def connect(database: str = ":memory:", **config: Any) -> duckdb.DuckDBPyConnect
     connection: duckdb.DuckDBPyConnection = engine.connect(database, config=config)
     # Else a query of some seconds draws on standard output, which is ours.
     connection.execute("SET enable_progress_bar = false")
+    # Else a time is another text, and may be another day, wherever the machine stands in another zone.
+    connection.execute("SET TimeZone = 'UTC'")
     return connection
 
 

@@ -15,17 +15,18 @@ from typing import Any, BinaryIO, Final
 from mmdata.errors import PlanError
 from mmdata.store import remote, sql
 
+# Every line is looked at for its columns: what only later ones have would be lost. Values stay JSON, for DuckDB would
+# guess: one number in a column of texts puts all others in quotes, and what looks like a time is written anew.
+_OF_LINES: Final = "read_json({}, format='newline_delimited', union_by_name=true, sample_size=-1, maximum_depth=1)"
 READERS: Final = {
     ".csv": "read_csv({}, all_varchar=true, header=true, quote='\"', union_by_name=true)",
     ".tsv": "read_csv({}, all_varchar=true, header=true, delim='\t', quote='\"', union_by_name=true)",
-    ".jsonl": "read_json({}, format='newline_delimited', union_by_name=true)",
-    ".ndjson": "read_json({}, format='newline_delimited', union_by_name=true)",
+    ".jsonl": _OF_LINES,
+    ".ndjson": _OF_LINES,
     ".parquet": "read_parquet({}, union_by_name=true)",
 }
 _SEPARATED: Final = frozenset({".csv", ".tsv"})
 _LINES: Final = frozenset({".jsonl", ".ndjson"})
-# Types are told by all rows: by the first ones alone, which DuckDB does first, a later one may not fit.
-_SIFTED: Final = "SELECT * FROM read_json([{files}], format='newline_delimited', union_by_name=true, sample_size=-1)"
 _MOST_LINE: Final = 16 << 20  # DuckDB's maximum_object_size
 # RFC 4180, and nothing guessed: what is wrong in a row must not change how the others are read.
 _AS_WRITTEN: Final = (
@@ -124,7 +125,12 @@ class Rows:
         return ", ".join(map(sql.quoted, self._files))
 
     def _described(self) -> list[str]:
-        return [row[0] for row in self._connection.execute(f"DESCRIBE {self._query}").fetchall()]
+        """The names of the columns; from now on a value that was JSON is its text, without quotes where it is one."""
+        columns = self._connection.execute(f"DESCRIBE {self._query}").fetchall()
+        if any(column[1] == "JSON" for column in columns):
+            texts = ", ".join(f"{c} ->> '$' AS {c}" for c in (sql.identifier(column[0]) for column in columns))
+            self._query = f"SELECT {texts} FROM ({self._query})"
+        return [column[0] for column in columns]
 
     def _read_as_written(self, why: sql.Error) -> None:
         """From now on by the columns of each header, or without the broken lines; raises PlanError where that fails."""
@@ -134,7 +140,7 @@ class Rows:
         try:
             if self._suffix in _LINES:
                 sifted = ", ".join(sql.quoted(str(self._sift(n, Path(file)))) for n, file in enumerate(self._files))
-                self._query = _SIFTED.format(files=sifted)
+                self._query = f"SELECT * FROM {_OF_LINES.format(f'[{sifted}]')}"
             else:
                 self._query = " UNION ALL BY NAME ".join(map(self._one, self._files))
             self._described()

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -218,6 +221,48 @@ def test_a_table_without_a_single_row_that_can_be_read_stops_the_plan(tmp_path: 
     (tmp_path / "t.jsonl").write_text("{broken\n" * 3)
     with pytest.raises(PlanError, match=r"t\.jsonl: "):
         list(table(tmp_path / "t.jsonl").inputs())
+
+
+def test_values_of_lines_are_told_as_they_are_written(media: Path) -> None:
+    said = ['a "red" box', "zwei\nZeilen", 7, ["a", "b"], "2020-01-01T10:00:00Z", None, "007", True, {"en": "x"}]
+    write(media / "t.jsonl", [{"id": n, "file": "a.wav", "said": one} for n, one in enumerate(said)])
+    found = list(table(media / "t.jsonl", key="id").inputs())
+    assert [one.key for one in found] == [str(n) for n in range(len(said))]
+    assert [one.refs[1].text for one in found] == [
+        'a "red" box',
+        "zwei\nZeilen",
+        "7",
+        '["a","b"]',
+        "2020-01-01T10:00:00Z",
+        None,
+        "007",
+        "true",
+        '{"en":"x"}',
+    ]
+    # What the first two are called and say does not change with what stands below them.
+    write(media / "t.jsonl", [{"id": n, "file": "a.wav", "said": one} for n, one in enumerate(said[:2])])
+    assert list(table(media / "t.jsonl", key="id").inputs()) == found[:2]
+
+
+def test_a_column_that_only_late_lines_have_is_carried_along(tmp_path: Path) -> None:
+    # Beyond what DuckDB samples.
+    rows = [{"file": f"{n:05}.wav", "said": "x"} for n in range(30_000)]
+    write(tmp_path / "t.jsonl", [*rows, {"file": "z.wav", "said": "x", "site": "y"}])
+    *_, last = table(tmp_path / "t.jsonl").inputs()
+    assert (last.key, last.attributes) == ("z.wav", {"site": "y"})
+
+
+def test_a_time_is_the_same_text_in_every_time_zone(tmp_path: Path) -> None:
+    write(tmp_path / "t.parquet", [{"file": "a.wav", "said": "x", "at": datetime(2020, 1, 1, tzinfo=UTC)}])
+    code = (
+        "from mmdata.steps.sources.table import Table\n"
+        "members = {'speech': {'path': 'file'}, 'caption': {'text': 'said'}}\n"
+        f"(found,) = Table.model_validate({{'file': {str(tmp_path / 't.parquet')!r}, 'members': members}}).inputs()\n"
+        "print(found.attributes['at'])"
+    )
+    here = {**os.environ, "TZ": "Asia/Tokyo"}
+    told = subprocess.run([sys.executable, "-c", code], env=here, capture_output=True, text=True, check=True)
+    assert told.stdout == "2020-01-01 00:00:00+00:00\n"
 
 
 def test_a_quote_in_the_name_of_the_table_is_no_sql(media: Path) -> None:
