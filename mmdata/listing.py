@@ -20,6 +20,7 @@ from mmdata.pipeline import Pipeline
 from mmdata.sample import sample_id
 from mmdata.steps.base import Crawled, Discovered, Source
 from mmdata.steps.exchange import Input, Place, Ref
+from mmdata.steps.sources.repeats import Repeats
 from mmdata.store.found import KEPT, iter_found
 
 # Raise it when parts are laid out differently: nothing made before is then taken for done.
@@ -156,20 +157,28 @@ def _at_home(found: Input, path: Path) -> Input:
     return replace(found, refs=tuple(replace(ref, url=tar) if ref.url == KEPT else ref for ref in found.refs))
 
 
+_APART: Final = ("CREATE TABLE inputs (place TEXT, line BLOB)", "INSERT INTO inputs VALUES (?, ?)")
+_AS_ONE: Final = (
+    "CREATE TABLE inputs (place TEXT PRIMARY KEY, line BLOB) WITHOUT ROWID",
+    "INSERT INTO inputs VALUES (?, ?) ON CONFLICT (place) DO UPDATE SET line = min(line, excluded.line)",
+)
+
+
 def _sorted(source: Source, inputs: Iterator[Input]) -> Iterator[Input]:
-    """In the order of their ids, or keys, by a database on disk; of equal ones that whose line comes first.
+    """In the order of their ids, or keys, by a database on disk; of one key that whose line comes first is first.
 
     Which of several pages that show a picture is named must not depend on the order of a crawl.
     """
+    table, insert = _AS_ONE if isinstance(source, Discovered) and source.merges else _APART
+    repeats = Repeats("input")
     # Not `with`: that ends a transaction and leaves the file open.
     database = sqlite3.connect("")
     try:
-        database.execute("CREATE TABLE inputs (place TEXT PRIMARY KEY, line BLOB) WITHOUT ROWID")
+        database.execute(table)
         rows = ((sample_id(source.label, i.key) if source.scattered else i.key, input_line(i)) for i in inputs)
-        first = "INSERT INTO inputs VALUES (?, ?) ON CONFLICT (place) DO UPDATE SET line = min(line, excluded.line)"
-        database.executemany(first, rows)
-        for (line,) in database.execute("SELECT line FROM inputs ORDER BY place"):
-            yield parse_line(line)
+        database.executemany(insert, rows)
+        for (line,) in database.execute("SELECT line FROM inputs ORDER BY place, line"):
+            yield repeats.told_apart(parse_line(line))
     finally:
         database.close()
 

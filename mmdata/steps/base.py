@@ -72,8 +72,12 @@ class Source(Step):
 class Discovered(Source):
     """A source whose inputs stand inside of files: workers look into each, once.
 
-    An input that several places name is one.
+    Attributes:
+        merges: whether inputs of one key are one, wherever they stand: a picture that several pages show. Else all but
+            one of them have failed.
     """
+
+    merges: ClassVar[bool] = False
 
     @abstractmethod
     def places(self, crawled: Path) -> Iterator[Place]:

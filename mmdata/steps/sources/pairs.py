@@ -6,7 +6,7 @@ import hashlib
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Final, Literal
 
 from pydantic import ByteSize, Field, model_validator
 
@@ -31,6 +31,7 @@ _FOR_IMAGES_ALONE: Final = "noimageai"
 class Pages(Discovered):
     """What a source of recorded pages lets one choose."""
 
+    merges: ClassVar[bool] = True
     take: list[Taken] = Field(default=["image"], min_length=1, description="media that are wanted")
     texts: list[TextKind] = Field(
         default=_PREFERRED, min_length=1, description="texts that may be the caption, the best first"

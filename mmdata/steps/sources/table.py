@@ -21,6 +21,7 @@ from mmdata.spec import Frozen, Location, Names
 from mmdata.steps.base import Source
 from mmdata.steps.exchange import Declared, Input, Ref
 from mmdata.steps.sources.files import modality_of
+from mmdata.steps.sources.repeats import Repeats
 from mmdata.steps.sources.rows import READERS, Rows
 from mmdata.store import sql
 from mmdata.store.remote import Versions, is_remote
@@ -110,9 +111,10 @@ class Table(Source):
 
     def _read(self, rows: Rows) -> Iterator[Input]:
         key = self.key or next(iter(self.columns.values())).column
-        # Keys in order: a key comes before those that it begins, as `_Repeats` needs it.
+        # Keys in order: a key comes before those that it begins, as `Repeats` needs it.
         order = f"{sql.identifier(key)} NULLS FIRST, {', '.join(map(sql.identifier, rows.names))}"
-        repeats, versions = _Repeats(), self._versions()
+        fix = "" if self.key else "; `key:` names a column that tells them apart"
+        repeats, versions = Repeats("row", fix), self._versions()
         like_bad: set[str] = set()
         for values in rows.sorted_by(order):
             row = {name: _as_text(value) for name, value in zip(rows.names, values, strict=True)}
@@ -204,26 +206,6 @@ def _elsewhere(root: str, value: str, versions: Versions) -> tuple[str, str | No
     if is_remote(value) or value.startswith("/") or ".." in value.split("/"):
         return value, _OUTSIDE
     return f"{root}/{value}", versions.of(value)
-
-
-class _Repeats:
-    """Tells rows of one key apart, `key#2` and so on, also from rows whose key is written like that."""
-
-    def __init__(self) -> None:
-        self._seen: str | None = None
-        self._times: dict[str, int] = {}
-
-    def told_apart(self, found: Input) -> Input:
-        if found.key != self._seen and not self._is_made_up(found.key):
-            self._seen = found.key
-            return found
-        times = self._times[found.key] = self._times.get(found.key, 1) + 1
-        problem = ("duplicate_key", f"row {times} with the key '{found.key}'")
-        return Input(f"{found.key}#{times}", (), found.attributes, problem)
-
-    def _is_made_up(self, key: str) -> bool:
-        repeated, _, number = key.rpartition("#")
-        return number.isdecimal() and repeated in self._times and int(number) <= self._times[repeated]
 
 
 def _kind(name: str, member: MemberColumn) -> Modality:

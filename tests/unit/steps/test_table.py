@@ -98,8 +98,8 @@ def test_a_key_that_stands_twice_is_a_failed_input_of_its_own(media: Path) -> No
     found = list(table(media / "t.csv").inputs())
     assert [(i.key, i.problem) for i in found] == [
         ("a.wav", None),
-        ("a.wav#2", ("duplicate_key", "row 2 with the key 'a.wav'")),
-        ("a.wav#3", ("duplicate_key", "row 3 with the key 'a.wav'")),
+        ("a.wav#2", ("duplicate_key", "row 2 with the key 'a.wav'; `key:` names a column that tells them apart")),
+        ("a.wav#3", ("duplicate_key", "row 3 with the key 'a.wav'; `key:` names a column that tells them apart")),
     ]
 
 
