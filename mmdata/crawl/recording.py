@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from mmdata.net.fetcher import Answer
+from mmdata.net.rights import RESERVED, Rights
 
 _ROTATE_BYTES: Final = 512 << 20
 _OPEN: Final = ".open"
@@ -25,13 +26,13 @@ class Recorder:
             path.rename(path.with_name(path.name.removesuffix(_OPEN)))
         self._number = len(list(folder.glob("pages-*.warc.gz")))
 
-    def write(self, answer: Answer) -> tuple[str, int]:
-        """Append a page: the file and how long it is now."""
+    def write(self, answer: Answer, says: Rights) -> tuple[str, int]:
+        """Append a page, and what it says to us in its own text: the file and how long it is now."""
         from warcio.statusandheaders import StatusAndHeaders
         from warcio.warcwriter import WARCWriter
 
         file = self._open()
-        headers = StatusAndHeaders("200 OK", _headers(answer), protocol="HTTP/1.1")
+        headers = StatusAndHeaders("200 OK", _headers(answer, says), protocol="HTTP/1.1")
         writer = WARCWriter(file, gzip=True)
         record = writer.create_warc_record(
             answer.final_url, "response", payload=io.BytesIO(answer.data), http_headers=headers
@@ -62,12 +63,16 @@ class Recorder:
         return self._file
 
 
-def _headers(answer: Answer) -> list[tuple[str, str]]:
-    """What we keep of a header: what decides how the page is read, and what its owner says."""
+def _headers(answer: Answer, says: Rights) -> list[tuple[str, str]]:
+    """What we keep of a header: what decides how the page is read, and what its owner says.
+
+    Also in the page: whoever reads the recording does not know by which name it was asked for.
+    """
     kind = answer.declared or "application/octet-stream"
     found = [("Content-Type", f"{kind}; charset={answer.charset}" if answer.charset else kind)]
-    tags = [tag for tag in (*answer.opt_out, *answer.robots) if tag != "tdm-reservation"]
+    told = says | Rights(answer.opt_out, answer.robots)
+    tags = [tag for tag in (*told.opt_out, *told.robots) if tag != RESERVED]
     found += [("X-Robots-Tag", ", ".join(tags))] if tags else []
-    found += [("TDM-Reservation", "1")] if "tdm-reservation" in answer.opt_out else []
+    found += [("TDM-Reservation", "1")] if RESERVED in told.opt_out else []
     found += [("ETag", answer.validators.etag)] if answer.validators.etag else []
     return [*found, ("Content-Length", str(len(answer.data)))]

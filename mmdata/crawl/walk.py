@@ -167,7 +167,7 @@ class _Walker:
         page = await asyncio.to_thread(outline, answer.data, answer.final_url, answer.charset, limits)
         says = meta_rights(page.meta, self.fetcher.settings.user_agent)
         follow = "nofollow" not in {*says.robots, *answer.robots} and visit.depth < self.scope.max_depth
-        recorded = self.recorder.write(answer)
+        recorded = self.recorder.write(answer, says)
         links = self._inside(link.url for link in page.links if not link.nofollow) if follow else []
         self.frontier.settle(visit, _outcome("done", answer), links, recorded)
 

@@ -111,6 +111,17 @@ def test_what_owners_say_of_links_is_obeyed(site: Site, tmp_path: Path):
     assert (row["state"], row["reason"]) == ("failed", "robots_denied")
 
 
+def test_what_a_page_says_to_us_alone_stands_in_the_recording(site: Site, tmp_path: Path):
+    said = b"""<html><meta name="AcmeBot" content="noai, noindex"><meta name="otherbot" content="noml, nofollow">
+        <meta name="tdm-reservation" content="1"><a href="/p/39">further</a></html>"""
+    site.extra["/said"] = lambda *_: Reply(body=said, headers={"Content-Type": "text/html", "X-Robots-Tag": "noml"})
+    found = crawl(site, tmp_path, "/said", max_depth=1, fetch={"user_agent": "acmebot"})
+    assert set(found) == {"/said", "/p/39"}
+    one = next(one for one in read(tmp_path / "pages-00000.warc.gz") if isinstance(one, Record) and "/said" in one.url)
+    assert one.header("x-robots-tag") == "noai, noml, noindex"
+    assert one.header("tdm-reservation") == "1"
+
+
 def test_every_visit_has_its_outcome(site: Site, tmp_path: Path):
     site.extra |= {
         "/to-seen": redirect("/p/0"),
