@@ -267,15 +267,20 @@ def _listed(plan: Plan, *, reopening: bool = False) -> Plan:
     except PlanError as error:
         raise PlanError([plan.document.problem(("sources",), problem) for problem in error.problems]) from None
     if plan.is_complete and not plan.chunks:
-        fix = "; ".join(_failed_crawls(plan)) or "look at what they are given: folders, templates, files"
+        fix = "; ".join(_fruitless_crawls(plan)) or "look at what they are given: folders, templates, files"
         raise PlanError([plan.document.problem(("sources",), f"the sources name no inputs; {fix}")])
     return plan
 
 
-def _failed_crawls(plan: Plan) -> Iterator[str]:
-    for source in plan.pipeline.sources:
-        if isinstance(source, Crawled) and (problem := _what_failed(plan, source)):
+def _fruitless_crawls(plan: Plan) -> Iterator[str]:
+    # Most plans need no pyarrow.
+    from mmdata.crawl.walk import what_was_skipped
+
+    for source in (one for one in plan.pipeline.sources if isinstance(one, Crawled)):
+        if problem := _what_failed(plan, source):
             yield f"{source.label}: {problem}; mend it, and build with --retry-failed"
+        elif problem := what_was_skipped(plan.crawl_folder(source)):
+            yield f"{source.label}: {problem}; `hosts`, `include` and `exclude` say what is visited"
 
 
 def _what_failed(plan: Plan, source: Crawled) -> str:

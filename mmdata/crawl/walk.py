@@ -70,16 +70,25 @@ def reopen(folder: Path) -> None:
 
 def what_failed(folder: Path) -> str:
     """Of a crawl that is done, in a sentence: how many pages failed, and the first of them with its reason; else ''."""
+    return _first_of(folder, "failed", "failed")
+
+
+def what_was_skipped(folder: Path) -> str:
+    """The same of pages that were seen and are none of the crawl's: no HTML, or a redirect that leaves its scope."""
+    return _first_of(folder, "skipped", "were skipped")
+
+
+def _first_of(folder: Path, state: str, said: str) -> str:
     import pyarrow.parquet as pq
 
-    path, page, failed = folder / "pages.parquet", ("kind", "=", "page"), ("state", "=", "failed")
+    path, page, there = folder / "pages.parquet", ("kind", "=", "page"), ("state", "=", state)
     # A crawl may be of millions: as rows of Python there is one.
-    bad = pq.read_table(path, columns=["url", "reason", "detail"], filters=[page, failed])
+    bad = pq.read_table(path, columns=["url", "reason", "detail"], filters=[page, there])
     if not len(bad):
         return ""
     (first,) = bad.slice(0, 1).to_pylist()
     pages = len(pq.read_table(path, columns=["depth"], filters=[page]))
-    return f"{len(bad)} of {pages} pages failed, the first: {first['url']}: {first['reason']}: {first['detail']}"
+    return f"{len(bad)} of {pages} pages {said}, the first: {first['url']}: {first['reason']}: {first['detail']}"
 
 
 class _Walker:

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
-from website import Reply, Site, jpeg, page
+from website import Reply, Site, jpeg, page, redirect
 
 HTML = {"Content-Type": "text/html"}
 ROOT = Path(__file__).parents[2]
@@ -194,3 +194,14 @@ def test_a_site_that_could_not_be_reached_says_why_and_is_asked_again(cli, site:
     assert "kept" in cli.build("--retry-failed").stdout
     states = cli.query("SELECT state, count(*) AS n FROM pages WHERE kind = 'page' GROUP BY state")
     assert states == [{"state": "done", "n": 1}]
+
+
+def test_a_seed_that_redirects_to_another_host_says_so(cli, site: Site):
+    # As example.org does to www.example.org.
+    there = site.url("/p/0").replace("127.0.0.1", "localhost")
+    site.extra["/old"] = redirect(there)
+    spec(cli, site, web(site, seeds=[site.url("/old")]))
+    also = ("--set", f"fetch.allow_private=[{site.host}, localhost]")
+    said = cli.build(*also, code=2).stderr
+    assert f"1 of 1 pages were skipped, the first: {site.url('/old')}: out_of_scope: it redirects to {there}" in said
+    assert "`hosts`, `include` and `exclude` say what is visited" in said
