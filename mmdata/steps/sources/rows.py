@@ -53,7 +53,12 @@ class BadRow:
 
 
 class Rows:
-    """The rows of files of one format; `with` closes them."""
+    """The rows of files of one format; `with` closes them.
+
+    Attributes:
+        names: of the columns.
+        of_bytes: columns of Parquet that hold bytes, which no row has.
+    """
 
     def __init__(self, called: Sequence[str], wanted: Collection[str], scratch: Path) -> None:
         """`called` are names, patterns or URLs of files that should have the columns `wanted`. Raises PlanError.
@@ -68,6 +73,7 @@ class Rows:
         self._scratch = scratch
         self._as_written = False
         self._broken: list[BadRow] = []
+        self.of_bytes: frozenset[str] = frozenset()
         self.names = self._names(frozenset(wanted))
 
     def close(self) -> None:
@@ -125,8 +131,16 @@ class Rows:
         return ", ".join(map(sql.quoted, self._files))
 
     def _described(self) -> list[str]:
-        """The names of the columns; from now on a value that was JSON is its text, without quotes where it is one."""
+        """The names of the columns; from now on a value that was JSON is its text, without quotes where it is one.
+
+        Columns of bytes are left out: whatever they hold is no text.
+        """
         columns = self._connection.execute(f"DESCRIBE {self._query}").fetchall()
+        if of_bytes := [column[0] for column in columns if "BLOB" in column[1]]:
+            self.of_bytes = frozenset(of_bytes)
+            columns = [column for column in columns if column[0] not in self.of_bytes]
+            names = ", ".join(map(sql.identifier, of_bytes))
+            self._query = f"SELECT * EXCLUDE ({names}) FROM ({self._query})"
         if any(column[1] == "JSON" for column in columns):
             texts = ", ".join(f"{c} ->> '$' AS {c}" for c in (sql.identifier(column[0]) for column in columns))
             self._query = f"SELECT {texts} FROM ({self._query})"

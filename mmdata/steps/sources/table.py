@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -106,7 +106,7 @@ class Table(Source):
     def inputs(self) -> Iterator[Input]:
         """Rows in the order of their keys; a key that stands twice, and a bad row, are failed inputs of their own."""
         with TemporaryDirectory() as scratch, closing(Rows(self.file, self._wanted(), Path(scratch))) as rows:
-            self._check(rows.names)
+            self._check(rows.names, rows.of_bytes)
             yield from self._read(rows)
 
     def _read(self, rows: Rows) -> Iterator[Input]:
@@ -132,9 +132,13 @@ class Table(Source):
     def _wanted(self) -> list[str]:
         return [member.column for member in self.columns.values()] + ([self.key] if self.key else [])
 
-    def _check(self, names: list[str]) -> None:
+    def _check(self, names: list[str], of_bytes: Collection[str]) -> None:
         missing = [
-            f"table {self._called}: no column '{n}'{nearest(n, names)}" for n in self._wanted() if n not in names
+            f"table {self._called}: the column '{n}' holds bytes; {_FIX_BYTES}"
+            if n in of_bytes
+            else f"table {self._called}: no column '{n}'{nearest(n, names)}"
+            for n in self._wanted()
+            if n not in names
         ]
         if missing:
             raise PlanError(missing)
@@ -182,6 +186,9 @@ def _fetched(name: str, modality: Modality, member: MemberColumn, url: str) -> R
     return Ref(name, modality, f"{scheme}{colon}{rest}", None, member.lang, required=member.required, version=version)
 
 
+_FIX_BYTES = (
+    "files inside of Parquet are read by `huggingface: {path: parquet, data_files: [...], members: {image: column}}`"
+)
 _NO_URL = "no URL"
 _OUTSIDE = "outside root"
 

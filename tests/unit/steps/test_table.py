@@ -173,6 +173,20 @@ def test_a_column_that_is_not_there(tmp_path: Path, columns: list[str], expected
     assert caught.value.problems == [f"table {path}: {expected}"]
 
 
+@pytest.mark.parametrize("value", [b"\x89PNG", {"bytes": b"\x89PNG", "path": "a.png"}], ids=["bytes", "image"])
+def test_files_inside_of_parquet_are_no_paths_and_no_attributes(tmp_path: Path, value: Any) -> None:
+    path = tmp_path / "t.parquet"
+    write(path, [{"file": "a.wav", "said": "x", "cover": value, "n": 1}])
+    (found,) = table(path).inputs()
+    assert found.attributes == {"n": "1"}
+    with pytest.raises(PlanError) as caught:
+        list(table(path, members={"image": {"path": "cover"}, "caption": {"text": "said"}}).inputs())
+    fix = "`huggingface: {path: parquet, data_files: [...], members: {image: column}}`"
+    assert caught.value.problems == [
+        f"table {path}: the column 'cover' holds bytes; files inside of Parquet are read by {fix}"
+    ]
+
+
 def test_a_table_that_is_not_there_or_is_none(tmp_path: Path) -> None:
     for content in (None, b"\x00\x01"):
         path = tmp_path / "t.parquet"
