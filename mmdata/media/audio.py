@@ -86,11 +86,14 @@ def decode_mono(
     resampler = av.AudioResampler(format="flt", layout="mono", rate=rate_hz)
     limit = int(max_duration_s * rate_hz)
     blocks: list[Any] = []
+    there = 0
     with open_audio(data) as container:
         for frame in frames_of(container):
             frame.pts = None
-            blocks += [out.to_ndarray()[0] for out in resampler.resample(frame)]
-            if sum(map(len, blocks)) >= limit:
+            more = [out.to_ndarray()[0] for out in resampler.resample(frame)]
+            blocks += more
+            there += sum(map(len, more))
+            if there >= limit:
                 break
         else:
             blocks += [out.to_ndarray()[0] for out in resampler.resample(None)]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import time
 
 import av
 import numpy as np
@@ -45,6 +46,20 @@ def film(data: bytes, *, cover: bool = False) -> bytes:
         out.mux(video.encode(None))
         out.mux(audio.encode(None))
     return buffer.getvalue()
+
+
+def test_long_sound_is_decoded_in_linear_time():
+    # 20,000 frames, of which each once looked at all before it: ten seconds.
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="matroska") as out:
+        stream = out.add_stream("pcm_s16le", rate=RATE, layout="mono")
+        for _ in range(20_000):
+            frame = av.AudioFrame.from_ndarray(np.ones((1, 16), np.int16), format="s16", layout="mono")
+            frame.sample_rate = RATE
+            out.mux(stream.encode(frame))
+    began = time.process_time()
+    assert len(decode_mono(buffer.getvalue(), 100)) == 320_000
+    assert time.process_time() - began < 4
 
 
 def test_sound_is_kept_as_it_came():
