@@ -53,8 +53,9 @@ class AudioInfo:
 def measure_audio(data: bytes, max_duration_s: float) -> AudioInfo:
     """Decode everything once, in blocks, and measure it.
 
-    Raises SampleError: `not_audio`, `bad_audio` (corrupt), `no_audio` (no frames), `too_long`.
+    Raises SampleError: `not_audio`, `bad_audio` (corrupt), `no_audio` (no frames), `too_long`, `not_finite`.
     """
+    import numpy as np
     from av.stream import Disposition
 
     with open_audio(data) as container:
@@ -63,11 +64,15 @@ def measure_audio(data: bytes, max_duration_s: float) -> AudioInfo:
         kind = _KINDS.get(container.format.name)
         if kind is None:
             raise SampleError("not_audio", f"container '{container.format.name}' is not one of {sorted(_KINDS)}")
+        # No other codec holds what is no number; nobody could measure it.
+        may_be_none = container.streams.audio[0].codec_context.name.startswith("pcm_f")
         rate = channels = frames = 0
         for frame in frames_of(container):
             rate, channels, frames = frame.sample_rate, len(frame.layout.channels), frames + frame.samples
             if frames > max_duration_s * rate:
                 raise SampleError("too_long", f"more than max_duration_s: {max_duration_s:g}")
+            if may_be_none and not np.isfinite(frame.to_ndarray()).all():
+                raise SampleError("not_finite", f"a sample before {frames / rate:.2f} s is not finite")
     if frames == 0:
         raise SampleError("no_audio", "0.00 s of audio")
     return AudioInfo(*kind, frames / rate, rate, channels, has_video)

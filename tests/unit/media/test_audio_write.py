@@ -48,6 +48,17 @@ def film(data: bytes, *, cover: bool = False) -> bytes:
     return buffer.getvalue()
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_sound_with_samples_that_are_no_numbers_is_none(value: float):
+    wave = np.zeros(RATE, np.float32)
+    wave[-1] = value
+    buffer = io.BytesIO()
+    soundfile.write(buffer, wave, RATE, format="WAV", subtype="FLOAT")
+    with pytest.raises(SampleError) as caught:
+        normalise(buffer.getvalue(), Target(), 10)
+    assert caught.value.reason == "not_finite"
+
+
 def test_long_sound_is_decoded_in_linear_time():
     # 20,000 frames, of which each once looked at all before it: ten seconds.
     buffer = io.BytesIO()
