@@ -90,9 +90,9 @@ class Video(Discovered):
         with opened(place.path) as file:
             self._check_size(file)
             with open_video(file) as container:
-                duration_s = _duration(container)
+                duration_s = _duration(container) or _length(container)
                 has_sound = bool(container.streams.audio)
-        if not 0 < duration_s <= self.max_duration_s:
+        if duration_s > self.max_duration_s:
             raise SampleError("too_long", f"{duration_s:g} s, more than max_duration_s: {self.max_duration_s:g}")
         cues, lang = self._cues(path)
         for piece in self._pieces(path, duration_s, cues):
@@ -114,8 +114,11 @@ class Video(Discovered):
         from mmdata.media.text import decode_text
         from mmdata.models.subtitles import parse_subtitles
 
-        with beside.open("rb") as file:
-            text = decode_text(file.read(_MOST_SUBTITLES), entities=False)
+        try:
+            with opened(str(beside)) as file:
+                text = decode_text(file.read(_MOST_SUBTITLES), entities=False)
+        except SampleError as error:
+            raise SampleError(error.reason, f"its subtitles {beside.name}: {error}") from None
         suffixes = beside.name.removeprefix(path.stem).strip(".").split(".")
         lang = suffixes[0] if len(suffixes) > 1 and re.fullmatch(r"[a-z]{2,3}", suffixes[0]) else None
         return [_Piece(cue.start_s, cue.end_s, cue.text) for cue in parse_subtitles(text)], self.lang or lang
@@ -247,6 +250,25 @@ def _scene_detector(kind: Any) -> Any:
         missing = MissingExtraError("cut: scenes", "scenedetect", "video")
         raise (PlanError([str(missing)]) if kind is PlanError else missing) from None
     return scenedetect
+
+
+def _length(container: Any) -> float:
+    """Of a stream whose container does not say how long it is, as browsers record them: where its last packet ends.
+
+    Raises SampleError.
+    """
+    import av
+
+    end_s = 0.0
+    try:
+        for packet in container.demux(container.streams.video[0]):
+            if packet.pts is not None and packet.time_base:
+                end_s = max(end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+    except av.FFmpegError as error:
+        raise SampleError("bad_video", f"cannot be read: {error.strerror}") from None
+    if not end_s:
+        raise SampleError("no_video", "no frame")
+    return end_s
 
 
 def _duration(container: Any) -> float:

@@ -4,6 +4,7 @@ import io
 from pathlib import Path
 from typing import Any
 
+import av
 import pytest
 from film import write_film
 from PIL import Image
@@ -114,6 +115,29 @@ def test_what_is_no_film_costs_itself(tmp_path: Path):
         with pytest.raises(SampleError) as caught:
             look(film, **given)
         assert caught.value.reason == reason
+
+
+def test_a_film_that_does_not_say_how_long_it_is_is_as_long_as_its_packets(tmp_path: Path):
+    # As browsers record: written to where nothing can be corrected at the end.
+    film = write_film(tmp_path / "a.mp4", [2.0, 1.0], sound=False)
+    with av.open(str(film)) as source, av.open(str(tmp_path / "b.mkv"), "w", options={"live": "1"}) as out:
+        stream = out.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                out.mux(packet)
+    ((found,), _) = look(tmp_path / "b.mkv", cut="none", frames=0)
+    assert clips([found]) == [(0.0, 3.0)]
+    with pytest.raises(SampleError, match="3 s, more than max_duration_s: 2"):
+        look(tmp_path / "b.mkv", cut="none", max_duration_s=2)
+
+
+def test_subtitles_that_cannot_be_read_are_named(tmp_path: Path):
+    film = write_film(tmp_path / "a.mp4", [2.0])
+    film.with_suffix(".srt").write_bytes(SRT.replace("red", "r\u00f6t").encode("latin-1"))
+    with pytest.raises(SampleError, match=r"its subtitles a\.srt: not UTF-8 at byte 4") as caught:
+        look(film, cut="subtitles")
+    assert caught.value.reason == "not_utf8"
 
 
 def test_mistakes_are_said_before_anything_runs(tmp_path: Path):
