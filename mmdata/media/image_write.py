@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import struct
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -70,7 +71,8 @@ Retouch = Callable[[Image.Image], Image.Image | None]
 def normalise(data: bytes, target: Target, max_pixels: int, retouch: Retouch | None = None) -> Stored:
     """Decode once, change what the target and `retouch` ask for, and encode only if anything changed.
 
-    Raises SampleError as `open_upright` does, and `too_many_pixels` where the result would have more than `max_pixels`.
+    Raises SampleError as `open_upright` does, `too_many_pixels` where the result would have more than `max_pixels`, and
+    `too_long_a_side` where its format has none so long.
     """
     least = _DECODED_SIDES * target.side_px if target.resize != "keep" and target.reduced_decode else None
     opened = open_upright(data, max_pixels, least)
@@ -158,7 +160,14 @@ def _middle(image: Image.Image, side_px: int) -> Image.Image:
     return image.crop((left, top, left + side_px, top + side_px))
 
 
+# Of libjpeg (JPEG_MAX_DIMENSION) and libwebp (WEBP_MAX_DIMENSION).
+_MOST_SIDE_PX: Final = {"JPEG": 65_500, "WEBP": 16_383}
+
+
 def _encode(image: Image.Image, kind: str, quality: int) -> bytes:
+    if max(image.size) > _MOST_SIDE_PX.get(kind, sys.maxsize):
+        most = f"{kind} has sides of {_MOST_SIDE_PX[kind]} pixels at most"
+        raise SampleError("too_long_a_side", f"{image.width} x {image.height}: {most}; `encode: png` has no such limit")
     buffer = io.BytesIO()
     options: dict[str, Any] = {} if kind == "PNG" else {"quality": quality}
     # Pillow would write the old profile and comments: the pixels are sRGB now.

@@ -224,3 +224,13 @@ def test_resize_and_its_side_go_together():
     for how in ({"resize": "keep_ratio"}, {"side_px": 5}):
         with pytest.raises(ValueError, match="go together"):
             Image.model_validate(how)
+
+
+@pytest.mark.parametrize(("encode", "sides"), [("webp", (2, 17_000)), ("jpeg", (66_000, 2))])
+def test_a_side_that_a_format_does_not_have_costs_its_picture(encode: str, sides: tuple[int, int]):
+    buffer = io.BytesIO()
+    Pictures.new("RGB", sides).save(buffer, "PNG")
+    step = Image.model_validate({"encode": encode})
+    with pytest.raises(SampleError, match=f"{sides[0]} x {sides[1]}: {encode.upper()} has sides of") as caught:
+        step.decode(Ref("image", "image", "a.png"), buffer.getvalue())
+    assert caught.value.reason == "too_long_a_side"
