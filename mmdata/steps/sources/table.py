@@ -225,4 +225,7 @@ def _as_text(value: Any) -> str | None:
     """Lists (what holds a tensor's numbers), objects, true and false are JSON, as DuckDB gives them where types mix."""
     if value is None or isinstance(value, str):
         return value
-    return json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, list | dict | bool) else str(value)
+    if isinstance(value, list | dict | bool):
+        # Without blanks, as DuckDB gives what a line of JSON holds.
+        return json.dumps(value, ensure_ascii=False, default=str, separators=(",", ":"))
+    return str(value)
