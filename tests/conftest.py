@@ -22,8 +22,14 @@ os.environ.update(
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Tests that run beside each other share the cores: a thread for each core in each of them is too many.
     os.environ.update(OMP_NUM_THREADS="1")
-# A test of its own file alone runs as it does among all: no deadline, the number of examples bounds the time.
-settings.register_profile("shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# A test of its own file alone runs as it does among all: no deadline, the number of examples bounds the time. Examples
+# are the same in each run, so that what fails fails for whoever made it; `MMDATA_EXPLORE=1` draws others.
+settings.register_profile(
+    "shared machine",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize="MMDATA_EXPLORE" not in os.environ,
+)
 settings.load_profile("shared machine")
 _FROM_DEBIAN = {"stamps", "prompts", "clipart"}
 # Two processes of tests share the cores, and a build of all stamps takes minutes on them alone.
