@@ -93,7 +93,7 @@ def candidates(folder: Path, rows: int) -> Curation:
         "CREATE VIEW undecided AS SELECT * FROM candidates c "
         "WHERE NOT EXISTS (SELECT 1 FROM fates f WHERE f.sample_id = c.sample_id)"
     )
-    columns = Columns(COLUMNS.members, COLUMNS.aligners, linked=frozenset({"pdq"}), sources=COLUMNS.sources)
+    columns = Columns(COLUMNS.members, COLUMNS.aligners, linked={"pdq": None}, sources=COLUMNS.sources)
     return Curation(connection, columns, 0)
 
 

@@ -67,7 +67,7 @@ class Pipeline:
             members,
             {step.label: {e.name: step.measures() for e in step.edges()} for step in self.align},
             {step.label: dict.fromkeys(step.of, _columns_of(step)) for step in self.measure},
-            frozenset(step.label for step in self.linked),
+            {step.label: step.links_up_to() for step in self.linked},
             tuple(source.label for source in self.sources),
         )
 

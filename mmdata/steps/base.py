@@ -281,6 +281,10 @@ class Linked(Measure):
         """Label of the aligner whose embeddings it links by; then it measures nothing itself. None: its own columns."""
         return None
 
+    def links_up_to(self) -> tuple[float, str] | None:
+        """The largest distance of its links, and what a user does for more (raise `max_distance`); None: no limit."""
+        return None
+
     @abstractmethod
     def link(self, found: Fingerprints, folder: Path) -> Iterator[pa.Table]:
         """Pairs that are close, once all parts are there: tables of `mmdata.store.links.LINKS`, in an order that stays.

@@ -51,14 +51,14 @@ class Columns:
         members: the modality of each.
         aligners: of each, its edges and the measures of each edge with their SQL types.
         measures: of each, its members and their columns with their SQL types.
-        linked: those of `measures` that link samples.
+        linked: those of `measures` that link samples: up to which distance, and what to do for more; None: no limit.
         sources: their names.
     """
 
     members: Mapping[str, Modality]
     aligners: Mapping[str, Mapping[str, Mapping[str, str]]]
     measures: Mapping[str, Mapping[str, Mapping[str, str]]] = field(default_factory=dict)
-    linked: frozenset[str] = frozenset()
+    linked: Mapping[str, tuple[float, str] | None] = field(default_factory=dict)
     sources: Sequence[str] = ()
 
     @property
@@ -66,6 +66,14 @@ class Columns:
         """Of each aligner and measure, in that order: its edges or members, and what rules see of each."""
         found = {a: {e: {**JUDGED, **fields} for e, fields in edges.items()} for a, edges in self.aligners.items()}
         return found | {label: {m: dict(c) for m, c in members.items()} for label, members in self.measures.items()}
+
+    def beyond(self, label: str, distance: float) -> str | None:
+        """Why a measure links no samples that far apart, and what to do; None where it may."""
+        limit = self.linked[label]
+        if limit is None or distance <= limit[0]:
+            return None
+        farthest, fix = limit
+        return f"{distance:g} is too far: '{label}' links samples up to {farthest:g}; {fix} of the measure for more"
 
     def names(self) -> list[str]:
         """Every name a rule may use, for error messages."""

@@ -29,6 +29,14 @@ COLUMNS = (
 )
 ALIGNERS = "clap, clip, crossfit, ocr, reconcile, regions, tags, timing, whisper"
 NOT_SELECT = "does not parse: Only SELECT statements can be serialized to json!"
+FAR = """\
+measure: [pdq: {of: image}, minhash: {of: caption}]
+curate:
+  - duplicates: {near: {pdq.image: 60, minhash.caption: 0.3}}
+  - splits: {links: {minhash: 0.9}}
+"""
+PDQ, MINHASH = "'pdq' links samples up to 31", "'minhash' links samples up to 0.3"
+MORE = "of the measure for more"
 NO_WEIGHTS = "model folder nowhere/x is not there; give the folder of an open_clip model, or run: mmdata fetch lite"
 
 
@@ -69,6 +77,13 @@ def clip_folder(path: Path, content: bytes = b"weights") -> Path:
     (path / "open_clip_config.json").write_text(json.dumps({"model_cfg": {}, "preprocess_cfg": {}}))
     (path / "open_clip_model.safetensors").write_bytes(content)
     return path
+
+
+def test_a_distance_that_no_measure_links_is_refused_where_it_stands() -> None:
+    assert problems(HEAD + FAR) == [
+        f"p.yaml:10:25 curate[0].duplicates.near.pdq.image: 60 is too far: {PDQ}; raise `max_distance` {MORE}",
+        f"p.yaml:11:22 curate[1].splits.links.minhash: 0.9 is too far: {MINHASH}; lower `min_similarity` {MORE}",
+    ]
 
 
 def test_a_good_plan_says_what_would_run() -> None:

@@ -53,13 +53,15 @@ class Duplicates(Curate):
         return self
 
     def check(self, curation: Curation) -> None:
-        """Raises ParameterError for an unknown member or measure, an expression or an order that does not bind."""
+        """Raises ParameterError for an unknown member or measure, a distance too far, SQL that does not bind."""
         members, links = curation.columns.members, _links(curation)
-        problems: list[tuple[Keys, str]] = [
-            (("near", name), f"no measure links samples by '{name}'{nearest(name, links) or _hint(links)}")
-            for name in self.near
-            if name not in links
-        ]
+        problems: list[tuple[Keys, str]] = []
+        for name, distance in self.near.items():
+            if name not in links:
+                missing = f"no measure links samples by '{name}'{nearest(name, links) or _hint(links)}"
+                problems.append((("near", name), missing))
+            elif beyond := curation.columns.beyond(name.partition(".")[0], distance):
+                problems.append((("near", name), beyond))
         for name in self.of:
             try:
                 if name not in members and name.isidentifier():

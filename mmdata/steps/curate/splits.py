@@ -83,6 +83,11 @@ class Splits(Curate):
             for label in self.links or []
             if label not in linked
         ]
+        problems += [
+            (("links", label), beyond)
+            for label, distance in (self.links.items() if isinstance(self.links, dict) else ())
+            if label in linked and (beyond := curation.columns.beyond(label, distance))
+        ]
         first = [self.first] if self.first else []
         for field, expressions in (("by", self.by), ("first", first), ("stratify", self.stratify)):
             for expression in expressions:

@@ -38,6 +38,10 @@ class Minhash(NearDuplicates):
         """Eight bits of each function's minimum."""
         return {"signature": "VARCHAR"}
 
+    def links_up_to(self) -> tuple[float, str]:
+        """1 less the similarity."""
+        return round(1 - self.min_similarity, 6), "lower `min_similarity`"
+
     def measure(self, tool: Any, member: Member) -> Mapping[str, Any]:  # noqa: ARG002 - it needs none
         """The signature. Raises SampleError where nothing is said."""
         from mmdata.near.words import shingles, signature
@@ -59,4 +63,4 @@ class Minhash(NearDuplicates):
         """By bands of functions."""
         from mmdata.near.words import pairs_within
 
-        yield from pairs_within(rows, round(1 - self.min_similarity, 6), other)
+        yield from pairs_within(rows, self.links_up_to()[0], other)

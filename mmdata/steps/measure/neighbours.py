@@ -35,6 +35,10 @@ class Neighbours(NearDuplicates):
         """None beside `nearest` and `in_reference`."""
         return {}
 
+    def links_up_to(self) -> tuple[float, str]:
+        """1 less the cosine."""
+        return self.max_distance, "raise `max_distance`"
+
     def measure(self, tool: Any, member: Member) -> Mapping[str, Any]:
         """Never asked for: the aligner has measured."""
         raise NotImplementedError

@@ -36,6 +36,10 @@ class Pdq(NearDuplicates):
         """The hash, and that of the mirror image."""
         return {"hash": "VARCHAR", "mirror": "VARCHAR", "quality": "INTEGER"}
 
+    def links_up_to(self) -> tuple[float, str]:
+        """So many bits."""
+        return self.max_distance, "raise `max_distance`"
+
     def measure(self, tool: Any, member: Member) -> Mapping[str, Any]:  # noqa: ARG002 - it needs none
         """Hashes and quality. Raises SampleError."""
         from mmdata.near.picture import hashes

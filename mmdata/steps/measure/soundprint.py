@@ -41,6 +41,10 @@ class Soundprint(NearDuplicates):
         """Words of 32 bits, one for each 24 ms."""
         return {"print": "VARCHAR"}
 
+    def links_up_to(self) -> tuple[float, str]:
+        """That share of the bits."""
+        return self.max_distance, "raise `max_distance`"
+
     def measure(self, tool: Any, member: Member) -> Mapping[str, Any]:  # noqa: ARG002 - it needs none
         """The words. Raises SampleError where it cannot be decoded, or too little of it sounds."""
         from mmdata.media.audio import decode_mono

@@ -20,7 +20,7 @@ Link = tuple[str, str, str, float]
 LINKING: Columns = replace(
     COLUMNS,
     measures={"pdq": {"image": LINKED}, "minhash": {"caption": LINKED}, "content": {"image": {"digest": "VARCHAR"}}},
-    linked=frozenset({"pdq", "minhash"}),
+    linked={"pdq": (31, "raise `max_distance`"), "minhash": (0.3, "lower `min_similarity`")},
 )
 MEMBER = {"pdq": "image", "minhash": "caption"}
 
@@ -132,6 +132,21 @@ def test_an_unknown_name_is_said_with_the_nearest(step: dict[str, Any], message:
     with pytest.raises(ParameterError) as error:
         Duplicates(**step).check(Curation.empty(LINKING))
     assert [(keys[0], said.startswith(message)) for keys, said in error.value.problems] == [(next(iter(step)), True)]
+
+
+def test_a_distance_that_the_measure_does_not_link_is_refused_at_its_place() -> None:
+    with pytest.raises(ParameterError) as error:
+        Duplicates(near={"pdq.image": 31.5, "minhash.caption": 0.9}).check(Curation.empty(LINKING))
+    more = "of the measure for more"
+    assert error.value.problems == [
+        (("near", "pdq.image"), f"31.5 is too far: 'pdq' links samples up to 31; raise `max_distance` {more}"),
+        (
+            ("near", "minhash.caption"),
+            f"0.9 is too far: 'minhash' links samples up to 0.3; lower `min_similarity` {more}",
+        ),
+    ]
+    boundless = replace(LINKING, linked={"pdq": None})
+    Duplicates(near={"pdq.image": 60}).check(Curation.empty(boundless))
 
 
 def test_where_nothing_links_the_step_that_would_is_named() -> None:

@@ -19,6 +19,7 @@ from mmdata.steps.base import Linked
 from mmdata.steps.measure.minhash import Minhash
 from mmdata.steps.measure.neighbours import Neighbours
 from mmdata.steps.measure.pdq import Pdq
+from mmdata.steps.measure.soundprint import Soundprint
 from mmdata.store.catalog import Build, describe_build
 from mmdata.store.parts import SCORE_SCHEMA, write_table, write_vectors
 
@@ -209,3 +210,18 @@ def test_limits_and_references_link_anew_and_measure_nothing_again(tmp_path: Pat
     assert plain.linking() != before
     (other / "parts" / "minhash" / "gone.parquet").write_bytes((other / "parts" / "minhash" / "p.parquet").read_bytes())
     assert held.linking() != before, "the reference set has grown"
+
+
+def test_each_measure_says_how_far_apart_its_links_are() -> None:
+    steps = [
+        Pdq(of=["x"], max_distance=40),
+        Minhash(of=["x"], min_similarity=0.7),
+        Soundprint(of=["x"], max_distance=0.3),
+        Neighbours(of=["x"], aligner="clip", max_distance=0.1),
+    ]
+    assert [step.links_up_to() for step in steps] == [
+        (40, "raise `max_distance`"),
+        (0.3, "lower `min_similarity`"),
+        (0.3, "raise `max_distance`"),
+        (0.1, "raise `max_distance`"),
+    ]

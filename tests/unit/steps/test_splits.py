@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -243,3 +244,14 @@ def test_a_plan_says_what_is_wrong_with_splits(parameters: dict[str, object], pl
     ((keys, said),) = error.value.problems
     assert keys == (place,)
     assert message in said
+
+
+def test_a_distance_that_the_measure_does_not_link_is_refused_at_its_place() -> None:
+    limits = {"pdq": (31, "raise `max_distance`"), "own": None}
+    curation = Curation.empty(replace(COLUMNS, linked=limits))
+    with pytest.raises(ParameterError) as error:
+        Splits(links={"pdq": 60, "own": 60}).check(curation)
+    message = "60 is too far: 'pdq' links samples up to 31; raise `max_distance` of the measure for more"
+    assert error.value.problems == [(("links", "pdq"), message)]
+    Splits(links={"pdq": 31, "own": 60}).check(curation)
+    Splits(links=["pdq"]).check(curation)
