@@ -29,6 +29,8 @@ COLUMNS = (
 )
 ALIGNERS = "clap, clip, crossfit, ocr, reconcile, regions, tags, timing, whisper"
 NOT_SELECT = "does not parse: Only SELECT statements can be serialized to json!"
+NEEDED = "a rule needs one of `sql:`, `by_source:`, `top:`, `bottom:`, `allow:`, `deny:`"
+ONE_END = "give one of `top:` and `bottom:`"
 FAR = """\
 measure: [pdq: {of: image}, minhash: {of: caption}]
 curate:
@@ -126,6 +128,19 @@ def test_a_good_plan_says_what_would_run() -> None:
             "curate:\n  - rules: {keep: {a: 3}}\n",
             ["p.yaml:9:20 curate[0].rules.keep.a: input should be a valid string, not 3"],
         ),
+        (
+            "curate:\n  - rules: {keep: {a: {topp: 0.3, by: caption.words}}}\n",
+            ["p.yaml:9:24 curate[0].rules.keep.a.topp: unknown key 'topp'; did you mean 'top'?"],
+        ),
+        (
+            "curate:\n  - rules: {keep: {a: {not_for: x, of: key, dennny: list.txt}}}\n",
+            ["p.yaml:9:45 curate[0].rules.keep.a.dennny: unknown key 'dennny'; did you mean 'deny'?"],
+        ),
+        (
+            "curate:\n  - rules: {keep: {a: {not_for: x, zzz: 1}}}\n",
+            [f"p.yaml:9:20 curate[0].rules.keep.a: {NEEDED}"],
+        ),
+        ("curate:\n  - rules: {keep: {a: {by: key}}}\n", [f"p.yaml:9:20 curate[0].rules.keep.a: {ONE_END}"]),
         ("curate:\n  - rules: {keep: [a]}\n", ["p.yaml:9:13 curate[0].rules.keep: input should be a valid dictionary"]),
         (
             "curate:\n  - splits: {shares: {train: 0.5, val: 0.6}}\n",

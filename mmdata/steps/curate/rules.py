@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Final
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from mmdata.document import Keys, nearest
+from mmdata.document import Keys, closest, nearest
 from mmdata.errors import FatalError
 from mmdata.spec import Frozen, Names, ParameterError
 from mmdata.steps.base import Curate
@@ -30,6 +30,7 @@ from mmdata.store.sql import quoted
 # A name that no column of a pipeline can have.
 _FAILED: Final = '"#failed"'
 _SHOWN_CHARS: Final = 200
+_NEEDED: Final = "a rule needs one of `sql:`, `by_source:`, `top:`, `bottom:`, `allow:`, `deny:`"
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class Expression(_Rule):
     @model_validator(mode="after")
     def _says_something(self) -> Expression:
         if self.sql is None and not any(self.by_source.values()):
-            raise ValueError("a rule needs one of `sql:`, `by_source:`, `top:`, `bottom:`, `allow:`, `deny:`")
+            raise ValueError(_NEEDED)
         return self
 
     def sources(self) -> Iterator[str]:
@@ -238,14 +239,25 @@ class Listed(_Rule):
         )
 
 
-def _kind(rule: Any) -> str:
+# Each of these keys is of one kind only; where several stand, the first kind is meant.
+_TELLING: Final[dict[type[_Rule], set[str]]] = {
+    Quantile: {"top", "bottom"},
+    Listed: {"allow", "deny"},
+    Expression: {"sql", "by_source"},
+}
+
+
+def _kind(rule: Any) -> str | None:
+    """Which kind a rule is: by a key that tells, else the kind that has most of its keys, or keys like them."""
     if not isinstance(rule, dict | _Rule):
         return "text"
     keys = rule.model_fields_set if isinstance(rule, _Rule) else set(rule)
-    for kind, telling in ((Quantile, {"top", "bottom"}), (Listed, {"allow", "deny"})):
+    for kind, telling in _TELLING.items():
         if keys & telling:
             return kind.__name__
-    return Expression.__name__
+    own = {kind.__name__: kind.model_fields.keys() - _Rule.model_fields.keys() for kind in _TELLING}
+    like = {name: sum(closest(str(key), known) is not None for key in keys) for name, known in own.items()}
+    return max(like, key=like.__getitem__) if any(like.values()) else None
 
 
 Rule = Annotated[
@@ -253,7 +265,7 @@ Rule = Annotated[
     | Annotated[Expression, Tag("Expression")]
     | Annotated[Quantile, Tag("Quantile")]
     | Annotated[Listed, Tag("Listed")],
-    Discriminator(_kind),
+    Discriminator(_kind, custom_error_type="rule", custom_error_message=_NEEDED),
 ]
 
 
