@@ -80,6 +80,7 @@ def build(spec: Path, output: Path | None, overrides: tuple[str, ...], as_json: 
             wall_s=outcome.wall_s,
             calibrations=outcome.calibrations,
             crossings=outcome.crossings,
+            unknown_attributes=outcome.unknown_attributes,
         )
     else:
         click.echo(_told(found, outcome))
@@ -334,6 +335,8 @@ def _plan_rows(found: Plan) -> list[dict[str, Any]]:
 
 
 def _told(found: Plan, outcome: Outcome) -> str:
+    from mmdata.steps.curate import attributes
+
     if outcome.did_nothing:
         first = f"{found.output}: nothing to do, all {outcome.inputs} inputs have their fate"
     else:
@@ -344,6 +347,7 @@ def _told(found: Plan, outcome: Outcome) -> str:
         lines.append(f"{sum(outcome.children.values())} children = " + _sum(outcome.children))
     lines += [_operator(row) for row in outcome.operators]
     lines += [_noise(row) for row in outcome.calibrations]
+    lines += map(attributes.told, outcome.unknown_attributes)
     lines += _twins(outcome.crossings)
     if outcome.moved and not outcome.did_nothing:
         lines.append(f"splits: {outcome.moved} samples moved to another split since the last build")

@@ -17,7 +17,7 @@ from typing import Any, Final
 import yaml
 
 from mmdata.document import Document, Keys, apply_override, nearest
-from mmdata.engine.decide import Decisions, decide_over, sql_memory
+from mmdata.engine.decide import Decisions, decide_over, read_unknown, sql_memory
 from mmdata.errors import MmdataError, SpecError
 from mmdata.pipeline import Pipeline, resolve
 from mmdata.spec import parse_spec
@@ -66,6 +66,7 @@ class Answer:
             it would drop if it were the only one, None for what is no rule of the step `rules`.
         borders: samples on both sides of the threshold of each rule asked about.
         curves: by expression, (quantile, value, kept) where `kept` counts samples at least as high; of finite values.
+        unknown_attributes: those that the rules then speak of and no sample has.
     """
 
     title: str
@@ -76,6 +77,7 @@ class Answer:
     rules: list[tuple[str, str, int, int, int | None]]
     borders: list[Border]
     curves: dict[str, list[tuple[float, float, int]]]
+    unknown_attributes: list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -310,4 +312,5 @@ def _compared(
         for step, rule, before, after in rows(by_rule + "ORDER BY 4 DESC, step, rule")
     ]
     connection.close()
-    return Answer(kept.title, (was, will), came, went, splits, rules, borders, curves)
+    unknown = read_unknown(then)
+    return Answer(kept.title, (was, will), came, went, splits, rules, borders, curves, unknown)

@@ -7,6 +7,7 @@ from typing import Final
 import click
 
 from mmdata.query import write_rows
+from mmdata.steps.curate.attributes import told
 from mmdata.whatif import Answer
 
 _BAR_CHARS: Final = 40
@@ -18,6 +19,8 @@ def tell(answer: Answer) -> None:
     click.echo(f"{answer.title}: {now} samples kept; then {then}: {answer.came} come in, {answer.went} go out")
     write_rows(["split", "kept now", "kept then"], answer.splits, "table")
     write_rows(["step", "rule", "drops now", "drops then", "alone"], answer.rules, "table")
+    for row in answer.unknown_attributes:
+        click.echo(told(row))
     if answer.borders:
         names = ["rule", "", "value", "threshold", "key", "text"]
         rows = [(b.rule, "kept" if b.kept else "dropped", b.value, b.threshold, b.key, b.text) for b in answer.borders]

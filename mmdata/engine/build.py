@@ -53,6 +53,7 @@ class Outcome:
     calibrations: list[dict[str, Any]]
     operators: list[dict[str, Any]]
     crossings: list[dict[str, Any]]
+    unknown_attributes: list[dict[str, Any]]
     moved: int
     wall_s: float
     did_nothing: bool
@@ -392,6 +393,7 @@ def _outcome(plan: Plan, began: float, *, did_nothing: bool) -> Outcome:
         calibrations=catalog.calibrations(plan.output),
         operators=catalog.operators(plan.output),
         crossings=catalog.crossings(plan.output),
+        unknown_attributes=decide.read_unknown(plan.decided),
         moved=catalog.moved(plan.output),
         wall_s=time.time() - began,
         did_nothing=did_nothing,

@@ -6,13 +6,14 @@ once, in a scratch folder that is renamed.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pyarrow.parquet as pq
 
@@ -20,6 +21,7 @@ from mmdata.engine.calibrate import fit_curves
 from mmdata.engine.work import Done
 from mmdata.plan import Plan, is_mapped
 from mmdata.steps.base import Align, Augment, Curate, Fitted, Measure, Write
+from mmdata.steps.curate.attributes import unknown_attributes
 from mmdata.store import versions
 from mmdata.store.crossings import write_crossings, write_moved
 from mmdata.store.curation import SCORE_PARTS, Columns, Curation, Rows, base_rows
@@ -31,6 +33,8 @@ from mmdata.store.selection import ShardPlan, decide_fates, drop_losses, write_d
 _BLOCK_ROWS: Final = 100_000
 # DuckDB counts what it holds; what it hands out, and what is sorted outside of it, comes on top.
 _SQL_SHARE: Final = 0.5
+# In the folder of decisions: see `mmdata.steps.curate.attributes`.
+_UNKNOWN: Final = "unknown-attributes.json"
 
 
 @dataclass(frozen=True)
@@ -142,11 +146,19 @@ def decide_over(gathered: Path, what: Decisions, folder: Path, scratch: Path, me
     decide_fates(curation, what.inputs, [step.label for step in what.augment if step.replaces])
     for step in {step.step: step for step in what.curate}.values():
         step.verify(curation)
+    write_json(folder / _UNKNOWN, unknown_attributes(curation, what.curate))
     write_crossings(curation, folder)
     write_moved(curation, folder, what.before)
     shards = write_decisions(curation, folder, what.write.samples_per_shard, int(what.write.bytes_per_shard))
     curation.connection.close()
     return shards
+
+
+def read_unknown(folder: Path) -> list[dict[str, Any]]:
+    """The attributes that decisions speak of and no sample has; of decisions by an older mmdata none are known."""
+    path = folder / _UNKNOWN
+    found: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    return found
 
 
 def sql_memory(memory: int) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
+from mmdata.document import Keys
 from mmdata.models.weights import Weights
 from mmdata.sample import Member, Modality, Sample
 from mmdata.spec import Frozen, Names
@@ -345,6 +346,10 @@ class Curate(Step):
     @abstractmethod
     def apply(self, curation: Curation) -> None:
         """Write fates, groups or splits."""
+
+    def sql_texts(self) -> Iterator[tuple[Keys, str]]:
+        """The SQL in its parameters, expressions and orders, each with its place below the step."""
+        yield from ()
 
     def verify(self, curation: Curation) -> None:
         """Prove, when all is decided, what the step promises; of several of a kind the last. Raises LedgerError."""

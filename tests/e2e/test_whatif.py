@@ -193,3 +193,28 @@ def test_a_version_that_comes_back_is_decided_again(own, shard_digests):
     own.build()
     assert shard_digests(own.folder / "out") == first
     assert own.run("diff", "out@2", "out").stdout.startswith("out@2 -> out@3")
+
+
+def test_an_attribute_that_no_sample_has_is_told_by_a_build_and_before_it(cli):
+    """A plan cannot know which there are; misspelt it is NULL, which passes every rule and groups nothing."""
+    lines = [{"text": f"words {n}", "score": n / 10, "speaker": f"s{n % 3}"} for n in range(10)]
+    (cli.folder / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    table = {"table": {"file": "rows.jsonl", "members": {"text": {"text": "text"}}}}
+    rules = {"rules": {"keep": {"good": "attributes['scroe']::DOUBLE >= 0.5"}}}
+    cli.spec(sources=[table], curate=[rules, {"splits": {"by": "attributes['speakr']"}}])
+    rows = [
+        {"place": "rules.keep.good", "attribute": "scroe", "closest": "score"},
+        {"place": "splits.by", "attribute": "speakr", "closest": "speaker"},
+    ]
+    told = [
+        "rules.keep.good: no sample has attributes['scroe']; did you mean 'score'?",
+        "splits.by: no sample has attributes['speakr']; did you mean 'speaker'?",
+    ]
+    assert cli.build().stdout.splitlines()[2:4] == told
+    again = cli.build("--json").stdout.splitlines()
+    assert json.loads(again[-1])["unknown_attributes"] == rows, "also where there was nothing to do"
+    good = "good: attributes['score']::DOUBLE >= 0.5"
+    answer = asked(cli, "--rule", good)
+    assert (answer["kept"], answer["unknown_attributes"]) == ([10, 5], rows[1:])
+    said = cli.run("whatif", "out", "--rule", good, "--rule", "x: attributes['spaeker'] = ''").stdout.splitlines()
+    assert "rules.keep.x: no sample has attributes['spaeker']; did you mean 'speaker'?" in said

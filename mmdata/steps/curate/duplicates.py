@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Self
 
 from pydantic import Field, model_validator
@@ -75,6 +75,11 @@ class Duplicates(Curate):
             problems.append((("best",), str(error)))
         if problems:
             raise ParameterError(problems)
+
+    def sql_texts(self) -> Iterator[tuple[Keys, str]]:
+        """What must be equal, where it is no member, and the order."""
+        yield from ((("of",), name) for name in self.of if not name.isidentifier())
+        yield ("best",), self.best
 
     def apply(self, curation: Curation) -> None:
         """Children are not judged: they share members with their parent on purpose."""

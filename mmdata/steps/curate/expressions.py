@@ -22,6 +22,8 @@ _COMPARISONS: Final = (
     "COMPARE_LESSTHAN",
     "COMPARE_LESSTHANOREQUALTO",
 )
+# Functions that take a map and a key, as `attributes['speaker']` does.
+_LOOKUPS: Final = frozenset({"array_extract", "element_at", "map_contains", "map_extract", "map_extract_value"})
 _NUMBERS: Final = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "FLOAT", "DOUBLE", "DECIMAL", "U", "BIGNUM")
 NULL_TYPE: Final = '"NULL"'
 # Parsed as columns, not as calls.
@@ -136,6 +138,32 @@ def written_order(curation: Curation, order: str) -> str:
     query = f"SELECT 1 FROM candidates ORDER BY {order}\n"
     text = str(curation.one(f"SELECT json_deserialize_sql(json_serialize_sql({quoted(query)}))"))
     return text.removeprefix("SELECT 1 FROM candidates ORDER BY ")
+
+
+def attribute_keys(curation: Curation, text: str) -> list[str]:
+    """The attributes that an expression, or an order, names: `speaker` of `attributes['speaker']`.
+
+    Keys that are reckoned (`attributes[source || '_score']`) are none. Raises ValueError for what does not parse.
+    """
+    # What may be selected may be ordered by, and the other way round there may be several.
+    return list(dict.fromkeys(key for node in _nodes(_ordered(curation, text)) for key in _looked_up(curation, node)))
+
+
+def _looked_up(curation: Curation, node: dict[str, Any]) -> Iterator[str]:
+    """The attribute that a node asks for by a constant, if it does."""
+    path = _path(node)
+    if len(path) > 1 and path[-2] == "attributes":
+        yield node["column_names"][-1]
+    if node["type"] != "ARRAY_EXTRACT" and _called(node) not in _LOOKUPS:
+        return
+    match [one.get("expression", one) for name in ("children", "arguments") for one in node.get(name, ())]:
+        case [of, key] if _path(of)[-1:] == ["attributes"] and key["class"] == "CONSTANT":
+            yield str(curation.one(f"SELECT {_written(curation, _parsed(curation, 'NULL'), key)}"))
+
+
+def _path(node: dict[str, Any]) -> list[str]:
+    """Of `candidates.attributes` both names, in lower case as they are compared; of what is no column none."""
+    return [name.lower() for name in node["column_names"]] if node["class"] == "COLUMN_REF" else []
 
 
 def _ordered(curation: Curation, order: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from fractions import Fraction
 from typing import Annotated, ClassVar
 
@@ -60,6 +61,11 @@ class Mix(Curate):
                 )
         if problems:
             raise ParameterError(problems)
+
+    def sql_texts(self) -> Iterator[tuple[Keys, str]]:
+        """What is weighted, and who is counted."""
+        yield ("by",), self.by
+        yield ("among",), self.among
 
     def apply(self, curation: Curation) -> None:
         """Drop who has no place: `value` is its place in the draw of its kind, `threshold` how many of it stay."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, ClassVar
 
 from pydantic import Field, model_validator
@@ -54,6 +55,12 @@ class Quota(Curate):
                 problems.append(((field,), str(error)))
         if problems:
             raise ParameterError(problems)
+
+    def sql_texts(self) -> Iterator[tuple[Keys, str]]:
+        """Kinds, the order, who is counted."""
+        yield from ((("by",), expression) for expression in self.by)
+        yield from [(("best",), self.best)] if self.best else []
+        yield ("among",), self.among
 
     def apply(self, curation: Curation) -> None:
         """Count, and drop who has no place: `value` is its place, `threshold` the quota."""

@@ -63,6 +63,10 @@ class _Rule(Frozen):
         yield from self.only_for or []
         yield from self.not_for or []
 
+    def sql_texts(self) -> Iterator[str]:
+        """Every expression in it."""
+        yield from ()
+
     def applies(self) -> str:
         """SQL: whether a sample is judged."""
         only = [f"source IN ({_texts(self.only_for)})"] if self.only_for is not None else []
@@ -97,9 +101,13 @@ class Expression(_Rule):
             if expression is not None:
                 yield expression, f"{self.applies()} AND source = {quoted(source)}"
 
+    def sql_texts(self) -> Iterator[str]:
+        """Each expression."""
+        yield from (expression for expression, _ in self.expressions())
+
     def check(self, curation: Curation) -> None:
         """Raises ValueError."""
-        for expression, _ in self.expressions():
+        for expression in self.sql_texts():
             check_condition(curation, expression)
 
     def tests(self, curation: Curation, _: str) -> Iterator[Test]:
@@ -132,6 +140,10 @@ class Quantile(_Rule):
         if (self.top is None) == (self.bottom is None):
             raise ValueError("give one of `top:` and `bottom:`")
         return self
+
+    def sql_texts(self) -> Iterator[str]:
+        """The number, of whom the share is taken, the groups."""
+        yield from (self.by, self.among, *self.within)
 
     def check(self, curation: Curation) -> None:
         """Raises ValueError."""
@@ -203,6 +215,10 @@ class Listed(_Rule):
     def files(self) -> list[Path]:
         """The lists."""
         return [Path(file) for file in self.allow or self.deny or []]
+
+    def sql_texts(self) -> Iterator[str]:
+        """What is looked up."""
+        yield self.of
 
     def check(self, curation: Curation) -> None:
         """Raises ValueError."""
@@ -303,6 +319,11 @@ class Rules(Curate):
                 problems.append((("keep", name), f"rule '{name}': {error}"))
         if problems:
             raise ParameterError(problems)
+
+    def sql_texts(self) -> Iterator[tuple[Keys, str]]:
+        """Those of each rule."""
+        for name, rule in self.rules.items():
+            yield from ((("keep", name), text) for text in rule.sql_texts())
 
     def apply(self, curation: Curation) -> None:
         """One pass over the samples: each gets the fate of the first rule it fails. Raises FatalError with the rule."""

@@ -11,6 +11,7 @@ only to the later one of two groups that a newcomer joins.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, ClassVar, Final
 
 from pydantic import Field, field_validator
@@ -88,15 +89,19 @@ class Splits(Curate):
             for label, distance in (self.links.items() if isinstance(self.links, dict) else ())
             if label in linked and (beyond := curation.columns.beyond(label, distance))
         ]
-        first = [self.first] if self.first else []
-        for field, expressions in (("by", self.by), ("first", first), ("stratify", self.stratify)):
-            for expression in expressions:
-                try:
-                    checked_type(curation, expression)
-                except ValueError as error:
-                    problems.append(((field,), str(error)))
+        for keys, expression in self.sql_texts():
+            try:
+                checked_type(curation, expression)
+            except ValueError as error:
+                problems.append((keys, str(error)))
         if problems:
             raise ParameterError(problems)
+
+    def sql_texts(self) -> Iterator[tuple[Keys, str]]:
+        """Keys, who decides for a group, strata."""
+        first = [self.first] if self.first else []
+        for field, expressions in (("by", self.by), ("first", first), ("stratify", self.stratify)):
+            yield from (((field,), expression) for expression in expressions)
 
     def apply(self, curation: Curation) -> None:
         """Place every candidate, then drop the children that ended in a split of originals only."""

@@ -8,6 +8,7 @@ where it was when the list or the counts change a little.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -63,6 +64,11 @@ class Terms(Curate):
                 problems.append((("entries",), str(error)))
         if problems:
             raise ParameterError(problems)
+
+    def sql_texts(self) -> Iterator[tuple[Keys, str]]:
+        """The text, and who is counted."""
+        yield ("of",), self.of
+        yield ("among",), self.among
 
     def apply(self, curation: Curation) -> None:
         """Count the terms, then drop: `value` is the draw, `threshold` the probability of the rarest term."""
