@@ -11,9 +11,14 @@ FPS, RATE, SIDE = 20, 16_000, 64
 COLOURS = [(200, 30, 30), (30, 200, 30), (30, 30, 200), (200, 200, 30), (30, 200, 200)]
 
 
-def write_film(path: Path, scenes_s: list[float], *, sound: bool = True, subtitles: str | None = None) -> Path:
-    """Scenes of such lengths; scene n has a tone of 300 (n + 1) Hz; `subtitles` is an SRT file to put in."""
-    container = av.open(str(path), "w")
+def write_film(
+    path: Path, scenes_s: list[float], *, sound: bool = True, subtitles: str | None = None, start_s: float = 0.0
+) -> Path:
+    """Scenes of such lengths; scene n has a tone of 300 (n + 1) Hz; `subtitles` is an SRT file to put in.
+
+    MPEG-TS begins 1.4 s after `start_s`, Matroska there; of others it has to be 0.
+    """
+    container = av.open(str(path), "w", options={"output_ts_offset": str(start_s)})
     picture = container.add_stream("mpeg4", rate=FPS, width=SIDE * 2, height=SIDE, pix_fmt="yuv420p")
     picture.codec_context.bit_rate = 2_000_000
     picture.codec_context.gop_size = 10

@@ -12,6 +12,7 @@ from typing import Any, Final, Literal
 
 from mmdata.errors import SampleError
 from mmdata.media.audio import AudioInfo, frames_of, measure_audio, open_audio
+from mmdata.media.clock import seek, since_beginning
 
 Encode = Literal["keep", "flac", "opus"]
 Clip = tuple[float, float]
@@ -22,6 +23,7 @@ _MOST_CHANNELS: Final = {"flac": 8, "opus": 2}
 _DEEP: Final = frozenset({"s32", "s32p", "s64", "s64p"})
 # What a container's index may be off by, and codecs need before they sound right (Opus: 80 ms).
 _ROLL_S: Final = 1.0
+_MOST_BROKEN: Final = 8
 
 
 @dataclass(frozen=True)
@@ -108,11 +110,11 @@ def cut_samples(source: Any, resampler: Any, rate: int, clip: Clip) -> Iterator[
     """Resampled frames of an open container within a clip, the first and the last cut to the sample."""
     first, last = round(clip[0] * rate), clip[1] * rate
     if clip[0] > _ROLL_S:
-        source.seek(int((clip[0] - _ROLL_S) * 1_000_000))
+        seek(source, clip[0] - _ROLL_S)
     at: int | None = None
-    for frame in frames_of(source):
+    for frame in _from_a_whole_one(source) if clip[0] > _ROLL_S else frames_of(source):
         if at is None:
-            at = round((frame.time or 0.0) * rate)
+            at = round(since_beginning(source, frame) * rate)
         frame.pts = None
         for out in resampler.resample(frame):
             yield from _within(out, at, first, last)
@@ -122,6 +124,22 @@ def cut_samples(source: Any, resampler: Any, rate: int, clip: Clip) -> Iterator[
     for out in resampler.resample(None):
         yield from _within(out, at or 0, first, last)
         at = (at or 0) + out.samples
+
+
+def _from_a_whole_one(source: Any) -> Iterator[Any]:
+    """Its frames after a seek, which in MPEG's streams ends within one."""
+    for left in reversed(range(_MOST_BROKEN)):
+        frames = frames_of(source)
+        try:
+            first = next(frames, None)
+        except SampleError:
+            if not left:
+                raise
+            continue
+        if first is not None:
+            yield first
+            yield from frames
+        return
 
 
 def _within(frame: Any, at: int, first: int, last: float) -> Iterator[Any]:

@@ -15,6 +15,7 @@ from typing import Any, BinaryIO, Final
 
 from mmdata.errors import SampleError
 from mmdata.media.audio_write import Clip, cut_samples
+from mmdata.media.clock import last_key_frame, seek_key_frame, since_beginning, told_length_s
 
 # What a container's short name is stored as. Playlists and scripts that name other files are not among them.
 _KINDS: Final = {
@@ -94,6 +95,35 @@ def open_video(source: bytes | BinaryIO) -> Any:
     return container
 
 
+def open_at(source: bytes | BinaryIO, at_s: float) -> tuple[Any, float]:
+    """The same, to be read from the key frame on that is needed for a time; and when that is, since the beginning.
+
+    Raises SampleError `not_video`, `bad_video`.
+    """
+    import av
+
+    container = open_video(source)
+    if at_s <= 0:
+        return container, -math.inf
+    try:
+        key_s = seek_key_frame(container, at_s)
+        if key_s is None:
+            container = _again(container, source)
+            key_s = last_key_frame(container, at_s)
+            container = _again(container, source)
+    except av.FFmpegError as error:
+        container.close()
+        raise SampleError("bad_video", f"cannot be read: {error.strerror}") from None
+    return container, -math.inf if key_s is None else key_s
+
+
+def _again(container: Any, source: bytes | BinaryIO) -> Any:
+    container.close()
+    if not isinstance(source, bytes):
+        source.seek(0)
+    return open_video(source)
+
+
 # Pictures that went through an operator are encoded once more: the loss should not show.
 _AS_IT_IS: Final = Target(encode=True, crf=18)
 _ALL: Final = (0.0, math.inf)
@@ -109,8 +139,9 @@ def normalise(data: bytes, target: Target, limits: Limits, clip: Clip | None = N
     if target.copy and clip:
         from mmdata.media.video_copy import copied
 
-        with open_video(data) as source:
-            data, start_s = copied(source, clip, sound=target.sound)
+        source, key_s = open_at(data, clip[0])
+        with source:
+            data, start_s = copied(source, clip, key_s, sound=target.sound)
     elif target.encode or clip or target.fps or target.side_px or not target.sound:
         data = _encoded(data, target, limits, clip or (0.0, math.inf))
     return data, replace(measure_video(data, limits), start_s=start_s)
@@ -123,8 +154,8 @@ def measure_video(data: bytes, limits: Limits) -> VideoInfo:
         first = last = length = 0.0
         count = 0
         for frame in decoded(container, limits):
-            first = _time(frame) if count == 0 else first
-            last, length, count = _time(frame), _length(frame, container), count + 1
+            last, length, count = since_beginning(container, frame), _length(frame, container), count + 1
+            first = last if count == 1 else first
             _check(last - first, count, limits)
         if count == 0:
             raise SampleError("no_video", "no frame")
@@ -134,15 +165,15 @@ def measure_video(data: bytes, limits: Limits) -> VideoInfo:
 
 
 def stills(file: BinaryIO, times_s: Sequence[float], limits: Limits) -> list[Any]:
-    """The frames shown at some times, in order, as Pillow images; the last there is for times after it."""
+    """The frames shown at some times since the beginning, as Pillow images; the last there is for times after it."""
     found: list[Any] = []
     wanted = sorted(times_s)
-    with open_video(file) as container:
-        if wanted and wanted[0] > 0:
-            container.seek(int(wanted[0] * 1_000_000))
+    container, _ = open_at(file, wanted[0] if wanted else 0.0)
+    with container:
         shown = None
         for frame in decoded(container, limits):
-            while len(found) < len(wanted) and shown is not None and _time(frame) > wanted[len(found)]:
+            at_s = since_beginning(container, frame)
+            while len(found) < len(wanted) and shown is not None and at_s > wanted[len(found)]:
                 found.append(shown.to_image())
             if len(found) == len(wanted):
                 return found
@@ -158,7 +189,7 @@ def spread_stills(data: bytes, count: int) -> list[Any]:
     Raises SampleError: `not_video`, `bad_video`, `no_video`.
     """
     with open_video(data) as container:
-        length_s = (container.duration or 0) / 1_000_000
+        length_s = told_length_s(container)
     if not length_s:  # a stream that was never closed
         length_s = measure_video(data, _NO_LIMITS).duration_s
     found = stills(io.BytesIO(data), [length_s * (piece + 0.5) / count for piece in range(count)], _NO_LIMITS)
@@ -195,10 +226,6 @@ def _check(duration_s: float, frames: int, limits: Limits) -> None:
         raise SampleError("too_many_frames", f"more than max_frames: {limits.max_frames}")
 
 
-def _time(frame: Any) -> float:
-    return float(frame.time or 0.0)
-
-
 def _length(frame: Any, container: Any) -> float:
     """How long a frame is shown, seconds."""
     if frame.duration and frame.time_base:
@@ -215,8 +242,9 @@ def _encoded(data: bytes, target: Target, limits: Limits, clip: Clip) -> bytes:
 
     buffer = io.BytesIO()
     options = {"fflags": "+bitexact"}
+    opened, _ = open_at(data, clip[0])
     with (
-        open_video(data) as source,
+        opened as source,
         open_video(data) as heard,
         av.open(buffer, "w", format="mp4", options=options) as out,
     ):
@@ -301,12 +329,11 @@ def _sound_stream(out: Any) -> Any:
 
 def _shown(source: Any, target: Target, limits: Limits, clip: Clip) -> Iterator[Any]:
     """Frames of a clip, no more a second than asked for, their times counted from its beginning."""
-    if clip[0] > 0:
-        source.seek(int(clip[0] * 1_000_000))
     count, slot = 0, -1
     for frame in decoded(source, limits):
-        at = _time(frame) - clip[0]
-        if _time(frame) >= clip[1]:
+        shown_s = since_beginning(source, frame)
+        at = shown_s - clip[0]
+        if shown_s >= clip[1]:
             break
         # The frame that is still shown when the clip begins is its first.
         if at + _length(frame, source) <= _SLIP_S:

@@ -11,13 +11,17 @@ from typing import Any, Final
 
 from mmdata.errors import SampleError
 from mmdata.media.audio_write import Clip
+from mmdata.media.clock import beginning
 
 # FFmpeg's muxer for what its demuxer calls by several names.
 _MUXERS: Final = {"mov,mp4,m4a,3gp,3g2,mj2": "mp4", "matroska,webm": "matroska"}
+_SLIP_S: Final = 1e-6  # of rounding
 
 
-def copied(source: Any, clip: Clip, *, sound: bool) -> tuple[bytes, float]:
-    """The piece, in the container format it came in, and where it begins in the recording, seconds.
+def copied(source: Any, clip: Clip, key_s: float, *, sound: bool) -> tuple[bytes, float]:
+    """The piece from the key frame at `key_s` on, in the container format it came in, and where it begins, seconds.
+
+    Times count from the beginning of the recording.
 
     Raises SampleError: `no_video` (no key frame before its end), `bad_video`.
     """
@@ -27,20 +31,20 @@ def copied(source: Any, clip: Clip, *, sound: bool) -> tuple[bytes, float]:
     buffer = io.BytesIO()
     try:
         with av.open(buffer, "w", format=_MUXERS.get(kind, kind), options={"fflags": "+bitexact"}) as out:
-            start_s = _copy(source, out, clip, sound=sound)
+            begins_s = float(beginning(source))
+            start_s = _copy(source, out, key_s + begins_s, clip[1] + begins_s, sound=sound)
     except (av.FFmpegError, ValueError) as error:
         raise SampleError("bad_video", f"cannot be cut: {error}") from None
     if start_s is None:
         raise SampleError("no_video", "no key frame before the end of the clip")
-    return buffer.getvalue(), start_s
+    return buffer.getvalue(), start_s - begins_s
 
 
-def _copy(source: Any, out: Any, clip: Clip, *, sound: bool) -> float | None:
+def _copy(source: Any, out: Any, key_s: float, end_s: float, *, sound: bool) -> float | None:
+    """By the packets' own clock."""
     picture = source.streams.video[0]
     heard = [source.streams.audio[0]] if sound and source.streams.audio else []
     target = {stream.index: out.add_stream_from_template(stream) for stream in (picture, *heard)}
-    if clip[0] > 0:
-        source.seek(int(clip[0] * 1_000_000))
     start_s: float | None = None
     early: list[Any] = []
     over: set[int] = set()
@@ -49,16 +53,17 @@ def _copy(source: Any, out: Any, clip: Clip, *, sound: bool) -> float | None:
         if packet.dts is None or packet.pts is None or index in over:
             continue
         # Pictures are stored in the order in which they are decoded: later ones may need one shown after the end.
-        if float(packet.dts * packet.time_base) >= clip[1]:
+        if float(packet.dts * packet.time_base) >= end_s:
             over.add(index)
             if len(over) == len(target):
                 break
             continue
         if start_s is None:
             early.append(packet)
-            if index != picture.index or not packet.is_keyframe:
+            shown_s = float(packet.pts * packet.time_base)
+            if index != picture.index or not packet.is_keyframe or shown_s < key_s - _SLIP_S:
                 continue
-            start_s = float(packet.pts * packet.time_base)
+            start_s = shown_s
             wanted = [one for one in early if one is packet or _sounds(one, picture, start_s)]
         else:
             wanted = [packet] if index == picture.index or _sounds(packet, picture, start_s) else []

@@ -40,6 +40,7 @@ class Video(Discovered):
     """Video files, cut into scenes or by their subtitles: the piece, its sound, its words and some of its frames."""
 
     step: ClassVar[str] = "video"
+    version: ClassVar[int] = 2
     name: str | None = Field(None, description="names the source in every sample_id; default: video")
     files: Names = Field(min_length=1, description="video files, or patterns: talks/*.mp4")
     cut: Literal["scenes", "subtitles", "none"] = Field("scenes", description="where a sample ends and another begins")
@@ -90,7 +91,7 @@ class Video(Discovered):
         with opened(place.path) as file:
             self._check_size(file)
             with open_video(file) as container:
-                duration_s = _duration(container) or _length(container)
+                duration_s = _end(container) or _last_end(container)
                 has_sound = bool(container.streams.audio)
         if duration_s > self.max_duration_s:
             raise SampleError("too_long", f"{duration_s:g} s, more than max_duration_s: {self.max_duration_s:g}")
@@ -202,6 +203,7 @@ def _embedded(path: Path) -> list[_Piece]:
     """Subtitles inside of the file."""
     import av
 
+    from mmdata.media.clock import since_beginning
     from mmdata.media.video import open_video
 
     found: list[_Piece] = []
@@ -213,7 +215,7 @@ def _embedded(path: Path) -> list[_Piece]:
             for packet in container.demux(stream):
                 if packet.pts is None or packet.duration is None or len(found) >= _MOST_CUES:
                     continue
-                start = float(packet.pts * packet.time_base)
+                start = since_beginning(container, packet)
                 words = " ".join(_plain(one) for one in packet.decode())
                 if words.strip():
                     found.append(_Piece(start, start + float(packet.duration * packet.time_base), words.strip()))
@@ -231,7 +233,11 @@ def _plain(subtitle: Any) -> str:
 
 def _scenes(path: Path, threshold: float) -> list[tuple[float, float]]:
     """Beginning and end of every scene, seconds; one where nothing cuts."""
+    from mmdata.media.video import open_video
+
     scenedetect = _scene_detector(SampleError)
+    with path.open("rb") as file, open_video(file) as container:
+        first_s = _first(container)
     try:
         video = scenedetect.open_video(str(path), backend="pyav")
         manager = scenedetect.SceneManager()
@@ -240,7 +246,8 @@ def _scenes(path: Path, threshold: float) -> list[tuple[float, float]]:
         scenes = manager.get_scene_list(start_in_scene=True)
     except (OSError, ValueError, RuntimeError, scenedetect.VideoOpenFailure) as error:
         raise SampleError("bad_video", f"its scenes cannot be found: {error}") from None
-    return [(start.seconds, end.seconds) for start, end in scenes]
+    # It counts from the first picture.
+    return [(first_s + start.seconds, first_s + end.seconds) for start, end in scenes]
 
 
 def _scene_detector(kind: Any) -> Any:
@@ -252,18 +259,31 @@ def _scene_detector(kind: Any) -> Any:
     return scenedetect
 
 
-def _length(container: Any) -> float:
+def _first(container: Any) -> float:
+    """When the first picture is shown, seconds since the beginning."""
+    from mmdata.media.clock import beginning
+
+    stream = container.streams.video[0]
+    if stream.start_time is None or not stream.time_base:
+        return 0.0
+    return max(0.0, float(stream.start_time * stream.time_base - beginning(container)))
+
+
+def _last_end(container: Any) -> float:
     """Of a stream whose container does not say how long it is, as browsers record them: where its last packet ends.
 
     Raises SampleError.
     """
     import av
 
+    from mmdata.media.clock import since_beginning
+
     end_s = 0.0
     try:
         for packet in container.demux(container.streams.video[0]):
             if packet.pts is not None and packet.time_base:
-                end_s = max(end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+                shown_s = float((packet.duration or 0) * packet.time_base)
+                end_s = max(end_s, since_beginning(container, packet) + shown_s)
     except av.FFmpegError as error:
         raise SampleError("bad_video", f"cannot be read: {error.strerror}") from None
     if not end_s:
@@ -271,8 +291,11 @@ def _length(container: Any) -> float:
     return end_s
 
 
-def _duration(container: Any) -> float:
+def _end(container: Any) -> float:
+    """When its pictures end, seconds since the beginning; 0 where it does not say."""
+    from mmdata.media.clock import told_length_s
+
     stream = container.streams.video[0]
     if stream.duration and stream.time_base:
-        return float(stream.duration * stream.time_base)
-    return float(container.duration or 0) / 1_000_000
+        return _first(container) + float(stream.duration * stream.time_base)
+    return told_length_s(container)

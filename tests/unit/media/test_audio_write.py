@@ -31,12 +31,15 @@ def read(data: bytes) -> tuple[np.ndarray, int]:
     return found, rate
 
 
-def film(data: bytes, *, cover: bool = False) -> bytes:
+def film(data: bytes, *, cover: bool = False, kind: str = "matroska") -> bytes:
     """The sound with moving pictures."""
     buffer = io.BytesIO()
-    with av.open(io.BytesIO(data)) as sound, av.open(buffer, "w", format="matroska") as out:
-        video = out.add_stream("mpeg4", rate=10, width=32, height=32, pix_fmt="yuv420p")
-        audio = out.add_stream("pcm_s16le", rate=RATE, layout="mono")
+    with av.open(io.BytesIO(data)) as sound, av.open(buffer, "w", format=kind) as out:
+        mpeg = kind == "mpeg"
+        video = out.add_stream(
+            "mpeg2video" if mpeg else "mpeg4", rate=25 if mpeg else 10, width=32, height=32, pix_fmt="yuv420p"
+        )
+        audio = out.add_stream("mp2" if mpeg else "pcm_s16le", rate=RATE, layout="mono")
         for n in range(0 if cover else 30):
             frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), n, np.uint8), format="rgb24")
             out.mux(video.encode(frame))
@@ -46,6 +49,16 @@ def film(data: bytes, *, cover: bool = False) -> bytes:
         out.mux(video.encode(None))
         out.mux(audio.encode(None))
     return buffer.getvalue()
+
+
+def test_a_piece_of_an_mpeg_recording_is_of_its_time():
+    # It begins at 0.5 s by its own clock, and a seek ends within a frame.
+    data = film(steps(6.0), kind="mpeg")
+    for begin in (2.2, 5.2):
+        found, rate = read(normalise(data, Target(), 10, (begin, begin + 0.6))[0])
+        assert (len(found), rate) == (round(0.6 * RATE), RATE)
+        levels = np.abs(found[:, 0]).reshape(6, -1)[:, 400:1200].max(axis=1)
+        assert levels == pytest.approx([0.02 * (1 + (round(begin * 10) + n) % 40) for n in range(6)], abs=0.015)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

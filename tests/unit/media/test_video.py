@@ -9,6 +9,7 @@ import pytest
 from film import COLOURS, FPS, write_film
 
 from mmdata.errors import SampleError
+from mmdata.media import audio_write
 from mmdata.media.video import Limits, Target, measure_video, normalise, spread_stills, stills
 
 LIMITS = Limits(60, 5000, 1 << 20)
@@ -18,6 +19,14 @@ LIMITS = Limits(60, 5000, 1 << 20)
 def film(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """Three scenes of two seconds."""
     return write_film(tmp_path_factory.mktemp("film") / "a.mp4", [2.0, 2.0, 2.0]).read_bytes()
+
+
+@pytest.fixture(scope="module", params=[("ts", 0.0), ("ts", 1000.0), ("mkv", 7.3)], ids="{0[0]}-{0[1]:g}".format)
+def late(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> bytes:
+    """The same, of which no packet says 0."""
+    kind, start_s = request.param
+    path = tmp_path_factory.mktemp("late") / f"a.{kind}"
+    return write_film(path, [2.0, 2.0, 2.0], start_s=start_s).read_bytes()
 
 
 def colours(data: bytes) -> list[int]:
@@ -79,6 +88,39 @@ def test_spread_stills_are_from_the_middles_of_equal_pieces(film: bytes):
     assert [int(np.argmin([np.abs(mean - c).sum() for c in COLOURS])) for mean in found] == [0, 0, 1, 1, 2, 2]
     with pytest.raises(SampleError, match="not video"):
         spread_stills(b"no film", 2)
+
+
+@pytest.mark.parametrize(("clip", "scenes"), [((2.3, 3.7), [1] * 28), ((0.3, 2.5), [0] * 34 + [1] * 10)])
+def test_times_count_from_the_beginning_whatever_packets_say(late: bytes, clip: tuple[float, float], scenes: list[int]):
+    data, info = normalise(late, Target(), LIMITS, clip)
+    # Of MPEG-TS the sound may begin a little before the pictures.
+    assert colours(data)[2:-2] == scenes[2:-2]
+    assert len(colours(data)) == pytest.approx(len(scenes), abs=2)
+    assert info.duration_s == pytest.approx(clip[1] - clip[0], abs=3 / FPS)
+    assert tone_hz(data) == pytest.approx(300 * (1 + scenes[len(scenes) // 3]), rel=0.02)
+    heard, sound = audio_write.normalise(late, audio_write.Target(), 60, clip)
+    assert sound.duration_s == pytest.approx(clip[1] - clip[0], abs=1e-3)
+    assert tone_hz(heard) == pytest.approx(tone_hz(data), rel=0.02)
+    images = stills(io.BytesIO(late), [0.5, 2.5, 3.8, 4.3, 99.0], LIMITS)
+    found = [np.asarray(image, dtype=float).mean(axis=(0, 1)) for image in images]
+    assert [int(np.argmin([np.abs(mean - c).sum() for c in COLOURS])) for mean in found] == [0, 1, 1, 2, 2]
+    assert len(spread_stills(late, 6)) == 6
+
+
+def test_a_film_that_begins_late_is_encoded_from_its_beginning_on(late: bytes):
+    data, _ = normalise(late, Target(encode=True), LIMITS)
+    with av.open(io.BytesIO(data)) as container:
+        assert next(container.decode(video=0)).time == pytest.approx(0, abs=2 / FPS)
+    assert len(colours(data)) == 6 * FPS
+
+
+def test_a_piece_of_a_film_that_begins_late_is_copied_from_the_key_frame_before(late: bytes):
+    data, info = normalise(late, Target(copy=True), LIMITS, (2.3, 3.9))
+    # A key frame every half second.
+    assert info.start_s == pytest.approx(2.0, abs=0.1)
+    assert set(colours(data)) == {1}
+    assert info.duration_s == pytest.approx(1.9, abs=0.15)
+    assert tone_hz(data) == pytest.approx(600, rel=0.02)
 
 
 @pytest.mark.parametrize(

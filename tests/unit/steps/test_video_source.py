@@ -132,6 +132,27 @@ def test_a_film_that_does_not_say_how_long_it_is_is_as_long_as_its_packets(tmp_p
         look(tmp_path / "b.mkv", cut="none", max_duration_s=2)
 
 
+@pytest.mark.parametrize(("kind", "start_s"), [("ts", 0.0), ("ts", 1000.0), ("mkv", 7.3)])
+def test_a_recording_that_begins_late_is_cut_by_times_since_its_beginning(tmp_path: Path, kind: str, start_s: float):
+    film = write_film(tmp_path / f"a.{kind}", [2.0, 3.0], start_s=start_s)
+    film.with_suffix(".srt").write_text(SRT)
+    found, kept = look(film, min_s=0.5, frames=2)
+    assert [clip for cut in clips(found) for clip in cut or ()] == pytest.approx([0, 2, 2, 5], abs=0.11)
+    assert words(found) == ["One is red. Very red.", "Two is green."]
+    stills = [Image.open(io.BytesIO(one)).resize((1, 1)).getpixel((0, 0)) for one in kept]
+    assert [still.index(max(still)) for still in stills] == [0, 0, 1, 1]
+    ((whole,), _) = look(film, cut="none", frames=0)
+    # The sound is padded, and of Matroska the whole counts.
+    assert clips([whole])[0] == pytest.approx((0, 5), abs=0.15)
+
+
+def test_subtitles_inside_of_a_recording_that_begins_late_count_from_its_beginning(tmp_path: Path):
+    (tmp_path / "x.srt").write_text(SRT)
+    film = write_film(tmp_path / "a.mkv", [2.0, 2.0], subtitles=str(tmp_path / "x.srt"), start_s=7.3)
+    found, _ = look(film, cut="subtitles", min_s=1.2, frames=0)
+    assert [clip for cut in clips(found) for clip in cut or ()] == pytest.approx([0.2, 1.9, 2.5, 3.9], abs=0.03)
+
+
 def test_subtitles_that_cannot_be_read_are_named(tmp_path: Path):
     film = write_film(tmp_path / "a.mp4", [2.0])
     film.with_suffix(".srt").write_bytes(SRT.replace("red", "r\u00f6t").encode("latin-1"))
