@@ -329,7 +329,7 @@ def _sound_stream(out: Any) -> Any:
 
 def _shown(source: Any, target: Target, limits: Limits, clip: Clip) -> Iterator[Any]:
     """Frames of a clip, no more a second than asked for, their times counted from its beginning."""
-    count, slot = 0, -1
+    count, slot, last = 0, -1, -1
     for frame in decoded(source, limits):
         shown_s = since_beginning(source, frame)
         at = shown_s - clip[0]
@@ -339,11 +339,16 @@ def _shown(source: Any, target: Target, limits: Limits, clip: Clip) -> Iterator[
         if at + _length(frame, source) <= _SLIP_S:
             continue
         at = max(at, 0.0)
+        ticks = round(at * _TICKS_A_SECOND)
+        # Some go back, in AVI and after a seek in MPEG's program streams; no encoder takes them.
+        if ticks <= last:
+            continue
+        last = ticks
         wanted = int(at * target.fps + 1e-6) if target.fps else slot + 1
         if wanted > slot:
             slot, count = wanted, count + 1
             _check(at, count, limits)
-            frame.pts = round(at * _TICKS_A_SECOND)
+            frame.pts = ticks
             yield frame
     if count == 0:
         raise SampleError("no_video", "no frame within the clip")

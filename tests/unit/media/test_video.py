@@ -90,6 +90,23 @@ def test_spread_stills_are_from_the_middles_of_equal_pieces(film: bytes):
         spread_stills(b"no film", 2)
 
 
+def test_pictures_whose_times_go_back_are_left_out():
+    # AVI tells when pictures are decoded; where one is shown before another it is wrong.
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="avi") as container:
+        stream = container.add_stream("libx264", rate=FPS, width=64, height=64, pix_fmt="yuv420p", options={"bf": "2"})
+        for level in range(40):
+            pixels = np.full((64, 64, 3), 5 * level, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode(None))
+    data, info = normalise(buffer.getvalue(), Target(encode=True), LIMITS)
+    with av.open(io.BytesIO(data)) as container:
+        times = [frame.time for frame in container.decode(video=0)]
+    assert 20 < len(times) < 40
+    assert times == sorted(set(times))
+    assert info.duration_s == pytest.approx(2, abs=0.2)
+
+
 @pytest.mark.parametrize(("clip", "scenes"), [((2.3, 3.7), [1] * 28), ((0.3, 2.5), [0] * 34 + [1] * 10)])
 def test_times_count_from_the_beginning_whatever_packets_say(late: bytes, clip: tuple[float, float], scenes: list[int]):
     data, info = normalise(late, Target(), LIMITS, clip)
