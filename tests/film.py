@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import struct
 from pathlib import Path
 
 import av
@@ -48,3 +50,27 @@ def write_film(
         source.close()
     container.close()
     return path
+
+
+def phone_film(degrees: int | None, *, mirrored: bool = False) -> bytes:
+    """A second of 128 x 64 pictures, orange above and black below, in MP4; to be shown turned clockwise by so much.
+
+    Left and right change places before that where it is `mirrored`; None is a matrix of zeros.
+    """
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as container:
+        picture = container.add_stream("mpeg4", rate=FPS, width=SIDE * 2, height=SIDE, pix_fmt="yuv420p")
+        pixels = np.zeros((SIDE, SIDE * 2, 3), np.uint8)
+        pixels[: SIDE // 2] = (250, 150, 20)
+        for _ in range(FPS):
+            container.mux(picture.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(picture.encode(None))
+    data = bytearray(buffer.getvalue())
+    # ISO/IEC 14496-12, 8.3.2: the matrix of a track's header, version 0.
+    cos, sin = {0: (1, 0), 90: (0, 1), 180: (-1, 0), 270: (0, -1), None: (0, 0)}[degrees]
+    one = 1 << 16
+    first = -one if mirrored else one
+    struct.pack_into(
+        ">9i", data, data.index(b"tkhd") + 44, cos * first, sin * first, 0, -sin * one, cos * one, 0, 0, 0, 1 << 30
+    )
+    return bytes(data)

@@ -11,11 +11,13 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import chain
 from typing import Any, BinaryIO, Final
 
 from mmdata.errors import SampleError
 from mmdata.media.audio_write import Clip, cut_samples
 from mmdata.media.clock import last_key_frame, seek_key_frame, since_beginning, told_length_s
+from mmdata.media.upright import Turn, turn_of, upright_image, upright_rgb, upright_yuv
 
 # What a container's short name is stored as. Playlists and scripts that name other files are not among them.
 _KINDS: Final = {
@@ -67,7 +69,17 @@ class Target:
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a full decode found; `start_s` is where a piece begins in its recording, None for a whole one."""
+    """What a full decode found.
+
+    Attributes:
+        mime: of the container.
+        extension: of its files, without a dot.
+        width: as it is shown, pixels.
+        height: likewise.
+        duration_s: from the first frame to the end of the last.
+        has_sound: whether there is a track of it.
+        start_s: where a piece begins in its recording; None for a whole one.
+    """
 
     mime: str
     extension: str
@@ -152,16 +164,21 @@ def measure_video(data: bytes, limits: Limits) -> VideoInfo:
     with open_video(data) as container:
         kind = _KINDS[container.format.name]
         first = last = length = 0.0
-        count = 0
+        count, turn = 0, Turn()
         for frame in decoded(container, limits):
             last, length, count = since_beginning(container, frame), _length(frame, container), count + 1
-            first = last if count == 1 else first
+            if count == 1:
+                first, turn = last, turn_of(frame)
             _check(last - first, count, limits)
         if count == 0:
             raise SampleError("no_video", "no frame")
-        size = container.streams.video[0].codec_context
-        sound = bool(container.streams.audio)
-        return VideoInfo(*kind, size.width, size.height, last - first + length, sound)
+        return VideoInfo(*kind, *_size(container, turn), last - first + length, bool(container.streams.audio))
+
+
+def _size(container: Any, turn: Turn) -> tuple[int, int]:
+    """Width and height as they are shown."""
+    stored = container.streams.video[0].codec_context
+    return turn.size(stored.width, stored.height)
 
 
 def stills(file: BinaryIO, times_s: Sequence[float], limits: Limits) -> list[Any]:
@@ -174,12 +191,12 @@ def stills(file: BinaryIO, times_s: Sequence[float], limits: Limits) -> list[Any
         for frame in decoded(container, limits):
             at_s = since_beginning(container, frame)
             while len(found) < len(wanted) and shown is not None and at_s > wanted[len(found)]:
-                found.append(shown.to_image())
+                found.append(upright_image(shown))
             if len(found) == len(wanted):
                 return found
             shown = frame
         while shown is not None and len(found) < len(wanted):
-            found.append(shown.to_image())
+            found.append(upright_image(shown))
     return found
 
 
@@ -248,10 +265,12 @@ def _encoded(data: bytes, target: Target, limits: Limits, clip: Clip) -> bytes:
         open_video(data) as heard,
         av.open(buffer, "w", format="mp4", options=options) as out,
     ):
-        picture = _picture_stream(out, source, target)
+        shown = _shown(source, target, limits, clip)
+        first = next(shown)
+        picture = _picture_stream(out, source, target, turn_of(first))
         sound = _sound_stream(out) if target.sound and heard.streams.audio else None
-        for frame in _shown(source, target, limits, clip):
-            small = frame.reformat(width=picture.width, height=picture.height, format="yuv420p")
+        for frame in chain([first], shown):
+            small = upright_yuv(frame, picture.width, picture.height)
             small.pts, small.time_base = frame.pts, Fraction(1, _TICKS_A_SECOND)
             out.mux(picture.encode(small))
         out.mux(picture.encode(None))
@@ -277,7 +296,7 @@ def frames_of_film(data: bytes, limits: Limits, max_bytes: int) -> list[Any]:
     frames: list[Any] = []
     with open_video(data) as source:
         for frame in _shown(source, _AS_IT_IS, limits, _ALL):
-            frames.append(frame.to_ndarray(format="rgb24"))
+            frames.append(upright_rgb(frame))
             if len(frames) * frames[0].nbytes > max_bytes:
                 raise SampleError("too_many_frames", f"its frames take more than {max_bytes >> 20} MiB")
     return frames
@@ -293,7 +312,7 @@ def redrawn(data: bytes, frames: Sequence[Any], limits: Limits) -> bytes:
         open_video(data) as heard,
         av.open(buffer, "w", format="mp4", options={"fflags": "+bitexact"}) as out,
     ):
-        picture = _picture_stream(out, source, _AS_IT_IS)
+        picture = _picture_stream(out, source, _AS_IT_IS, Turn())
         picture.width, picture.height = (max(2, round(side / 2) * 2) for side in frames[0].shape[1::-1])
         sound = _sound_stream(out) if heard.streams.audio else None
         for old, rgb_HWC in zip(_shown(source, _AS_IT_IS, limits, _ALL), frames, strict=True):
@@ -307,13 +326,13 @@ def redrawn(data: bytes, frames: Sequence[Any], limits: Limits) -> bytes:
     return buffer.getvalue()
 
 
-def _picture_stream(out: Any, source: Any, target: Target) -> Any:
-    size, rate = source.streams.video[0].codec_context, source.streams.video[0].average_rate or Fraction(25)
-    scale = min(1.0, target.side_px / min(size.width, size.height)) if target.side_px else 1.0
+def _picture_stream(out: Any, source: Any, target: Target, turn: Turn) -> Any:
+    size, rate = _size(source, turn), source.streams.video[0].average_rate or Fraction(25)
+    scale = min(1.0, target.side_px / min(size)) if target.side_px else 1.0
     rate = min(rate, Fraction(target.fps).limit_denominator(1001)) if target.fps else rate
     stream = out.add_stream("libx264", rate=rate)
     # H.264 with chroma at half the size wants even sides.
-    stream.width, stream.height = (max(2, round(side * scale / 2) * 2) for side in (size.width, size.height))
+    stream.width, stream.height = (max(2, round(side * scale / 2) * 2) for side in size)
     stream.pix_fmt = "yuv420p"
     stream.codec_context.time_base = Fraction(1, _TICKS_A_SECOND)
     # One thread: with more, the bytes may depend on how many.

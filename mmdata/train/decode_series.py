@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmdata.errors import SampleError
+from mmdata.media.upright import upright_image
 from mmdata.train.decode import fitted
 
 # (offset, first bytes, FFmpeg's name of the container), as in `mmdata.train.decode`.
@@ -40,7 +41,7 @@ def decode_video(data: bytes, side_px: int, frames: int, max_s: float, max_pixel
         raise SampleError("bad_video", f"cannot be decoded: {error}") from None
     if not chosen:
         raise SampleError("empty_video", "no frames in it")
-    return np.stack([fitted(frame.to_image(), side_px) for frame in chosen], axis=-1)
+    return np.stack([fitted(upright_image(frame), side_px) for frame in chosen], axis=-1)
 
 
 def _frames(container: Any, count: int, max_s: float, max_pixels: int) -> Iterator[Any]:

@@ -40,7 +40,7 @@ class Video(Discovered):
     """Video files, cut into scenes or by their subtitles: the piece, its sound, its words and some of its frames."""
 
     step: ClassVar[str] = "video"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     name: str | None = Field(None, description="names the source in every sample_id; default: video")
     files: Names = Field(min_length=1, description="video files, or patterns: talks/*.mp4")
     cut: Literal["scenes", "subtitles", "none"] = Field("scenes", description="where a sample ends and another begins")

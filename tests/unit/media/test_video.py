@@ -6,11 +6,20 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from film import COLOURS, FPS, write_film
+from film import COLOURS, FPS, phone_film, write_film
 
 from mmdata.errors import SampleError
 from mmdata.media import audio_write
-from mmdata.media.video import Limits, Target, measure_video, normalise, spread_stills, stills
+from mmdata.media.video import (
+    Limits,
+    Target,
+    frames_of_film,
+    measure_video,
+    normalise,
+    redrawn,
+    spread_stills,
+    stills,
+)
 
 LIMITS = Limits(60, 5000, 1 << 20)
 
@@ -88,6 +97,55 @@ def test_spread_stills_are_from_the_middles_of_equal_pieces(film: bytes):
     assert [int(np.argmin([np.abs(mean - c).sum() for c in COLOURS])) for mean in found] == [0, 0, 1, 1, 2, 2]
     with pytest.raises(SampleError, match="not video"):
         spread_stills(b"no film", 2)
+
+
+def bright_side(picture: np.ndarray) -> str:
+    """Which half of a picture is bright."""
+    grey = picture.mean(axis=2)
+    down, across = np.diff([[half.mean() for half in np.array_split(grey, 2, axis)] for axis in (0, 1)])[:, 0]
+    if abs(down) > abs(across):
+        return "bottom" if down > 0 else "top"
+    return "right" if across > 0 else "left"
+
+
+@pytest.mark.parametrize(
+    ("degrees", "mirrored", "side"),
+    [
+        (0, False, "top"),
+        (90, False, "right"),
+        (180, False, "bottom"),
+        (270, False, "left"),
+        (0, True, "top"),
+        (90, True, "right"),
+        (None, False, "top"),
+    ],
+)
+def test_a_phones_film_is_seen_as_it_was_held(degrees: int | None, mirrored: bool, side: str):
+    data = phone_film(degrees, mirrored=mirrored)
+    size = (64, 128) if degrees in {90, 270} else (128, 64)
+    info = measure_video(data, LIMITS)
+    assert (info.width, info.height) == size
+    (still,) = stills(io.BytesIO(data), [0.5], LIMITS)
+    assert (still.size, bright_side(np.asarray(still))) == (size, side)
+    for target, clip in ((Target(encode=True), None), (Target(), (0.2, 0.6)), (Target(side_px=32), None)):
+        stored, info = normalise(data, target, LIMITS, clip)
+        assert (info.width, info.height) == (tuple(n // 2 for n in size) if target.side_px else size)
+        with av.open(io.BytesIO(stored)) as container:
+            frame = next(container.decode(video=0))
+        assert (frame.rotation, frame.width, frame.height) == (0, info.width, info.height)
+        seen = np.asarray(still.resize((info.width, info.height)), dtype=float)
+        assert np.abs(frame.to_ndarray(format="rgb24") - seen).mean() < 8
+    frames = frames_of_film(data, LIMITS, 1 << 30)
+    assert (frames[0].shape, bright_side(frames[0])) == ((size[1], size[0], 3), side)
+    again = frames_of_film(redrawn(data, frames, LIMITS), LIMITS, 1 << 30)
+    assert (again[0].shape, bright_side(again[0])) == (frames[0].shape, side)
+
+
+def test_a_copied_piece_of_a_phones_film_is_turned_as_the_whole():
+    data, info = normalise(phone_film(90), Target(copy=True), LIMITS, (0.2, 0.6))
+    assert (info.width, info.height) == (64, 128)
+    with av.open(io.BytesIO(data)) as container:
+        assert next(container.decode(video=0)).rotation == -90
 
 
 def test_pictures_whose_times_go_back_are_left_out():

@@ -6,6 +6,7 @@ import json
 import av
 import numpy as np
 import pytest
+from film import phone_film
 
 from mmdata.errors import SampleError
 from mmdata.train.decode_series import decode_tensor, decode_video
@@ -39,6 +40,12 @@ def test_frames_stand_at_even_distances_on_white():
     first = decode_video(data, 16, 4, 1.0, 10_000)[:, 8, 8].mean(axis=0)
     assert first == pytest.approx([10, 30, 60, 80], abs=6)
     assert decode_video(video([0, 200]), 16, 8, 30.0, 10_000).shape[-1] == 2
+
+
+def test_frames_of_a_phones_film_are_upright():
+    frames = decode_video(phone_film(90), 16, 1, 30.0, 10_000)[0, ..., 0]
+    # Upright it is 8 wide, in the middle of white; its right half is orange.
+    assert (frames[8, 5] < 50, frames[8, 10] > 200, frames[1, 5] < 50) == (True, True, True)
 
 
 @pytest.mark.parametrize(
