@@ -133,6 +133,8 @@ def _take_in(found: Input, how: Mapping[Modality, Ingest], payloads: Payloads) -
             ingest = how.get(ref.modality)
             if ingest is None:
                 raise SampleError("no_reader", f"nothing reads the modality '{ref.modality}'")
+            if ref.problem:
+                raise SampleError(*ref.problem)
             data = payloads.of(ref, ingest.max_bytes)
             members.append(ingest.decode(ref, data))
             more, broken = _more(ingest, ref, data)

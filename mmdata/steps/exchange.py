@@ -42,6 +42,7 @@ class Ref:
         required: whether the sample is out without it.
         version: what changes when the content does (size and mtime, a digest of inline text); None where nothing is
             there.
+        problem: why it cannot be read, reason and sentence, where the source found that out; else None.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Ref:
     version: str | None = None
     span: tuple[int, int] | None = None
     clip: tuple[float, float] | None = None
+    problem: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,16 @@ def test_a_film_becomes_samples_of_its_scenes(cli):
     assert "nothing to do" in cli.build().stdout
 
 
+def test_subtitles_that_cannot_be_read_cost_a_film_its_words_alone(cli):
+    write_film(cli.folder / "media" / "talk.mp4", [2.0, 3.0])
+    (cli.folder / "media" / "talk.srt").write_bytes(SRT.replace("red", "r\u00f6t").encode("latin-1"))
+    cli.spec(sources=[{"video": {"files": "media/*.mp4", "frames": 0}}])
+    assert "2 inputs = 2 kept" in cli.build().stdout
+    bad = cli.query("SELECT name, modality, error FROM members WHERE error IS NOT NULL")
+    assert [(row["name"], row["modality"]) for row in bad] == [("words", "text")] * 2
+    assert all(row["error"].startswith("not_utf8: its subtitles talk.srt: not UTF-8 at byte 4") for row in bad)
+
+
 def test_clip_looks_at_frames_spread_over_a_film(cli):
     write_film(cli.folder / "media" / "talk.mp4", [2.0, 3.0, 2.0])
     (cli.folder / "media" / "talk.srt").write_text(SRT)

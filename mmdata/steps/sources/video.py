@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import math
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, Final, Literal
 
@@ -36,11 +37,28 @@ class _Piece:
     words: str = ""
 
 
+@dataclass(frozen=True)
+class _Said:
+    """What the subtitles of a recording say.
+
+    Attributes:
+        cues: in the order of their times.
+        lang: of them and of its sound.
+        place: the file they stand in.
+        problem: why they cannot be read, else None.
+    """
+
+    cues: Sequence[_Piece]
+    lang: str | None
+    place: str
+    problem: tuple[str, str] | None = None
+
+
 class Video(Discovered):
     """Video files, cut into scenes or by their subtitles: the piece, its sound, its words and some of its frames."""
 
     step: ClassVar[str] = "video"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     name: str | None = Field(None, description="names the source in every sample_id; default: video")
     files: Names = Field(min_length=1, description="video files, or patterns: talks/*.mp4")
     cut: Literal["scenes", "subtitles", "none"] = Field("scenes", description="where a sample ends and another begins")
@@ -95,9 +113,9 @@ class Video(Discovered):
                 has_sound = bool(container.streams.audio)
         if duration_s > self.max_duration_s:
             raise SampleError("too_long", f"{duration_s:g} s, more than max_duration_s: {self.max_duration_s:g}")
-        cues, lang = self._cues(path)
-        for piece in self._pieces(path, duration_s, cues):
-            yield self._input(place, piece, keep, limits, lang=lang, has_sound=has_sound)
+        said = self._said(path)
+        for piece in self._pieces(path, duration_s, said.cues):
+            yield self._input(place, piece, said, keep, limits, has_sound=has_sound)
 
     def _check_size(self, file: BinaryIO) -> None:
         size = file.seek(0, io.SEEK_END)
@@ -107,22 +125,17 @@ class Video(Discovered):
         if size > self.max_bytes:
             raise SampleError("too_large", f"more than max_bytes: {self.max_bytes}")
 
-    def _cues(self, path: Path) -> tuple[list[_Piece], str | None]:
-        """Subtitles beside the file, else those inside of it; and their language."""
+    def _said(self, path: Path) -> _Said:
+        """Subtitles beside the file, else those inside of it."""
         beside = _sidecar(path)
-        if beside is None:
-            return _embedded(path), self.lang
-        from mmdata.media.text import decode_text
-        from mmdata.models.subtitles import parse_subtitles
-
+        said = _Said([], self.lang or _lang_of(path, beside), str(beside or path))
         try:
-            with opened(str(beside)) as file:
-                text = decode_text(file.read(_MOST_SUBTITLES), entities=False)
+            return replace(said, cues=_beside(beside) if beside else _embedded(path))
         except SampleError as error:
-            raise SampleError(error.reason, f"its subtitles {beside.name}: {error}") from None
-        suffixes = beside.name.removeprefix(path.stem).strip(".").split(".")
-        lang = suffixes[0] if len(suffixes) > 1 and re.fullmatch(r"[a-z]{2,3}", suffixes[0]) else None
-        return [_Piece(cue.start_s, cue.end_s, cue.text) for cue in parse_subtitles(text)], self.lang or lang
+            # A film without words is one; but nothing else says where to cut it.
+            if self.cut == "subtitles":
+                raise
+            return replace(said, problem=(error.reason, str(error)))
 
     def _pieces(self, path: Path, duration_s: float, cues: Sequence[_Piece]) -> Iterator[_Piece]:
         if self.cut == "subtitles":
@@ -139,16 +152,17 @@ class Video(Discovered):
                 words = " ".join(c.words for c in cues if c.words and begins <= (c.start_s + c.end_s) / 2 < ends)
                 yield _Piece(begins, ends, words)
 
-    def _input(
-        self, place: Place, piece: _Piece, keep: Keep, limits: Any, *, lang: str | None, has_sound: bool
-    ) -> Input:
+    def _input(self, place: Place, piece: _Piece, said: _Said, keep: Keep, limits: Any, *, has_sound: bool) -> Input:
         start, end = round(piece.start_s, 3), round(piece.end_s, 3)
         version, clip = f"{place.version} {start}-{end}", (start, end)
         refs = [Ref("video", "video", place.path, version=version, clip=clip)]
         required = self.cut == "subtitles"
-        refs.append(text_ref("words", piece.words or None, "subtitles", required=required, lang=lang))
+        if said.problem:
+            refs.append(Ref("words", "text", said.place, required=False, version=version, problem=said.problem))
+        else:
+            refs.append(text_ref("words", piece.words or None, "subtitles", required=required, lang=said.lang))
         if self.sound and has_sound:
-            refs.append(Ref("audio", "audio", place.path, None, lang, required=False, version=version, clip=clip))
+            refs.append(Ref("audio", "audio", place.path, None, said.lang, required=False, version=version, clip=clip))
         key = f"{place.key} {start:.3f}-{end:.3f}"
         attributes = {"file": place.key, "start_s": f"{start:.3f}", "end_s": f"{end:.3f}"}
         if end - start < self.min_s - _SLIP_S:
@@ -197,6 +211,31 @@ def _sidecar(path: Path) -> Path | None:
             return plain
     known = re.compile(re.escape(path.stem) + r"\.[a-z]{2,3}\.(?:" + "|".join(_SIDECARS) + ")")
     return next((one for one in sorted(path.parent.iterdir()) if known.fullmatch(one.name)), None)
+
+
+def _lang_of(path: Path, beside: Path | None) -> str | None:
+    """The language that the name of subtitles says: talk.de.srt."""
+    suffixes = beside.name.removeprefix(path.stem).strip(".").split(".") if beside else []
+    return suffixes[0] if len(suffixes) > 1 and re.fullmatch(r"[a-z]{2,3}", suffixes[0]) else None
+
+
+def _beside(path: Path) -> list[_Piece]:
+    """Subtitles beside the file."""
+    from mmdata.media.text import decode_text
+    from mmdata.models.subtitles import parse_subtitles
+
+    try:
+        with opened(str(path)) as file:
+            data = file.read(_MOST_SUBTITLES)
+        # As editors on Windows write them.
+        if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            data = data.decode("utf-16").encode()
+        cues = parse_subtitles(decode_text(data, entities=False))
+    except UnicodeDecodeError as error:
+        raise SampleError("not_utf16", f"its subtitles {path.name}: not UTF-16 at byte {error.start}") from None
+    except SampleError as error:
+        raise SampleError(error.reason, f"its subtitles {path.name}: {error}") from None
+    return [_Piece(cue.start_s, cue.end_s, cue.text) for cue in cues]
 
 
 def _embedded(path: Path) -> list[_Piece]:

@@ -161,6 +161,51 @@ def test_subtitles_that_cannot_be_read_are_named(tmp_path: Path):
     assert caught.value.reason == "not_utf8"
 
 
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (SRT.replace("red", "r\u00f6t").encode("latin-1"), "not_utf8"),
+        (b"\xff\xfe1\x00\x00", "not_utf16"),
+        (b"no subtitles", "not_subtitles"),
+        (b"", "not_subtitles"),
+    ],
+)
+@pytest.mark.parametrize("cut", ["none", "scenes"])
+def test_subtitles_that_cannot_be_read_cost_a_film_its_words_alone(tmp_path: Path, data: bytes, reason: str, cut: str):
+    film = write_film(tmp_path / "a.mp4", [2.0])
+    beside = tmp_path / "a.de.srt"
+    beside.write_bytes(data)
+    ((found,), _) = look(film, cut=cut, frames=0)
+    refs = {ref.name: ref for ref in found.refs}
+    problem = refs["words"].problem
+    assert problem is not None
+    assert problem[0] == reason
+    assert problem[1].startswith("its subtitles a.de.srt: ")
+    assert (refs["words"].required, refs["words"].url, refs["audio"].lang) == (False, str(beside), "de")
+
+
+def test_subtitles_that_cannot_be_read_inside_of_a_film_cost_its_words_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def broken(path: Path) -> None:
+        raise SampleError("bad_subtitles", "cannot be decoded")
+
+    monkeypatch.setattr("mmdata.steps.sources.video._embedded", broken)
+    film = write_film(tmp_path / "a.mp4", [2.0])
+    ((found,), _) = look(film, cut="none", frames=0)
+    assert [ref.problem for ref in found.refs if ref.name == "words"] == [("bad_subtitles", "cannot be decoded")]
+    with pytest.raises(SampleError):
+        look(film, cut="subtitles")
+
+
+@pytest.mark.parametrize("order", ["le", "be"])
+def test_subtitles_in_utf_16_say_so_and_are_read(tmp_path: Path, order: str):
+    film = write_film(tmp_path / "a.mp4", [2.0, 2.0])
+    film.with_suffix(".srt").write_bytes(("\ufeff" + SRT.replace("red", "r\u00f6t")).encode(f"utf-16-{order}"))
+    found, _ = look(film, cut="subtitles", min_s=1.2, frames=0)
+    assert words(found) == ["One is r\u00f6t. Very r\u00f6t.", "Two is green."]
+
+
 def test_mistakes_are_said_before_anything_runs(tmp_path: Path):
     with pytest.raises(PlanError, match="there is no file"):
         look(tmp_path / "none.mp4")
