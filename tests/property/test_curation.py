@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from candidates import Row, loaded
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmdata.steps.base import Curate
@@ -22,7 +22,7 @@ from mmdata.store.selection import decide_fates
 
 pytestmark = pytest.mark.slow
 # An example opens a database and writes two Parquet files: a tenth of a second.
-FEW = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+FEW = settings(max_examples=15)
 SCORE = "clip.image_caption.score"
 
 

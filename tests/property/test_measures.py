@@ -22,7 +22,6 @@ _TEXTS = st.one_of(st.text(max_size=80), st.lists(_PIECES, max_size=8).map(" ".j
 _REGIONS = ("US", "FR")
 
 
-@settings(deadline=None)
 @given(_TEXTS)
 def test_what_is_masked_is_what_was_found_and_is_found_no_more(text: str) -> None:
     found = find_personal(text, KINDS, _REGIONS)
@@ -36,7 +35,6 @@ def test_what_is_masked_is_what_was_found_and_is_found_no_more(text: str) -> Non
     assert find_personal(masked, KINDS, _REGIONS) == []
 
 
-@settings(deadline=None)
 @given(_TEXTS, st.integers(1, 5))
 def test_shares_of_a_text_are_shares(text: str, size: int) -> None:
     found = asdict(measure_wording(text, size))
@@ -47,7 +45,7 @@ def test_shares_of_a_text_are_shares(text: str, size: int) -> None:
     assert twice.repetition >= found["repetition"] - 1e-9
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(0, 2**32 - 1), st.sampled_from(["L", "RGB", "RGBA"]))
 def test_measures_of_a_picture_have_their_range(width: int, height: int, seed: int, mode: str) -> None:
     channels = {"L": 1, "RGB": 3, "RGBA": 4}[mode]

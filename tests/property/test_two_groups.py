@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmdata.models.two_groups import apply, calibrate, from_json, joint_match, to_json
 
-BOUNDED = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+BOUNDED = settings(max_examples=12)
 TRIANGLE = [("image", "caption"), ("image", "audio"), ("caption", "audio")]
 
 

@@ -77,7 +77,7 @@ def test_each_gives_a_sound_and_the_same_one_for_the_same_seed(name: str, channe
     assert np.array_equal(sample.sounds["speech"].audio_CT, TONE.repeat(channels, axis=0))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(500, 2000))
 def test_speed_and_its_inverse_give_the_word_times_back(thousandths: int) -> None:
     factor = thousandths / 1000

@@ -193,7 +193,7 @@ def test_all_pictures_of_a_sample_are_changed_alike() -> None:
 CORNERS = st.tuples(*(st.floats(0, 0.85) for _ in range(2)), *(st.floats(0.08, 0.15) for _ in range(2)))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.sampled_from([name for name, kind in _table().items() if kind.geometric]),
     st.lists(CORNERS, min_size=1, max_size=4),

@@ -253,7 +253,7 @@ TAGS = st.sampled_from([*sorted(LANGUAGES), "en-US", "it", None])
 CAPTIONS = st.lists(st.sampled_from(THINGS) | st.sampled_from(PLACES), min_size=1, max_size=6).map(" ".join)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @generated(CAPTIONS, st.sampled_from(["mirror", "upside_down"]))
 def test_twice_gives_the_text_back(caption: str, effect: str) -> None:
     once = rewrite(caption, "en", frozenset({effect}))
@@ -261,7 +261,7 @@ def test_twice_gives_the_text_back(caption: str, effect: str) -> None:
     assert len(once.split()) == len(caption.split())
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @generated(
     st.text(max_size=30) | CAPTIONS,
     TAGS,

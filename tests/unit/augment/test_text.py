@@ -59,7 +59,7 @@ def kept_in_order(text: str, spans: list[tuple[int, int]], found: str) -> bool:
     return True
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.sampled_from(NAMES), st.integers(0, 2**31))
 def test_what_must_stay_stays_character_for_character(name: str, seed: int) -> None:
     try:

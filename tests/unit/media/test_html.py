@@ -250,13 +250,13 @@ TAGS = """<img |<a href=|<picture>|<source srcset='|<video>|<track src=x |<figur
     st.lists(st.sampled_from(re.split(r"[|\n]", TAGS)) | st.text(max_size=8), max_size=60).map("".join),
     st.none() | st.text(max_size=12),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_no_markup_raises(html: str, charset: str | None) -> None:
     check(extract(html.encode("utf-8", "replace"), URL, charset, Limits()))
 
 
 @given(st.binary(max_size=300), st.sampled_from([None, "utf-16", "gb18030", "iso2022_jp", "cp1257", "\0"]))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_no_bytes_raise(html: bytes, charset: str | None) -> None:
     check(extract(b"<img src='" + html, URL, charset, Limits()))
 

@@ -217,7 +217,7 @@ def test_corruption_is_named(tmp_path: Path, content: bytes, message: str) -> No
         read_model_bin(path)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.integers(0, len(small_bin()) - 1), st.integers(0, 255))
 def test_no_changed_byte_raises_anything_else(tmp_path_factory: pytest.TempPathFactory, at: int, value: int) -> None:
     content = bytearray(small_bin())

@@ -36,7 +36,7 @@ def planted(seed: int, rows: int, bytes_each: int = 32) -> np.ndarray:
     return hash_NB
 
 
-@settings(deadline=None, max_examples=12)
+@settings(max_examples=12)
 @given(st.integers(0, 10_000), st.sampled_from([0, 1, 9, 15, 16, 31, 32, 47]))
 def test_every_pair_within_the_distance_is_found_once_and_no_other(seed: int, distance: int) -> None:
     hash_NB = planted(seed, 60)
@@ -45,7 +45,7 @@ def test_every_pair_within_the_distance_is_found_once_and_no_other(seed: int, di
     assert sum(map(len, found)) == len(joined(found))
 
 
-@settings(deadline=None, max_examples=8)
+@settings(max_examples=8)
 @given(st.integers(0, 10_000), st.sampled_from([0, 9, 31]))
 def test_of_two_sets_every_pair_across_is_found_once(seed: int, distance: int) -> None:
     hash_NB = planted(seed, 60)

@@ -9,14 +9,13 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mmdata.net.address import PrivateAddressError, check_literal, checked_url, host_of, is_public
 from mmdata.net.errors import FetchError
 from mmdata.net.resolver import public_resolver
 
-QUICK = settings(deadline=None)
 # IANA's registries of special-purpose addresses, and multicast; written down here apart from what the code goes by.
 PRIVATE_4 = [
     "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24",
@@ -56,7 +55,6 @@ def refusal(text: str, allowed: tuple[str, ...] = ()) -> str | None:
     return None
 
 
-@QUICK
 @given(addresses(PRIVATE_4), st.sampled_from(["http://{}/", "https://{}:8080/x", "http://user:pass@{}/", "HTTP://{}"]))
 def test_no_spelling_of_a_private_address_passes(address: ipaddress.IPv4Address, form: str):
     for spelling in spellings(address):
@@ -65,14 +63,12 @@ def test_no_spelling_of_a_private_address_passes(address: ipaddress.IPv4Address,
     assert refusal(form.format(address)) == "private_address"
 
 
-@QUICK
 @given(addresses(PRIVATE_6))
 def test_no_private_ipv6_address_passes(address: ipaddress.IPv6Address):
     assert not is_public(address)
     assert refusal(f"http://[{address}]/") == refusal(f"http://[{address.exploded}]:81/") == "private_address"
 
 
-@QUICK
 @given(st.ip_addresses(v=4))
 def test_a_public_address_passes_and_so_does_what_it_is_embedded_in(address: ipaddress.IPv4Address):
     special = any(address in ipaddress.ip_network(network) for network in PRIVATE_4)
@@ -127,7 +123,6 @@ def test_what_is_no_url_to_ask_for(text: str):
     str(caught.value).encode()
 
 
-@QUICK
 @given(st.text() | st.text(st.sampled_from("htps:/[]@%.\\0127#?\udcffä ")).map(lambda tail: "http://" + tail))
 def test_any_text_is_a_url_or_a_bad_one(text: str):
     with suppress(FetchError):

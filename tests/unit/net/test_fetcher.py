@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 from hypothesis import given
-from hypothesis import settings as quick
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from website import Reply, Site, jpeg, packed, redirect
@@ -403,7 +402,6 @@ def test_retry_after_is_seconds_or_a_date(value: str | None, seconds: float | No
     assert retry_after_s(value) == seconds
 
 
-@quick(deadline=None)
 @given(st.text())
 def test_any_retry_after_is_seconds_or_nothing(value: str):
     assert (retry_after_s(value) or 0) >= 0

@@ -17,7 +17,7 @@ from mmdata.net import limits
 from mmdata.net.errors import FetchError
 from mmdata.net.limits import ByteBudget, Hosts
 
-QUICK = settings(max_examples=60, deadline=None)
+QUICK = settings(max_examples=60)
 
 
 def finish(work: Callable[[], Coroutine[Any, Any, Any]], within_s: float = 5.0) -> Any:

@@ -5,7 +5,7 @@ import struct
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -89,7 +89,6 @@ PIECES = [b"<!DOCTYPE svg", b"<!DOCTYPE ", b"<!---->", b"<!--", b"<?x?>", b"<?xm
           b"a", b"OggS", b"RIFF", struct.pack(">I", 32) + b"ftyp", b"\x1a\x45\xdf\xa3", b"-->"]  # fmt: skip
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from(PIECES), min_size=1, max_size=4), st.integers(1, 1000))
 def test_no_bytes_take_long(pieces: list[bytes], times: int):
     data = b"".join(pieces) * times

@@ -62,7 +62,7 @@ def test_a_mix_keeps_its_shares_and_goes_through_every_set_in_epochs():
     assert len({tuple(pick.source for pick in picks[at : at + 64]) for at in (0, 1024, 2048)}) == 3
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.floats(0, 1), min_size=3, max_size=3).filter(any), st.integers(0, 5000), st.integers(1, 1500))
 def test_any_stretch_of_a_mix_is_that_of_the_whole(shares: list[float], first: int, count: int):
     assert mixed(shares).picks(first, first + count) == mixed(shares).picks(0, first + count)[first:]
