@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from decimal import Decimal
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -17,13 +20,15 @@ from mmdata.store import sql
 from mmdata.store.catalog import open_catalog
 from mmdata.store.sql import quoted
 
-Rows = Sequence[Sequence[Any]]
+Rows = Iterable[Sequence[Any]]
+# Rows that are asked for at once: an answer may be larger than memory.
+_ROWS = 4096
 
 
 def run_query(build: Path, query: str, shape: str, out: Path | None) -> None:
     """Run one query against the catalog, read-only, and write the rows as `table`, `csv`, `json` or `parquet`.
 
-    Raises MmdataError for SQL that does not run, in DuckDB's words.
+    Raises MmdataError for SQL that does not run, in DuckDB's words; no file is written then.
     """
     connection = open_catalog(build)
     try:
@@ -35,10 +40,10 @@ def run_query(build: Path, query: str, shape: str, out: Path | None) -> None:
         if result is None:
             raise MmdataError("no query; for example: SELECT fate, count(*) FROM samples GROUP BY fate")
         names = [column[0] for column in result.description or []]
-        rows = result.fetchall()
+        rows = chain.from_iterable(iter(lambda: result.fetchmany(_ROWS), []))
+        write_rows(names, rows, shape, out)
     except sql.Error as error:
         raise MmdataError(str(error)) from None
-    write_rows(names, rows, shape, out)
 
 
 def write_rows(names: Sequence[str], rows: Rows, shape: str, out: Path | None = None) -> None:
@@ -46,8 +51,12 @@ def write_rows(names: Sequence[str], rows: Rows, shape: str, out: Path | None = 
     if out is None:
         _WRITERS[shape](names, rows, sys.stdout)
         return
-    with _writable(out), out.open("w", encoding="utf-8", newline="") as file:
-        _WRITERS[shape](names, rows, file)
+    # First beside it: what goes wrong at a late row leaves no half of an answer.
+    with _writable(out), tempfile.TemporaryDirectory(dir=out.parent) as folder:
+        scratch = Path(folder) / out.name
+        with scratch.open("w", encoding="utf-8", newline="") as file:
+            _WRITERS[shape](names, rows, file)
+        scratch.replace(out)
 
 
 @contextmanager
@@ -76,7 +85,7 @@ def _write_table(names: Sequence[str], rows: Rows, file: TextIO) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table()
+    table, rows = Table(), list(rows)
     for index, name in enumerate(names):
         numbers = bool(rows) and all(isinstance(row[index], int | float) or row[index] is None for row in rows)
         table.add_column(name, justify="right" if numbers else "left", overflow="fold")
@@ -101,9 +110,32 @@ def _write_csv(names: Sequence[str], rows: Rows, file: TextIO) -> None:
 
 
 def _write_json(names: Sequence[str], rows: Rows, file: TextIO) -> None:
-    objects = [dict(zip(names, row, strict=True)) for row in rows]
-    json.dump(objects, file, ensure_ascii=False, indent=1, default=str)
-    file.write("\n")
+    names = _told_apart(names)
+    start = "["
+    for row in rows:
+        cells = {name: _finite(value) for name, value in zip(names, row, strict=True)}
+        file.write(start + "\n " + json.dumps(cells, ensure_ascii=False, default=str, allow_nan=False))
+        start = ","
+    file.write("[]\n" if start == "[" else "\n]\n")
+
+
+def _told_apart(names: Sequence[str]) -> list[str]:
+    """Columns of one name become `a`, `a_1`, as DuckDB names those of a subquery: an object keeps one of each name."""
+    own: list[str] = []
+    for name in names:
+        own.append(next(free for free in chain([name], (f"{name}_{n}" for n in count(1))) if free not in own))
+    return own
+
+
+def _finite(value: Any) -> Any:
+    """The value, with null for what JSON has no number for; decimals as numbers."""
+    if isinstance(value, Decimal):
+        value = float(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    return [_finite(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 _WRITERS: dict[str, Callable[[Sequence[str], Rows, TextIO], None]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -155,7 +156,7 @@ def test_a_folder_without_a_build_is_said(tmp_path: Path) -> None:
     ("shape", "expected"),
     [
         ("csv", 'key,n\r\ns0,1\r\n"s""1",\r\n'),
-        ("json", '[\n {\n  "key": "s0",\n  "n": 1\n },\n {\n  "key": "s\\"1",\n  "n": null\n }\n]\n'),
+        ("json", '[\n {"key": "s0", "n": 1},\n {"key": "s\\"1", "n": null}\n]\n'),
     ],
 )
 def test_answers_in_every_shape(build: Any, tmp_path: Path, shape: str, expected: str) -> None:
@@ -163,6 +164,26 @@ def test_answers_in_every_shape(build: Any, tmp_path: Path, shape: str, expected
     query = """SELECT * FROM (VALUES ('s0', 1), ('s"1', NULL)) AS t(key, n);"""
     run_query(tmp_path / "out", query, shape, tmp_path / "answer")
     assert (tmp_path / "answer").read_bytes().decode() == expected
+
+
+def test_json_holds_what_json_can(build: Any, tmp_path: Path) -> None:
+    build(tmp_path / "out")
+    query = """SELECT 1 AS a, 2 AS a, 'nan'::DOUBLE AS b, ['inf'::FLOAT, 1] AS c, {'d': 'nan'::FLOAT} AS e, 0.5 AS f"""
+    run_query(tmp_path / "out", query, "json", tmp_path / "answer")
+    expected = {"a": 1, "a_1": 2, "b": None, "c": [None, 1.0], "e": {"d": None}, "f": 0.5}
+    assert json.loads((tmp_path / "answer").read_text(), parse_constant=pytest.fail) == [expected]
+    run_query(tmp_path / "out", "SELECT 1 AS a WHERE false", "json", tmp_path / "answer")
+    assert json.loads((tmp_path / "answer").read_text()) == []
+
+
+@pytest.mark.parametrize("shape", ["csv", "json"])
+def test_a_late_row_that_cannot_be_reckoned_leaves_the_file_alone(build: Any, tmp_path: Path, shape: str) -> None:
+    build(tmp_path / "out")
+    (tmp_path / "answer").write_text("before")
+    query = "SELECT CASE WHEN i = 500_000 THEN error('no such row') ELSE i END FROM range(600_000) AS t(i)"
+    with pytest.raises(MmdataError, match="no such row"):
+        run_query(tmp_path / "out", query, shape, tmp_path / "answer")
+    assert (tmp_path / "answer").read_text() == "before"
 
 
 def test_an_answer_as_parquet_and_as_a_table(build: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
