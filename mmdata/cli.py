@@ -349,6 +349,9 @@ def _told(found: Plan, outcome: Outcome) -> str:
     lines += [_noise(row) for row in outcome.calibrations]
     lines += map(attributes.told, outcome.unknown_attributes)
     lines += _twins(outcome.crossings)
+    if outcome.gave_way_to_dropped:
+        why = "put `duplicates` after `rules`, and the best of those that pass stays"
+        lines.append(f"duplicates: {outcome.gave_way_to_dropped} gave way to a sample that a rule dropped; {why}")
     if outcome.moved and not outcome.did_nothing:
         lines.append(f"splits: {outcome.moved} samples moved to another split since the last build")
     lines += _empty_splits(found.pipeline.split_shares, outcome.splits)

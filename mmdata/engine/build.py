@@ -32,7 +32,7 @@ from mmdata.plan import Plan, is_mapped
 from mmdata.steps.base import Align, Augment, Fitted, Linked, Measure
 from mmdata.store import catalog, embeddings, partners, shards, versions
 from mmdata.store.fetches import Earlier
-from mmdata.store.files import locked, sweep_scratch
+from mmdata.store.files import keep_only, locked, sweep_scratch
 from mmdata.store.selection import ShardPlan, read_shard_plans
 
 # Decoded batches that wait for the model, so that it never waits for them; each is some tens of megabytes.
@@ -55,6 +55,7 @@ class Outcome:
     crossings: list[dict[str, Any]]
     unknown_attributes: list[dict[str, Any]]
     moved: int
+    gave_way_to_dropped: int
     wall_s: float
     did_nothing: bool
 
@@ -341,7 +342,7 @@ class _Run:
         name = self.plan.pipeline.spec.name
         arguments = (self.plan.output, name, self.plan.selection, plans, members, await self._beside(plans))
         await self.pools.work(shards.write_manifest, *arguments)
-        _keep_only(self.plan.gathered)
+        keep_only(self.plan.gathered)
         versions.prune_versions(self.plan.decided)
 
     async def _beside(self, plans: list[ShardPlan]) -> dict[str, Any]:
@@ -376,13 +377,6 @@ class _Run:
             self._catalog_at = time.monotonic()
 
 
-def _keep_only(wanted: Path) -> None:
-    """Remove what stands beside a folder: tables that no longer hold, and can be made again."""
-    for folder in wanted.parent.iterdir():
-        if folder != wanted:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
 def _outcome(plan: Plan, began: float, *, did_nothing: bool) -> Outcome:
     counts = catalog.counts(plan.output)
     return Outcome(
@@ -395,6 +389,7 @@ def _outcome(plan: Plan, began: float, *, did_nothing: bool) -> Outcome:
         crossings=catalog.crossings(plan.output),
         unknown_attributes=decide.read_unknown(plan.decided),
         moved=catalog.moved(plan.output),
+        gave_way_to_dropped=catalog.gave_way_to_dropped(plan.output),
         wall_s=time.time() - began,
         did_nothing=did_nothing,
     )

@@ -284,6 +284,14 @@ def moved(output: Path) -> int:
     return int(row[0]) if row else 0
 
 
+def gave_way_to_dropped(output: Path) -> int:
+    """How many samples are duplicates of one that a rule dropped, so that none of them is in."""
+    query = """SELECT count(*) FROM fates f JOIN fates best ON best.sample_id = f.detail
+        WHERE f.fate = 'duplicate' AND best.fate = 'dropped' AND best.step = 'rules'"""
+    row = open_catalog(output).execute(query).fetchone()
+    return int(row[0]) if row else 0
+
+
 def _read_build(output: Path) -> dict[str, Any]:
     try:
         build: dict[str, Any] = json.loads((output / "build.json").read_text(encoding="utf-8"))

@@ -14,12 +14,16 @@ WITH told AS (
         {_NUMBER.format("f.value")} AS shown, {_NUMBER.format("f.threshold")} AS bound,
         CASE WHEN f.step = 'rules' THEN regexp_extract(f.detail, '^(\(.*\))(: .*)?$', 1) END AS expression,
         CASE WHEN f.step = 'rules' AND f.value IS NOT NULL THEN
-            regexp_extract(f.detail, '{_COMPARED}', ['one', 'sign', 'other', 'more']) END AS c
-    FROM fates f JOIN base b USING (sample_id) WHERE f.fate <> 'kept'),
+            regexp_extract(f.detail, '{_COMPARED}', ['one', 'sign', 'other', 'more']) END AS c,
+        CASE WHEN f.fate = 'duplicate' THEN f.detail END AS best_id,
+        CASE WHEN best.source = b.source THEN best.key ELSE coalesce(best.key || ' of ' || best.source, f.detail) END
+            AS best
+    FROM fates f JOIN base b USING (sample_id)
+    LEFT JOIN base best ON f.fate = 'duplicate' AND best.sample_id = f.detail WHERE f.fate <> 'kept'),
 own AS (
-    SELECT * EXCLUDE (c, shown, bound), CASE
+    SELECT * EXCLUDE (c, shown, bound, best), CASE
         WHEN fate = 'failed' THEN step || ': ' || rule || coalesce(': ' || detail, '')
-        WHEN fate = 'duplicate' THEN 'a duplicate of ' || detail || ' by ' || rule
+        WHEN fate = 'duplicate' THEN 'a duplicate of ' || best || ' by ' || rule
             || coalesce(': ' || shown || ' apart, at most ' || bound, '')
         WHEN rule = 'parent_not_kept' THEN 'its parent was not kept (' || detail || ')'
         WHEN rule = 'partner_not_kept' THEN 'it is mixed with a sample that was not kept (' || detail || ')'
@@ -39,7 +43,8 @@ own AS (
     FROM told)
 SELECT own.sample_id, own.source, own.key, own.fate, own.step, own.rule, own.value, own.threshold,
     nullif(own.expression, '') AS expression,
-    own.sentence || CASE WHEN own.rule = 'parent_not_kept' THEN coalesce(': ' || parent.sentence, '') ELSE '' END
-        AS sentence
-FROM own LEFT JOIN own parent ON parent.sample_id = own.parent_id
+    own.sentence || CASE WHEN own.rule = 'parent_not_kept' THEN coalesce(': ' || other.sentence, '')
+        WHEN own.fate = 'duplicate' THEN coalesce(', which is out: ' || other.sentence, '') ELSE '' END AS sentence
+FROM own LEFT JOIN own other
+    ON other.sample_id = CASE WHEN own.rule = 'parent_not_kept' THEN own.parent_id ELSE own.best_id END
 """

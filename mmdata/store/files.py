@@ -75,3 +75,10 @@ def is_alive(pid: str, since: float = float("inf")) -> bool:
         return process is not None and process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= since
     except psutil.Error:
         return False
+
+
+def keep_only(wanted: Path) -> None:
+    """Remove what stands beside a folder: tables that no longer hold, and can be made again."""
+    for folder in wanted.parent.iterdir():
+        if folder != wanted:
+            shutil.rmtree(folder, ignore_errors=True)

@@ -265,3 +265,17 @@ def test_a_wrong_option_and_a_missing_file_are_exit_code_2(cli):
     cli.spec()
     assert "--set nonsense" in cli.run("build", "pipeline.yaml", "--set", "nonsense", code=2).stderr
     assert not (cli.folder / "builds").exists()
+
+
+def test_a_duplicate_of_what_a_rule_then_drops_is_told(scenes):
+    (scenes.folder / "media" / "twin.png").write_bytes((scenes.folder / "media" / "00000.png").read_bytes())
+    (scenes.folder / "media" / "twin.txt").write_text("the same again")
+    steps = [{"duplicates": {"of": ["image"]}}, {"rules": {"keep": {"other": "key <> '00000'"}}}]
+    scenes.spec(curate=steps)
+    told = "duplicates: 1 gave way to a sample that a rule dropped; put `duplicates` after `rules`, and the best"
+    assert told in scenes.build().stdout
+    sentence = "SELECT sentence FROM explained WHERE key = 'twin'"
+    assert scenes.query(sentence)[0]["sentence"].startswith("a duplicate of 00000 by image, which is out: other: ")
+    scenes.spec(curate=steps[::-1])
+    assert "gave way" not in scenes.build().stdout
+    assert scenes.query(sentence) == []

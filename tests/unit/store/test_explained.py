@@ -68,6 +68,24 @@ def test_a_child_says_why_its_parent_is_out() -> None:
     assert [row[0] for row in explained(rows)] == ["c", "p"]
 
 
+def test_a_duplicate_names_the_one_that_stood_for_it_and_says_where_that_is_out() -> None:
+    rows = [
+        ("a", None, "kept", None, None, None, None, None),
+        ("b", None, "duplicate", "duplicates", "image", None, None, "a"),
+        ("c", None, "dropped", "rules", "wide", 4.0, 8.0, "(image.width >= 8)"),
+        ("d", None, "duplicate", "duplicates", "image", None, None, "c"),
+        ("e", None, "duplicate", "duplicates", "image", None, None, "f"),
+        ("f", None, "kept", None, None, None, None, None),
+    ]
+    keys = {"a": ("s", "apple"), "c": ("s", "cherry"), "f": ("other", "fig")}
+    assert [sentence for *_, sentence in explained(rows, keys)] == [
+        "a duplicate of apple by image",
+        "wide: image.width was 4, must be >= 8",
+        "a duplicate of cherry by image, which is out: wide: image.width was 4, must be >= 8",
+        "a duplicate of fig of other by image",
+    ]
+
+
 def test_everyone_who_is_not_kept_is_explained(build: Any, tmp_path: Path) -> None:
     build(tmp_path / "out")
     catalog = open_catalog(tmp_path / "out")
@@ -79,7 +97,7 @@ def test_everyone_who_is_not_kept_is_explained(build: Any, tmp_path: Path) -> No
     )
 
 
-def explained(rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+def explained(rows: list[tuple[Any, ...]], keys: dict[str, tuple[str, str]] | None = None) -> list[tuple[Any, ...]]:
     connection = sql.connect()
     connection.execute("CREATE TABLE base (sample_id VARCHAR, source VARCHAR, key VARCHAR, parent_id VARCHAR)")
     connection.execute(
@@ -87,6 +105,7 @@ def explained(rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
         "threshold DOUBLE, detail VARCHAR)"
     )
     for sample, parent, *fate in rows:
-        connection.execute("INSERT INTO base VALUES (?, 's', ?, ?)", [sample, sample, parent])
+        source, key = (keys or {}).get(sample, ("s", sample))
+        connection.execute("INSERT INTO base VALUES (?, ?, ?, ?)", [sample, source, key, parent])
         connection.execute("INSERT INTO fates VALUES (?, ?, ?, ?, ?, ?, ?)", [sample, *fate])
     return connection.execute(f"SELECT sample_id, expression, sentence FROM ({EXPLAINED}) ORDER BY 1").fetchall()
