@@ -18,27 +18,6 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Example:
-    """One decoded sample.
-
-    Attributes:
-        row: its place in the index.
-        values: an array for each modality that it has.
-        text_hash_K: hashes by which samples count as having the same text; 0 where there is none.
-        teacher: a teacher's embedding for each modality that it has one of, of shape (E,).
-        text: the text as it was read, for a live teacher; None where there is none.
-        asked: token ids of `question` and `answer`; empty where it has not both.
-    """
-
-    row: int
-    values: dict[str, npt.NDArray[np.generic]]
-    text_hash_K: tuple[int, ...]
-    teacher: dict[str, npt.NDArray[np.float32]] = field(default_factory=dict)
-    text: str | None = None
-    asked: dict[str, npt.NDArray[np.int64]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class Space:
     """Where a teacher's vectors lie.
 
@@ -49,6 +28,40 @@ class Space:
 
     name: str
     width: int
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a teacher says of a modality, which may have several.
+
+    Attributes:
+        modality: that learns.
+        space: where the teacher's vectors lie; those of a live teacher in one without a name.
+    """
+
+    modality: str
+    space: Space
+
+
+@dataclass(frozen=True)
+class Example:
+    """One decoded sample.
+
+    Attributes:
+        row: its place in the index.
+        values: an array for each modality that it has.
+        text_hash_K: hashes by which samples count as having the same text; 0 where there is none.
+        taught: the teachers' embeddings that there are of it, of shape (E,).
+        text: the text as it was read, for a live teacher; None where there is none.
+        asked: token ids of `question` and `answer`; empty where it has not both.
+    """
+
+    row: int
+    values: dict[str, npt.NDArray[np.generic]]
+    text_hash_K: tuple[int, ...]
+    taught: dict[Lesson, npt.NDArray[np.float32]] = field(default_factory=dict)
+    text: str | None = None
+    asked: dict[str, npt.NDArray[np.int64]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -103,8 +116,7 @@ class Batch:
         text_hash_BK: see `Example`.
         inputs: the modalities' values; a modality that no sample has is left out.
         failures: samples that were asked for and are not here.
-        teacher: a teacher's embeddings by modality, (B, E); zeros where it has none of a sample.
-        space: the name of the space they lie in, by modality; a live teacher has one, without a name.
+        taught: the teachers' embeddings, (B, E); zeros where there is none of a sample.
         texts: as they were read, for a live teacher; None where there is none.
         asked: `question` and `answer`, token ids (N, S) of the same samples; empty where none has both.
     """
@@ -114,8 +126,7 @@ class Batch:
     text_hash_BK: Tensor
     inputs: dict[str, Inputs]
     failures: list[Failure] = field(default_factory=list)
-    teacher: dict[str, Tensor] = field(default_factory=dict)
-    space: dict[str, str] = field(default_factory=dict)
+    taught: dict[Lesson, Tensor] = field(default_factory=dict)
     texts: list[str | None] = field(default_factory=list)
     asked: dict[str, Inputs] = field(default_factory=dict)
 
@@ -131,8 +142,7 @@ class Batch:
             self.text_hash_BK[rows.start : rows.stop],
             {name: part for name, whole in self.inputs.items() if (part := whole.rows(rows))},
             [],
-            {name: vector_BE[rows.start : rows.stop] for name, vector_BE in self.teacher.items()},
-            self.space,
+            {lesson: vector_BE[rows.start : rows.stop] for lesson, vector_BE in self.taught.items()},
             self.texts[rows.start : rows.stop],
             {name: part for name, whole in self.asked.items() if (part := whole.rows(rows))},
         )
@@ -143,8 +153,8 @@ class Batch:
             return self
         seen_M = torch.tensor([name not in modalities for name in order], device=self.present_BM.device)
         inputs = {name: part for name, part in self.inputs.items() if name not in modalities}
-        teacher = {name: vector_BE for name, vector_BE in self.teacher.items() if name not in modalities}
-        return replace(self, inputs=inputs, teacher=teacher, present_BM=self.present_BM & seen_M)
+        taught = {lesson: part for lesson, part in self.taught.items() if lesson.modality not in modalities}
+        return replace(self, inputs=inputs, taught=taught, present_BM=self.present_BM & seen_M)
 
     def to(self, device: torch.device) -> Batch:
         """The same on another device; out of page-locked memory, CUDA copies while the host goes on."""
@@ -161,8 +171,7 @@ class Batch:
             change(self.text_hash_BK),
             {name: part.each(change) for name, part in self.inputs.items()},
             self.failures,
-            {name: change(vectors_BE) for name, vectors_BE in self.teacher.items()},
-            self.space,
+            {lesson: change(vector_BE) for lesson, vector_BE in self.taught.items()},
             self.texts,
             {name: part.each(change) for name, part in self.asked.items()},
         )
@@ -174,11 +183,11 @@ class Collate:
 
     Attributes:
         modalities: in that order.
-        teachers: where the teachers' embeddings lie, by modality; the same on every rank.
+        lessons: of which there may be embeddings; the same on every rank.
     """
 
     modalities: tuple[str, ...]
-    teachers: Mapping[str, Space] = field(default_factory=dict)
+    lessons: tuple[Lesson, ...] = ()
 
     def __call__(self, items: Sequence[Example | Failure]) -> Batch:
         """Failures are set apart; what is left may be nothing."""
@@ -194,18 +203,17 @@ class Collate:
             text_hash_BK=torch.tensor(hashes, dtype=torch.int64).reshape(-1, columns),
             inputs={name: part for name in self.modalities if (part := _inputs(name, values))},
             failures=failures,
-            teacher={name: _vectors(name, space.width, examples) for name, space in self.teachers.items()},
-            space={name: space.name for name, space in self.teachers.items()},
+            taught={lesson: _vectors(lesson, examples) for lesson in self.lessons},
             texts=[example.text for example in examples],
             asked={name: part for name in ("question", "answer") if (part := _inputs(name, asked))},
         )
 
 
-def _vectors(modality: str, width: int, examples: Sequence[Example]) -> Tensor:
-    vector_BE = np.zeros((len(examples), width), dtype=np.float32)
+def _vectors(lesson: Lesson, examples: Sequence[Example]) -> Tensor:
+    vector_BE = np.zeros((len(examples), lesson.space.width), dtype=np.float32)
     for slot, example in zip(vector_BE, examples, strict=True):
-        if modality in example.teacher:
-            slot[:] = example.teacher[modality]
+        if lesson in example.taught:
+            slot[:] = example.taught[lesson]
     return torch.from_numpy(vector_BE)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from mmdata.document import Document, Keys, nearest, read_yaml
 from mmdata.errors import SpecError
-from mmdata.spec import Frozen, explain
+from mmdata.spec import Frozen, Names, explain
 from mmdata.train.losses.config import LossConfig, apart_problems
 from mmdata.train.model.sizes import Architecture, ModelConfig
 from mmdata.train.model.sizes import problems as model_problems
@@ -58,10 +58,11 @@ class DataConfig(Frozen):
         "one of them each time and evaluation takes the first",
     )
     answers: AnswerConfig | None = Field(None, description="members with questions and answers, for loss.answer")
-    teachers: dict[str, str] = Field(
+    teachers: dict[str, Names] = Field(
         {},
         json_schema_extra={"propertyNames": {"enum": list(MODALITIES)}},
-        description="by modality the stored vectors (`aligner.member`) that the model learns from by distillation",
+        description="by modality the stored vectors (`aligner.member`) that the model learns from by distillation; of "
+        "several in one space a sample's first",
     )
     weight_by: str | None = Field(
         None,
@@ -364,39 +365,3 @@ def _made_problems(config: TrainConfig) -> Iterator[tuple[Keys, str]]:
         if modality not in config.data.modalities:
             near = nearest(modality, config.data.modalities)
             yield ("model", "towers", modality), f"'{modality}' is not under data.modalities{near}"
-
-
-def unknown_members(config: TrainConfig, document: Document, known: dict[str, str]) -> list[str]:
-    """A line for each configured member that the shards lack or hold as another modality.
-
-    Args:
-        config: the training file.
-        document: its places.
-        known: the members of the shards, with their modality.
-    """
-    lines = []
-    for keys, modality, member in _named_members(config.data):
-        if member not in known:
-            lines.append(document.problem(keys, f"the shards have no member '{member}'{nearest(member, known)}"))
-        elif known[member] != modality:
-            fix = "name a text" if keys[1] == "answers" else f"list it under '{known[member]}'"
-            lines.append(document.problem(keys, f"the member '{member}' is of modality '{known[member]}'; {fix}"))
-    return lines
-
-
-def _named_members(data: DataConfig) -> Iterator[tuple[Keys, str, str]]:
-    """Path, modality and name of every member."""
-    for modality, members in data.modalities.items():
-        yield from ((("data", "modalities", modality, index), modality, name) for index, name in enumerate(members))
-    for name, member in (data.answers.members if data.answers else {}).items():
-        yield ("data", "answers", name), "text", member
-
-
-def unknown_vectors(config: TrainConfig, document: Document, known: Collection[str]) -> list[str]:
-    """A line for each teacher whose vectors no shards hold."""
-    fix = "write them: `- webdataset: {embeddings: [aligner.member]}`"
-    return [
-        document.problem(("data", "teachers", modality), f"no vectors '{name}'{nearest(name, known) or '; ' + fix}")
-        for modality, name in config.data.teachers.items()
-        if name not in known
-    ]

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from mmdata.errors import SampleError, TrainError
 from mmdata.models.device import resolve_device
-from mmdata.train.batch import Batch, Collate, Example, Failure, Space
+from mmdata.train.batch import Batch, Collate, Example, Failure, Lesson, Space
 from mmdata.train.config import MIN_MODALITIES, DataConfig, TrainConfig
 from mmdata.train.decode import decode_text
 from mmdata.train.decoders import decode_media
@@ -43,13 +43,13 @@ class Split:
     Attributes:
         index: samples with members of at least two modalities.
         skipped: samples left out because they have fewer.
-        teachers: the stored vectors that are read, by modality.
+        teachers: the stored vectors that are read, by modality and name.
         weight_N: how often a sample is seen beside others; None: all alike.
     """
 
     index: ShardIndex
     skipped: int
-    teachers: Mapping[str, EmbeddingEntry]
+    teachers: Mapping[tuple[str, str], EmbeddingEntry]
     weight_N: npt.NDArray[np.float64] | None
 
 
@@ -71,9 +71,10 @@ def open_split(folder: ShardFolder, split: str, data: DataConfig) -> Split:
     rows = np.flatnonzero(usable_N)
     taken = index.take(rows)
     teachers = {
-        modality: manifest.embeddings[vectors]
-        for modality, vectors in data.teachers.items()
-        if vectors in manifest.embeddings
+        (modality, name): manifest.embeddings[name]
+        for modality, names in data.teachers.items()
+        for name in names
+        if name in manifest.embeddings
     }
     return Split(taken, len(index) - len(rows), teachers, _weights(taken, data) if data.weight_by else None)
 
@@ -142,17 +143,18 @@ class SampleDataset(Dataset[Example | Failure]):
         self._cache: dict[tuple[int, str], npt.NDArray[np.generic]] = {}
         self._cache_bytes_left = cache_mib << 20
         self._has = {member: split.index.has(member) for member in split.index.members}
+        self._lessons = self.lessons
 
     def __len__(self) -> int:
         """Usable samples."""
         return len(self._split.index)
 
     @property
-    def teachers(self) -> Mapping[str, Space]:
-        """Where the stored vectors lie, by modality; of each name its own where the shards do not say."""
+    def lessons(self) -> Mapping[tuple[str, str], Lesson]:
+        """What the stored vectors teach, by modality and name; a space of its own for each name where none is said."""
         return {
-            modality: Space(entry.space or self._data.teachers[modality], entry.dim)
-            for modality, entry in self._split.teachers.items()
+            (modality, name): Lesson(modality, Space(entry.space or name, entry.dim))
+            for (modality, name), entry in self._split.teachers.items()
         }
 
     @property
@@ -185,10 +187,10 @@ class SampleDataset(Dataset[Example | Failure]):
         except SampleError as error:
             return self._failure(row, "", error)
 
-    def _taught(self, row: int) -> dict[str, npt.NDArray[np.float32]]:
-        """The stored vectors of a sample; a child learns from those of its original."""
-        found = ((modality, self._reader.vector(row, entry)) for modality, entry in self._split.teachers.items())
-        return {modality: vector for modality, vector in found if vector is not None}
+    def _taught(self, row: int) -> dict[Lesson, npt.NDArray[np.float32]]:
+        """The stored vectors of a sample, of each space the first; a child learns from those of its original."""
+        found = [(self._lessons[key], self._reader.vector(row, entry)) for key, entry in self._split.teachers.items()]
+        return {lesson: vector for lesson, vector in reversed(found) if vector is not None}
 
     def _asked(self, row: int, child: Mapping[str, bytes] | None) -> dict[str, npt.NDArray[np.int64]]:
         """Tokens of the question and the answer, of a sample that has both."""
@@ -268,16 +270,17 @@ class MixedDataset(Dataset[Example | Failure]):
         return replace(item, row=row, text_hash_K=(*item.text_hash_K[:-1], row + 1))
 
     @property
-    def teachers(self) -> dict[str, Space]:
-        """Where stored vectors lie. Raises TrainError where two sets differ."""
-        found: dict[str, Space] = {}
-        for modality, space in (item for source in self.sources for item in source.teachers.items()):
-            if (other := found.setdefault(modality, space)) != space:
+    def lessons(self) -> tuple[Lesson, ...]:
+        """What stored vectors teach, each once. Raises TrainError where those of one name differ between two sets."""
+        found: dict[tuple[str, str], Lesson] = {}
+        for key, lesson in (item for source in self.sources for item in source.lessons.items()):
+            if (other := found.setdefault(key, lesson)) != lesson:
+                one, two = (f"{space.width} numbers by {space.name}" for space in (other.space, lesson.space))
                 raise TrainError(
-                    f"data.teachers.{modality}: {other.width} numbers by {other.name} in one set, {space.width} by "
-                    f"{space.name} in another; build both with one model, and with this version of mmdata"
+                    f"data.teachers.{key[0]}: {key[1]} is {one} in one set, {two} in another; build both with one "
+                    "model, and with this version of mmdata"
                 )
-        return found
+        return tuple(dict.fromkeys(found.values()))
 
 
 def train_loader(dataset: MixedDataset, config: TrainConfig, batches: Sampler[list[Pick]]) -> DataLoader[Batch]:
@@ -305,7 +308,7 @@ def _loader(
         cast(Dataset[Batch], dataset),  # what comes out is the collated batch
         batch_sampler=batches,
         num_workers=config.workers,
-        collate_fn=Collate(tuple(config.data.modalities), dataset.teachers),
+        collate_fn=Collate(tuple(config.data.modalities), dataset.lessons),
         worker_init_fn=_quiet_worker,
         # Its own generator: a loader draws a seed when it starts, which must not shift the model's dropout.
         generator=torch.Generator(),

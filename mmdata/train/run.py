@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmdata.errors import MissingExtraError, SpecError
-from mmdata.train.config import TrainConfig, load_config, load_document, unknown_members, unknown_vectors
+from mmdata.train.config import TrainConfig, load_config, load_document
+from mmdata.train.known import unknown_members, unknown_vectors
 from mmdata.train.manifest import open_folder
 
 if TYPE_CHECKING:

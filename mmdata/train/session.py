@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from mmdata.train import checkpoint, data, growth
-from mmdata.train.batch import Space
+from mmdata.train.batch import Lesson
 from mmdata.train.checkpoint import Checkpoint, Progress
 from mmdata.train.config import TrainConfig
 from mmdata.train.data import OpenSet
@@ -249,11 +249,11 @@ class Session:
         torch.manual_seed(self.config.seed)
         return FusedModel(self.config.architecture(), self.modalities, self._limits, self._mimicked()).to(self._device)
 
-    def _mimicked(self) -> Mapping[str, Space]:
-        """Where the vectors lie that a stage has foretold; none where no stage does."""
+    def _mimicked(self) -> tuple[Lesson, ...]:
+        """What is taught by vectors that a stage has foretold; nothing where no stage does."""
         if not any(loss.mimic for loss in self.config.losses()):
-            return {}
-        return self._teacher.spaces if self._teacher else self.train_set.teachers
+            return ()
+        return self._teacher.lessons if self._teacher else self.train_set.lessons
 
     def _make_trainer(self, saved: Checkpoint | None) -> None:
         """The trainer of the stage that the next step is in, from a checkpoint or from the start."""

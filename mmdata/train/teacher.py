@@ -6,7 +6,6 @@ Shapes: B samples, M modalities, N samples that have a modality, E the teacher's
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -17,7 +16,7 @@ from torch.nn import functional
 
 from mmdata.errors import TrainError
 from mmdata.models.clip import Clip
-from mmdata.train.batch import Batch, Space
+from mmdata.train.batch import Batch, Lesson, Space
 from mmdata.train.config import TeacherConfig, TrainConfig
 from mmdata.train.export import load_model, run_limits
 from mmdata.train.model.fused import FusedModel
@@ -27,12 +26,12 @@ class Teacher(Protocol):
     """Adds its embeddings to a batch."""
 
     @property
-    def spaces(self) -> Mapping[str, Space]:
-        """Where its embeddings lie, by modality."""
+    def lessons(self) -> tuple[Lesson, ...]:
+        """What it teaches."""
         ...
 
     def teach(self, batch: Batch) -> Batch:
-        """The batch, with `teacher` filled: (B, E) a modality, zeros where a sample lacks it."""
+        """The batch, with `taught` filled: (B, E) a lesson, zeros where a sample lacks the modality."""
         ...
 
 
@@ -45,9 +44,9 @@ class RunTeacher:
         self._columns = [modalities.index(name) for name in model.modalities]
 
     @property
-    def spaces(self) -> Mapping[str, Space]:
-        """One, of all its modalities."""
-        return dict.fromkeys(self._model.modalities, Space("", self._model.embed_dim))
+    def lessons(self) -> tuple[Lesson, ...]:
+        """One of each of its modalities, all in one space."""
+        return tuple(Lesson(name, Space("", self._model.embed_dim)) for name in self._model.modalities)
 
     @torch.no_grad()
     def teach(self, batch: Batch) -> Batch:
@@ -55,7 +54,7 @@ class RunTeacher:
         inputs = {name: part for name, part in batch.inputs.items() if name in self._model.modalities}
         seen = dataclasses.replace(batch, inputs=inputs, present_BM=batch.present_BM[:, self._columns])
         embeddings = self._model.encode(seen).embeddings
-        return dataclasses.replace(batch, teacher=dict(zip(self._model.modalities, embeddings, strict=True)))
+        return dataclasses.replace(batch, taught=dict(zip(self.lessons, embeddings, strict=True)))
 
 
 class ClipTeacher:
@@ -66,9 +65,9 @@ class ClipTeacher:
         self._clip, self._device = clip, device
 
     @property
-    def spaces(self) -> Mapping[str, Space]:
-        """One, of images and texts."""
-        return dict.fromkeys(("image", "text"), Space("", self._clip.width))
+    def lessons(self) -> tuple[Lesson, ...]:
+        """Of images and texts, in one space."""
+        return tuple(Lesson(name, Space("", self._clip.width)) for name in ("image", "text"))
 
     def teach(self, batch: Batch) -> Batch:
         """With the embeddings of images and texts."""
@@ -80,7 +79,7 @@ class ClipTeacher:
         if rows:
             texts = [text for text in batch.texts if text is not None]
             teacher["text"] = self._spread(self._clip.embed_texts(texts), rows, len(batch))
-        return dataclasses.replace(batch, teacher=self._filled(teacher, len(batch)))
+        return dataclasses.replace(batch, taught=self._filled(teacher, len(batch)))
 
     def _images(self, pixels_N3HW: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
         side = self._clip.recipe.side_px
@@ -94,10 +93,10 @@ class ClipTeacher:
         vector_BE[rows] = torch.from_numpy(vector_NE)
         return vector_BE.to(self._device)
 
-    def _filled(self, teacher: dict[str, Tensor], size: int) -> dict[str, Tensor]:
-        """Every rank has the same modalities, also where none of its samples has one."""
+    def _filled(self, teacher: dict[str, Tensor], size: int) -> dict[Lesson, Tensor]:
+        """Every rank has the same lessons, also where none of its samples has the modality."""
         none = torch.zeros((size, self._clip.width), device=self._device)
-        return {name: teacher.get(name, none) for name in ("image", "text")}
+        return {lesson: teacher.get(lesson.modality, none) for lesson in self.lessons}
 
 
 def load_teacher(config: TrainConfig, device: torch.device) -> Teacher | None:

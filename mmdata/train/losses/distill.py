@@ -3,7 +3,8 @@
 Similarities are matched, not embeddings: so the teacher's may have any number of dimensions, and a student of fewer is
 not asked to hold what it cannot.
 
-Shapes: A samples of all ranks, P that take part, N of them of this rank, D and E dimensions.
+Shapes: A samples of all ranks, P that take part, N of them of this rank, T of those for each teacher that knows them, D
+and E dimensions.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mmdata.train.losses.contrastive import gather_everyone
+from mmdata.train.batch import Lesson
+from mmdata.train.losses.contrastive import Everyone, gather_everyone
 from mmdata.train.losses.ranks import gathered, shared_mean
 from mmdata.train.losses.step import Step
 
@@ -25,24 +27,45 @@ _NEVER = -1e4
 
 
 def distill_terms(step: Step) -> dict[str, Tensor]:
-    """A scalar for each pair of modalities that the teacher knows, and each with itself: `distill.image~text`."""
+    """A scalar for each pair of modalities that a teacher knows, and each with itself: `distill.image~text`.
+
+    Where several teachers know a pair, the mean over samples and teachers.
+    """
     everyone, names = gather_everyone(step), step.model.modalities
-    taught = {name: gathered(vector_BE, everyone.counts) for name, vector_BE in step.batch.teacher.items()}
+    taught = {lesson: gathered(vector_BE, everyone.counts) for lesson, vector_BE in step.batch.taught.items()}
     terms = {}
-    for left, right in combinations_with_replacement([name for name in names if name in taught], 2):
-        if step.config.apart(left, right) or step.batch.space.get(left) != step.batch.space.get(right):
-            continue  # kept from each other, or of two teachers, which have no space in common
-        students = [everyone.embeddings[names.index(name)] for name in (left, right)]
-        present = [everyone.present_AM[:, names.index(name)] & taught[name].any(dim=1) for name in (left, right)]
-        row_P = (present[0] & present[1]).nonzero()[:, 0]
-        if len(row_P) >= _MIN_SAMPLES:
-            mine_N = ((row_P >= everyone.mine.start) & (row_P < everyone.mine.stop)).nonzero()[:, 0]
-            vectors = [functional.normalize(taught[name][row_P].float(), dim=1) for name in (left, right)]
-            pair = ((students[0][row_P], students[1][row_P]), (vectors[0], vectors[1]))
-            term_N = affinity_loss(*pair, mine_N, left == right, step.config.distill_temperature)
-            count = torch.tensor(float(len(row_P)), device=step.device)
-            terms[f"distill.{left}~{right}"] = shared_mean(term_N, torch.ones_like(term_N), count)
+    for left, right in combinations_with_replacement(names, 2):
+        if step.config.apart(left, right):
+            continue  # kept from each other
+        found = [
+            _of_pair(step, everyone, (left, right), (taught[lesson], taught[other]))
+            for lesson in taught
+            # Of two teachers, which have no space in common, nothing can be compared.
+            if lesson.modality == left and (other := Lesson(right, lesson.space)) in taught
+        ]
+        if count := sum(pairs for pairs, _ in found):
+            term_T = torch.cat([term_N for _, term_N in found])
+            everywhere = torch.tensor(float(count), device=step.device)
+            terms[f"distill.{left}~{right}"] = shared_mean(term_T, torch.ones_like(term_T), everywhere)
     return terms
+
+
+def _of_pair(
+    step: Step, everyone: Everyone, names: tuple[str, str], taught: tuple[Tensor, Tensor]
+) -> tuple[int, Tensor]:
+    """How many samples of all ranks one teacher knows in two modalities, and the term of those of this rank, (N,)."""
+    columns = [step.model.modalities.index(name) for name in names]
+    present = [
+        everyone.present_AM[:, column] & vector_AE.any(dim=1) for column, vector_AE in zip(columns, taught, strict=True)
+    ]
+    row_P = (present[0] & present[1]).nonzero()[:, 0]
+    if len(row_P) < _MIN_SAMPLES:
+        return 0, torch.zeros(0, device=step.device)
+    mine_N = ((row_P >= everyone.mine.start) & (row_P < everyone.mine.stop)).nonzero()[:, 0]
+    students = (everyone.embeddings[columns[0]][row_P], everyone.embeddings[columns[1]][row_P])
+    theirs = [functional.normalize(vector_AE[row_P].float(), dim=1) for vector_AE in taught]
+    vectors = (theirs[0], theirs[1])
+    return len(row_P), affinity_loss(students, vectors, mine_N, names[0] == names[1], step.config.distill_temperature)
 
 
 def affinity_loss(

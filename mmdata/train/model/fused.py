@@ -7,14 +7,13 @@ D embedding dimensions, V views of a sample, Q latents.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 
-from mmdata.train.batch import Batch, Inputs, Space
+from mmdata.train.batch import Batch, Inputs, Lesson
 from mmdata.train.model.fusion import Adapter, Fusion
 from mmdata.train.model.heads import Head, MatchHead, MimicHeads, RouteHead
 from mmdata.train.model.layers import Blocks, init_weights, masked_mean
@@ -63,11 +62,11 @@ class FusedModel(nn.Module):
         architecture: Architecture,
         modalities: tuple[str, ...],
         limits: Limits,
-        mimicked: Mapping[str, Space] = MappingProxyType({}),
+        mimicked: Sequence[Lesson] = (),
     ) -> None:
         """Modalities keep their order: it is that of the columns of `present_BM`.
 
-        `mimicked`: where the vectors of a teacher lie that are to be foretold; heads for that are trained, not kept.
+        `mimicked`: what is taught by vectors that are to be foretold; heads for that are trained, not kept.
         """
         super().__init__()
         width = architecture.fusion.width

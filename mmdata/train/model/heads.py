@@ -5,13 +5,13 @@ Shapes: N samples, W the fusion's width, D embedding dimensions, Q latents, G ou
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mmdata.train.batch import Space
+from mmdata.train.batch import Lesson, Space
 from mmdata.train.model.layers import INIT_STD, Attention
 
 
@@ -44,21 +44,21 @@ class MatchHead(nn.Module):
 
 
 class MimicHeads(nn.Module):
-    """Foretell a teacher's vectors from embeddings; modalities that share a space of the teacher's share a head.
+    """Foretell teachers' vectors from embeddings, by a head for each of their spaces, whatever modalities share it.
 
-    So what the teacher sees as one the embeddings show as one too.
+    So what a teacher sees as one the embeddings show as one too.
     """
 
-    def __init__(self, embed_dim: int, spaces: Mapping[str, Space]) -> None:
-        """`spaces`: where the teacher's vectors of each modality lie."""
+    def __init__(self, embed_dim: int, lessons: Iterable[Lesson]) -> None:
+        """`lessons`: what is taught of each modality."""
         super().__init__()
-        first: dict[Space, str] = {}
-        self._head_of = {modality: first.setdefault(space, modality) for modality, space in spaces.items()}
-        self.heads = nn.ModuleDict({modality: nn.Linear(embed_dim, space.width) for space, modality in first.items()})
+        spaces = dict.fromkeys(lesson.space for lesson in lessons)
+        self._place_of = {space: place for place, space in enumerate(spaces)}
+        self.heads = nn.ModuleList(nn.Linear(embed_dim, space.width) for space in spaces)
 
-    def forward(self, modality: str, embedding_ND: Tensor) -> Tensor:
+    def forward(self, space: Space, embedding_ND: Tensor) -> Tensor:
         """Shape (N, E), float32, of any length."""
-        foretold_NE: Tensor = self.heads[self._head_of[modality]](embedding_ND).float()
+        foretold_NE: Tensor = self.heads[self._place_of[space]](embedding_ND).float()
         return foretold_NE
 
 

@@ -15,7 +15,7 @@ from fused_case import OFF, make_model
 from safetensors.torch import load_file
 
 from mmdata.errors import SpecError, TrainError
-from mmdata.train.batch import Space
+from mmdata.train.batch import Lesson, Space
 from mmdata.train.config import load_config
 from mmdata.train.losses.config import LossConfig
 from mmdata.train.run import train
@@ -102,7 +102,7 @@ def test_what_serves_a_loss_alone_is_trained_beside_what_a_stage_trains():
     loss = LossConfig(**OFF, mimic=1)
     stage = Stage("one", 0, 1, 0.1, 0, loss, ("towers.text.*",), (), frozenset(), {})
     counts = []
-    for mimicked in ({}, {"text": Space("", 5)}):
+    for mimicked in ((), (Lesson("text", Space("", 5)),)):
         model = make_model(loss, mimicked=mimicked)
         counts.append(freeze(model, stage))
         trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}

@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import load_file
 
 from mmdata.errors import SampleError, SpecError, TrainError
-from mmdata.train.batch import Collate
+from mmdata.train.batch import Collate, Lesson, Space
 from mmdata.train.config import load_config
-from mmdata.train.dataset import SampleDataset, iter_texts, open_split
+from mmdata.train.dataset import MixedDataset, SampleDataset, iter_texts, open_split
 from mmdata.train.export import load_model
 from mmdata.train.manifest import open_folder
 from mmdata.train.run import train
@@ -59,11 +59,13 @@ def run(write_config: Callable[..., Path], taught_shards: Path, tmp_path: Path) 
 
 def test_stored_vectors_come_with_their_samples(write_config, taught_shards: Path):
     dataset = dataset_of(write_config, taught_shards)
-    batch = Collate(("text", "image", "audio"), dataset.teachers)([dataset[0, row] for row in (3, 0, 13)])
+    (lesson,) = dataset.lessons.values()
+    assert lesson == Lesson("image", Space(NAME, DIM))
+    batch = Collate(("text", "image", "audio"), (lesson,))([dataset[0, row] for row in (3, 0, 13)])
     stored = [np.load(taught_shards / f"train-00000{shard}.{NAME}.npy") for shard in (0, 1)]
     expected = np.stack([np.zeros(DIM), stored[0][0], stored[1][1]]).astype(np.float32)
-    assert np.array_equal(batch.teacher["image"].numpy(), expected)
-    assert batch.rows(range(1, 3)).teacher["image"].tolist() == batch.teacher["image"][1:].tolist()
+    assert np.array_equal(batch.taught[lesson].numpy(), expected)
+    assert batch.rows(range(1, 3)).taught[lesson].tolist() == batch.taught[lesson][1:].tolist()
 
 
 @pytest.mark.parametrize(
@@ -118,7 +120,7 @@ def test_sets_of_two_teachers_are_refused(write_config, shape_shards: Path, tmp_
     manifest = (other / "manifest.json").read_text()
     (other / "manifest.json").write_text(manifest.replace('"space": "a"', '"space": "c"'))
     sets = f"data.sets={{one: {{shards: {shape_shards}}}, two: {{shards: {other}}}}}"
-    wrong = r"data\.teachers\.image: 6 numbers by a in one set, 6 by c in another; build both with one model, and with"
+    wrong = r"data\.teachers\.image: both\.image is 6 numbers by a in one set, 6 numbers by c in another; build both"
     with pytest.raises(TrainError, match=wrong):
         train(
             write_config(shape_shards),
@@ -126,6 +128,23 @@ def test_sets_of_two_teachers_are_refused(write_config, shape_shards: Path, tmp_
             tmp_path / "run",
             quiet,
         )
+
+
+def test_of_several_teachers_each_space_has_the_first_that_a_sample_has(write_config, shape_shards: Path):
+    shards_of_two_towers(shape_shards, "a", "a")
+    vector_ND = np.random.default_rng(9).normal(size=(12, DIM)).astype("f2")
+    vector_ND[1] = 0  # the second sample has none
+    np.save(shape_shards / "train-000000.both.caption.npy", vector_ND)
+    teachers = "data.teachers={image: [both.caption, both.image], text: both.image}"
+    config = load_config(write_config(shape_shards), [teachers])
+    split = open_split(open_folder(shape_shards), "train", config.data)
+    dataset = SampleDataset(split, config.data, 0, fit_tokenizer(iter_texts(split, config.data), 400), 0)
+    image, text = MixedDataset([dataset]).lessons
+    assert (image, text) == (Lesson("image", Space("a", DIM)), Lesson("text", Space("a", DIM)))
+    other_ND = np.load(shape_shards / "train-000000.both.image.npy")
+    taught = [dataset[0, row].taught for row in (0, 1)]
+    assert np.array_equal([one[image] for one in taught], [vector_ND[0], other_ND[1]])
+    assert np.array_equal([one[text] for one in taught], other_ND[:2])
 
 
 def test_vectors_that_are_missing_are_named(write_config, taught_shards: Path):
@@ -146,14 +165,14 @@ def test_a_run_teaches_what_it_embeds(write_config, taught_shards: Path, run: Pa
     assert isinstance(teacher, RunTeacher)
     dataset = dataset_of(write_config, taught_shards)
     batch = Collate(("text", "image", "audio"))([dataset[0, row] for row in (0, 1, 2)])
-    taught = teacher.teach(batch)
+    taught = teacher.teach(batch).taught
     with torch.no_grad():
         expected = teacher._model.encode(batch).embeddings
-    assert [torch.equal(taught.teacher[name], expected[n]) for n, name in enumerate(("text", "image", "audio"))] == [
-        True
-    ] * 3
-    assert not taught.teacher["audio"][0].any()
-    assert taught.teacher["audio"][1].any()
+    assert [lesson.modality for lesson in taught] == ["text", "image", "audio"]
+    assert len({lesson.space for lesson in taught}) == 1
+    assert all(torch.equal(*both) for both in zip(taught.values(), expected, strict=True))
+    *_, audio_BE = taught.values()
+    assert [bool(row.any()) for row in audio_BE[:2]] == [False, True]
     assert not any(parameter.requires_grad for parameter in teacher._model.parameters())
 
 
@@ -188,14 +207,15 @@ def test_an_open_clip_model_sees_images_in_its_size_and_the_texts_as_they_are(
     assert teacher is not None
     dataset = dataset_of(write_config, taught_shards)
     batch = Collate(("text", "image", "audio"))([dataset[0, row] for row in (0, 1)])
-    taught = teacher.teach(batch)
-    assert set(taught.teacher) == {"text", "image"}
-    assert taught.teacher["text"][:, 0].tolist() == [len(text or "") for text in batch.texts]
+    taught = teacher.teach(batch).taught
+    image, text = (Lesson(name, Space("", 3)) for name in ("image", "text"))
+    assert set(taught) == {text, image}
+    assert taught[text][:, 0].tolist() == [len(one or "") for one in batch.texts]
     expected = batch.inputs["image"].values.float().mean(dim=(2, 3))
-    assert torch.allclose(taught.teacher["image"], expected, atol=2)
-    silent = teacher.teach(dataclasses.replace(batch, inputs={}, texts=[None, None]))
-    assert not silent.teacher["image"].any()
-    assert silent.teacher["text"].shape == (2, 3)
+    assert torch.allclose(taught[image], expected, atol=2)
+    silent = teacher.teach(dataclasses.replace(batch, inputs={}, texts=[None, None])).taught
+    assert not silent[image].any()
+    assert silent[text].shape == (2, 3)
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import torch
 from fused_case import NAMES, OFF, batch_of, example, fit, make_model
 from torch.nn import functional
 
-from mmdata.train.batch import Example, Space
+from mmdata.train.batch import Example, Lesson, Space
 from mmdata.train.dice import Dice
 from mmdata.train.losses.config import LossConfig
 from mmdata.train.losses.distill import affinity_loss
@@ -106,9 +106,10 @@ def test_a_student_takes_over_who_is_like_whom():
     loss = LossConfig(**OFF, distill=1, distill_temperature=0.2)
     batch = batch_of([example(row) for row in range(8)])
     torch.manual_seed(1)
-    taught = {name: torch.randn(8, 12) for name in ("text", "image")}
-    taught["text"][3] = 0  # the teacher has not seen it
-    batch = dataclasses.replace(batch, teacher=taught)
+    text, image = (Lesson(name, Space("", 12)) for name in ("text", "image"))
+    taught = {lesson: torch.randn(8, 12) for lesson in (text, image)}
+    taught[text][3] = 0  # the teacher has not seen it
+    batch = dataclasses.replace(batch, taught=taught)
     model = make_model(loss)
     history = fit(model, loss, batch, 60)
     assert set(history[0]) == {"distill.text~text", "distill.text~image", "distill.image~image"}
@@ -116,7 +117,7 @@ def test_a_student_takes_over_who_is_like_whom():
         assert value < 0.1 * history[0][name], name
     embeddings = model.encode(batch).embeddings
     rows = torch.tensor([0, 1, 2, 4, 5, 6, 7])
-    theirs = functional.normalize(taught["text"], dim=1)[rows] @ functional.normalize(taught["image"], dim=1)[rows].T
+    theirs = functional.normalize(taught[text], dim=1)[rows] @ functional.normalize(taught[image], dim=1)[rows].T
     ours = embeddings[0][rows] @ embeddings[1][rows].T
     assert torch.corrcoef(torch.stack([theirs.flatten(), ours.flatten()]))[0, 1] > 0.9
 
@@ -126,32 +127,50 @@ def test_a_teachers_vectors_are_foretold():
     loss = LossConfig(**OFF, mimic=1)
     batch = batch_of([example(row) for row in range(8)])
     torch.manual_seed(1)
-    taught = {name: torch.randn(8, 12) for name in ("text", "image")}
-    taught["text"][3] = 0  # the teacher has not seen it
-    batch = dataclasses.replace(batch, teacher=taught)
-    model = make_model(loss, mimicked={"text": Space("a", 12), "image": Space("b", 12)})
+    text, image = Lesson("text", Space("a", 12)), Lesson("image", Space("b", 12))
+    taught = {lesson: torch.randn(8, 12) for lesson in (text, image)}
+    taught[text][3] = 0  # the teacher has not seen it
+    batch = dataclasses.replace(batch, taught=taught)
+    model = make_model(loss, mimicked=(text, image))
     history = fit(model, loss, batch, 60)
     assert set(history[0]) == {"mimic.text", "mimic.image"}
     assert all(value > 0.7 for value in history[0].values())
     assert all(value < 0.05 for value in history[-1].values())
-    silent = dataclasses.replace(batch, teacher={name: torch.zeros(8, 12) for name in taught})
+    silent = dataclasses.replace(batch, taught={lesson: torch.zeros(8, 12) for lesson in taught})
     assert terms_of(model, loss, silent) == {}
 
 
 def test_mimicry_is_one_less_the_cosine_and_modalities_of_one_space_share_a_head():
     loss = LossConfig(**OFF, mimic=1)
     one, other = Space("one", 5), Space("other", 5)
-    model = make_model(loss, mimicked={"text": one, "image": other, "audio": one})
-    assert sorted(name for name, _ in model.mimic_heads.named_parameters()) == [
-        "heads.image.bias", "heads.image.weight", "heads.text.bias", "heads.text.weight",
-    ]  # fmt: skip
+    lessons = (Lesson("text", one), Lesson("image", other), Lesson("audio", one))
+    model = make_model(loss, mimicked=lessons)
+    assert len(model.mimic_heads.heads) == 2
     torch.manual_seed(1)
     taught = torch.randn(4, 5)
-    batch = dataclasses.replace(batch_of([example(row) for row in range(4)]), teacher={"audio": taught})
-    head, embedding_BD = model.mimic_heads.heads["text"], model.encode(batch).embeddings[2]
+    batch = dataclasses.replace(batch_of([example(row) for row in range(4)]), taught={lessons[2]: taught})
+    head, embedding_BD = model.mimic_heads.heads[0], model.encode(batch).embeddings[2]
     cosine_B = functional.normalize(head(embedding_BD), dim=1) * functional.normalize(taught, dim=1)
     expected = 1 - cosine_B.sum(dim=1).mean()
     assert terms_of(model, loss, batch) == {"mimic.audio": pytest.approx(expected.item(), abs=1e-6)}
+
+
+def test_of_several_teachers_the_mean_is_taken_over_samples_and_teachers():
+    loss = LossConfig(**OFF, mimic=1, distill=1)
+    seen, read = Lesson("image", Space("seen", 5)), Lesson("image", Space("read", 7))
+    words = Lesson("text", Space("read", 7))
+    model = make_model(loss, mimicked=(seen, read, words))
+    batch = batch_of([example(row) for row in range(6)])
+    torch.manual_seed(1)
+    taught = {lesson: torch.randn(6, lesson.space.width) for lesson in (seen, read, words)}
+    taught[seen][:2] = 0  # this teacher knows four of six
+    alone = {one: terms_of(model, loss, dataclasses.replace(batch, taught={one: taught[one]})) for one in (seen, read)}
+    terms = terms_of(model, loss, dataclasses.replace(batch, taught=taught))
+    for name in ("mimic.image", "distill.image~image"):
+        assert terms[name] == pytest.approx((4 * alone[seen][name] + 6 * alone[read][name]) / 10, rel=1e-5)
+    both = terms_of(model, loss, dataclasses.replace(batch, taught={one: taught[one] for one in (read, words)}))
+    # Only one of them has a space that texts lie in too.
+    assert terms["distill.text~image"] == both["distill.text~image"]
 
 
 def test_a_student_that_is_its_teacher_loses_nothing():
@@ -187,7 +206,7 @@ def test_all_terms_together_reach_every_parameter():
     batch = batch_of([example(row) for row in range(4)], copies=3)
     texts = batch.inputs["text"]
     batch = dataclasses.replace(
-        batch, asked={"question": texts, "answer": texts}, teacher={"image": torch.randn(12, 3)}
+        batch, asked={"question": texts, "answer": texts}, taught={Lesson("image", Space("", 3)): torch.randn(12, 3)}
     )
     total, _ = Objective(model, loss)(batch, Dice.of(0, 0, batch.row_B))
     total.backward()

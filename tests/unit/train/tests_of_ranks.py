@@ -8,12 +8,16 @@ import torch
 from fused_case import NAMES, batch_of, example, make_model
 from torch import distributed as dist
 
-from mmdata.train.batch import Batch, Inputs, Space
+from mmdata.train.batch import Batch, Inputs, Lesson, Space
 from mmdata.train.dice import Dice
 from mmdata.train.losses.config import LossConfig
 from mmdata.train.losses.objective import Objective
 
 LOSS = LossConfig(masked=1, caption=1, answer=1, flow=1, route=1, distill=1, mimic=1)
+
+
+# What the teacher says of pictures and of texts.
+LESSONS = tuple(Lesson(name, Space("", 5)) for name in ("image", "text"))
 
 
 def batch_for(rank: int, world: int) -> Batch:
@@ -24,22 +28,21 @@ def batch_for(rank: int, world: int) -> Batch:
         values = {name: value for name, value in one.values.items() if name != "audio" or row % 2}
         asked = {"question": one.values["text"], "answer": one.values["text"][:3]} if row % 2 else {}
         vector = torch.randn(5, generator=torch.Generator().manual_seed(row)).numpy()
-        teacher = {"image": vector, "text": vector[::-1].copy()} if row % 2 else {}
-        examples.append(dataclasses.replace(one, values=values, asked=asked, teacher=teacher))
+        taught = {LESSONS[0]: vector, LESSONS[1]: vector[::-1].copy()} if row % 2 else {}
+        examples.append(dataclasses.replace(one, values=values, asked=asked, taught=taught))
     batch = batch_of(examples)
     vectors = {
-        name: torch.stack([torch.from_numpy(one.teacher[name]) if one.teacher else torch.zeros(5) for one in examples])
-        for name in ("image", "text")
+        one: torch.stack([torch.from_numpy(x.taught[one]) if x.taught else torch.zeros(5) for x in examples])
+        for one in LESSONS
     }
     assert all(isinstance(part, Inputs) for part in batch.asked.values())
-    return dataclasses.replace(batch, teacher=vectors)
+    return dataclasses.replace(batch, taught=vectors)
 
 
 def gradients(rank: int, world: int) -> dict[str, torch.Tensor]:
     """Terms and gradients, averaged over ranks."""
-    mimicked = {name: Space("", 5) for name in ("image", "text")}
     parts = {"decoders": ["text", "image", "audio"], "moe": {"experts": 2, "every": 1}}
-    model = make_model(LOSS, NAMES, mimicked=mimicked, **parts)
+    model = make_model(LOSS, NAMES, mimicked=LESSONS, **parts)
     batch = batch_for(rank, world)
     loss, terms = Objective(model, LOSS)(batch, Dice.of(0, 3, batch.row_B))
     loss.backward()
