@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmdata.engine import pools
+from mmdata.engine.work import Meter
 from mmdata.errors import SampleError
 from mmdata.sample import Failure
 from mmdata.steps.base import Align
@@ -158,15 +158,14 @@ class Scored:
 
 def score_batch(step: Align, prepared: Prepared) -> Scored:
     """Score a batch in the model's process."""
-    began = time.process_time()
+    meter = Meter()
     load_scorer(step)
     scored = Scored([_failure_row(step, failure) for failure in prepared.failures])
     if prepared.items:
         results = _loaded[step.model_dump_json()].score(prepared.items)
         for sample, result in zip(prepared.ids, results, strict=True):
             _add_result(step, scored, sample, result)
-    scored.cpu_s = prepared.cpu_s + time.process_time() - began
-    scored.rss_bytes = psutil.Process().memory_info().rss
+    scored.cpu_s, scored.rss_bytes = prepared.cpu_s + meter.cpu_s, meter.peak_rss_bytes
     return scored
 
 

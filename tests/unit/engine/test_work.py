@@ -1,0 +1,32 @@
+"""What work costs."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+
+from mmdata.engine.work import Done, Meter, measured
+
+BIG = 256 << 20
+
+
+def taking_memory(size: int) -> Done:
+    # Written to, or it would not be resident.
+    np.ones(size, dtype=np.uint8).sum()
+    return Done(1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a peak is never forgotten")
+def test_the_largest_memory_meanwhile_counts_not_that_at_the_end_and_none_from_before() -> None:
+    big, small = measured(taking_memory, BIG), measured(taking_memory, 1)
+    assert big.rss_bytes - small.rss_bytes > BIG // 2
+    assert small.rss_bytes > 0
+
+
+def test_processor_seconds_are_counted_from_the_start() -> None:
+    meter = Meter()
+    np.ones(1 << 22).sum()
+    assert 0 < meter.cpu_s < 60
+    assert measured(lambda: "no Done") == "no Done"
