@@ -44,7 +44,7 @@ class Clip(Align):
     """
 
     step: ClassVar[str] = "clip"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     batch_samples: ClassVar[int] = 128
     modalities: ClassVar[tuple[Modality, Modality]] = ("image", "text")
     name: str | None = Field(None, description="the aligner's name in rules and in the catalog; default: clip")

@@ -75,6 +75,7 @@ class Reconcile(Align):
     """
 
     step: ClassVar[str] = "reconcile"
+    version: ClassVar[int] = 2
     modalities: ClassVar[tuple[Modality, Modality]] = ("text", "text")
     batch_samples: ClassVar[int] = 32
     name: str | None = Field(None, description="the aligner's name in rules and in the catalog; default: reconcile")

@@ -88,11 +88,40 @@ def images_NCHW() -> np.ndarray:
 
 @pytest.mark.parametrize("resize_mode", ["shortest", "longest", "squash"])
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
-@pytest.mark.parametrize("size", [(224, 224), (640, 480), (97, 333), (31, 17), (225, 224), (1, 5)])
+@pytest.mark.parametrize("size", [(224, 224), (540, 480), (97, 333), (31, 17), (225, 224), (1, 5)])
 def test_prepared_image_is_what_open_clip_prepares(resize_mode: str, interpolation: str, size: tuple[int, int]):
     recipe = ImageRecipe(224, MEAN, STD, interpolation, resize_mode, fill=255)
     image = noise(*size)
     np.testing.assert_allclose(normalised(recipe, image), reference(recipe, image), atol=1e-5)
+
+
+@pytest.mark.parametrize("resize_mode", ["shortest", "longest", "squash"])
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize(
+    ("size", "rounded", "more"), [((640, 480), 0.01, 0), ((801, 1003), 0.01, 0), ((400, 3100), 0.3, 0.002)]
+)
+def test_a_large_image_is_what_open_clip_prepares_but_for_rounding(
+    resize_mode: str, interpolation: str, size: tuple[int, int], rounded: float, more: float
+):
+    """Shares of the values that are a level off, and more; noise is the worst there is."""
+    recipe = ImageRecipe(224, (0.0,) * 3, (1 / 255,) * 3, interpolation, resize_mode, fill=255)
+    image = noise(*size)
+    gap = np.abs(prepare_image(recipe, image) - reference(recipe, image))
+    assert (gap > 0.5).mean() <= rounded
+    assert (gap > 1.5).mean() <= more
+
+
+@pytest.mark.parametrize(("side_px", "imported"), [(500, False), (600, True)])
+def test_torch_is_imported_for_large_images_alone(side_px: int, imported: bool):
+    code = (
+        "import sys; from PIL import Image; from mmdata.models.clip_image import ImageRecipe, prepare_image;"
+        f"prepare_image(ImageRecipe(8, (0, 0, 0), (1, 1, 1)), Image.new('RGB', ({side_px}, {side_px})));"
+        "print('torch' in sys.modules)"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        == f"{imported}\n"
+    )
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "P", "CMYK"])
