@@ -52,6 +52,19 @@ def write_film(
     return path
 
 
+def rising_film(kind: str, frames: int) -> bytes:
+    """H.264, a key frame a second, each picture lighter than the last; two of three are stored after the third."""
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format=kind) as container:
+        order = {"x264-params": "bframes=2:b-adapt=0:scenecut=0:keyint=20:min-keyint=20"}
+        picture = container.add_stream("libx264", rate=FPS, width=SIDE, height=SIDE, pix_fmt="yuv420p", options=order)
+        for number in range(frames):
+            pixels = np.full((SIDE, SIDE, 3), 240 * number // frames, np.uint8)
+            container.mux(picture.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(picture.encode(None))
+    return buffer.getvalue()
+
+
 def phone_film(degrees: int | None, *, mirrored: bool = False) -> bytes:
     """A second of 128 x 64 pictures, orange above and black below, in MP4; to be shown turned clockwise by so much.
 

@@ -7,6 +7,8 @@ where that is, is told. Its end is exact to a packet.
 from __future__ import annotations
 
 import io
+from collections import defaultdict
+from collections.abc import Iterator
 from typing import Any, Final
 
 from mmdata.errors import SampleError
@@ -48,9 +50,9 @@ def _copy(source: Any, out: Any, key_s: float, end_s: float, *, sound: bool) -> 
     start_s: float | None = None
     early: list[Any] = []
     over: set[int] = set()
-    for packet in source.demux(picture, *heard):
+    for packet in _stamped(source.demux(picture, *heard)):
         index = packet.stream.index
-        if packet.dts is None or packet.pts is None or index in over:
+        if packet.pts is None or index in over:
             continue
         # Pictures are stored in the order in which they are decoded: later ones may need one shown after the end.
         if float(packet.dts * packet.time_base) >= end_s:
@@ -70,6 +72,31 @@ def _copy(source: Any, out: Any, key_s: float, end_s: float, *, sound: bool) -> 
         for one in wanted:
             _mux(out, target, one, start_s)
     return start_s
+
+
+def _stamped(packets: Iterator[Any]) -> Iterator[Any]:
+    """Packets that all say when they are decoded.
+
+    Matroska tells when they are shown alone. FFmpeg reckons the rest, but where pictures change places not of the first
+    ones, and of those that a seek leads to the key frame is the first.
+    """
+    held: dict[int, list[Any]] = defaultdict(list)
+    for packet in packets:
+        index = packet.stream.index
+        if packet.dts is not None:
+            yield from _dated(held.pop(index, []), packet.dts)
+            yield packet
+        elif packet.pts is not None:
+            held[index].append(packet)
+    for late in held.values():  # a piece of so few that none was reckoned
+        yield from _dated(late, min(packet.pts for packet in late))
+
+
+def _dated(packets: list[Any], before: int) -> Iterator[Any]:
+    """Each decoded a picture before the next."""
+    for place, packet in enumerate(packets):
+        packet.dts = before - (len(packets) - place) * max(packet.duration or 0, 1)
+        yield packet
 
 
 def _sounds(packet: Any, picture: Any, start_s: float) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from film import COLOURS, FPS, phone_film, write_film
+from film import COLOURS, FPS, phone_film, rising_film, write_film
 
 from mmdata.errors import SampleError
 from mmdata.media import audio_write
@@ -150,14 +150,7 @@ def test_a_copied_piece_of_a_phones_film_is_turned_as_the_whole():
 
 def test_pictures_whose_times_go_back_are_left_out():
     # AVI tells when pictures are decoded; where one is shown before another it is wrong.
-    buffer = io.BytesIO()
-    with av.open(buffer, "w", format="avi") as container:
-        stream = container.add_stream("libx264", rate=FPS, width=64, height=64, pix_fmt="yuv420p", options={"bf": "2"})
-        for level in range(40):
-            pixels = np.full((64, 64, 3), 5 * level, np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        container.mux(stream.encode(None))
-    data, info = normalise(buffer.getvalue(), Target(encode=True), LIMITS)
+    data, info = normalise(rising_film("avi", 40), Target(encode=True), LIMITS)
     with av.open(io.BytesIO(data)) as container:
         times = [frame.time for frame in container.decode(video=0)]
     assert 20 < len(times) < 40
@@ -253,6 +246,22 @@ def test_a_piece_is_copied_from_a_key_frame_on(film: bytes, clip: tuple[float, f
     assert all(np.array_equal(one, other) for one, other in zip(got, expected, strict=True))
     assert info.duration_s == pytest.approx(frames / FPS, abs=1e-3)
     assert normalise(film, Target(copy=True), LIMITS, clip)[0] == data
+
+
+@pytest.mark.parametrize("kind", ["mp4", "matroska", "mpegts"])
+@pytest.mark.parametrize(("begins_s", "key_s"), [(0.0, 0.0), (2.0, 2.0), (2.3, 2.0), (4.7, 4.0)])
+def test_a_copied_piece_begins_at_the_key_frame_before_its_time_whatever_the_order(
+    kind: str, begins_s: float, key_s: float
+):
+    # Matroska does not say when a picture is decoded, and FFmpeg not of the first ones: the key frame is one of them.
+    film = rising_film(kind, 120)
+    data, info = normalise(film, Target(copy=True), LIMITS, (begins_s, begins_s + 1))
+    assert info.start_s == pytest.approx(key_s, abs=1e-6)
+    with av.open(io.BytesIO(data)) as piece:
+        light = [frame.to_ndarray(format="rgb24").mean() for frame in piece.decode(video=0)]
+    assert light == sorted(light)
+    (first,) = stills(io.BytesIO(film), [key_s + 0.5 / FPS], LIMITS)
+    assert light[0] == pytest.approx(np.asarray(first).mean(), abs=0.5)
 
 
 def test_the_sound_of_a_copied_piece_goes_with_its_pictures(film: bytes):
