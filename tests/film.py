@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -14,11 +15,17 @@ COLOURS = [(200, 30, 30), (30, 200, 30), (30, 30, 200), (200, 200, 30), (30, 200
 
 
 def write_film(
-    path: Path, scenes_s: list[float], *, sound: bool = True, subtitles: str | None = None, start_s: float = 0.0
+    path: Path,
+    scenes_s: list[float],
+    *,
+    sound: bool = True,
+    subtitles: str | None = None,
+    start_s: float = 0.0,
+    sound_after_s: float = 0.0,
 ) -> Path:
     """Scenes of such lengths; scene n has a tone of 300 (n + 1) Hz; `subtitles` is an SRT file to put in.
 
-    MPEG-TS begins 1.4 s after `start_s`, Matroska there; of others it has to be 0.
+    MPEG-TS begins 1.4 s after `start_s`, Matroska there; of others it has to be 0. Tones come `sound_after_s` later.
     """
     container = av.open(str(path), "w", options={"output_ts_offset": str(start_s)})
     picture = container.add_stream("mpeg4", rate=FPS, width=SIDE * 2, height=SIDE, pix_fmt="yuv420p")
@@ -28,6 +35,7 @@ def write_film(
     source = av.open(subtitles) if subtitles else None
     words = container.add_stream_from_template(source.streams.subtitles[0]) if source else None
     rng = np.random.default_rng(0)
+    heard = round(sound_after_s * RATE)
     for scene, length_s in enumerate(scenes_s):
         texture = rng.integers(-25, 25, (SIDE, SIDE * 2, 1))
         pixels = np.clip(np.array(COLOURS[scene % len(COLOURS)]) + texture, 0, 255).astype(np.uint8)
@@ -38,6 +46,9 @@ def write_film(
             wave = (0.4 * np.sin(2 * np.pi * 300 * (scene + 1) * times)).astype(np.float32)[None]
             frame = av.AudioFrame.from_ndarray(wave, format="fltp", layout="mono")
             frame.sample_rate = RATE
+            if sound_after_s:
+                frame.time_base, frame.pts = Fraction(1, RATE), heard
+                heard += frame.samples
             container.mux(tone.encode(frame))
     container.mux(picture.encode(None))
     if tone is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Final, Literal
 
 from mmdata.errors import SampleError
@@ -107,23 +108,47 @@ def _sample_format(codec: str, name: str) -> str:
 
 
 def cut_samples(source: Any, resampler: Any, rate: int, clip: Clip) -> Iterator[Any]:
-    """Resampled frames of an open container within a clip, the first and the last cut to the sample."""
+    """Resampled frames of an open container within a clip, the first and the last cut to the sample.
+
+    Where the sound begins after the clip, as beside pictures it may, silence comes first.
+    """
     first, last = round(clip[0] * rate), clip[1] * rate
-    if clip[0] > _ROLL_S:
-        seek(source, clip[0] - _ROLL_S)
-    at: int | None = None
-    for frame in _from_a_whole_one(source) if clip[0] > _ROLL_S else frames_of(source):
-        if at is None:
-            at = round(since_beginning(source, frame) * rate)
-        frame.pts = None
-        for out in resampler.resample(frame):
-            yield from _within(out, at, first, last)
-            at += out.samples
-        if at >= last:
+    begun = False
+    for at, out in _placed(source, resampler, rate, clip[0]):
+        if not begun and at < last:
+            yield from _silence(out, at - first)
+        begun = True
+        yield from _within(out, at, first, last)
+        if at + out.samples >= last:
             return
-    for out in resampler.resample(None):
-        yield from _within(out, at or 0, first, last)
-        at = (at or 0) + out.samples
+
+
+def _placed(source: Any, resampler: Any, rate: int, from_s: float) -> Iterator[tuple[int, Any]]:
+    """Resampled frames from about a time on, and at which sample of the recording each begins."""
+    if from_s > _ROLL_S:
+        seek(source, from_s - _ROLL_S)
+    at: int | None = None
+    for frame in chain(_from_a_whole_one(source) if from_s > _ROLL_S else frames_of(source), [None]):
+        if at is None:
+            at = round(since_beginning(source, frame) * rate) if frame else 0
+        if frame:
+            frame.pts = None
+        for out in resampler.resample(frame):
+            yield at, out
+            at += out.samples
+
+
+def _silence(like: Any, samples: int) -> Iterator[Any]:
+    """So much of it, in frames of at most a second."""
+    import av
+
+    while samples > 0:
+        frame = av.AudioFrame(like.format.name, like.layout.name, min(samples, like.sample_rate))
+        for plane in frame.planes:
+            plane.update(bytes(plane.buffer_size))
+        frame.sample_rate = like.sample_rate
+        samples -= frame.samples
+        yield frame
 
 
 def _from_a_whole_one(source: Any) -> Iterator[Any]:

@@ -32,6 +32,7 @@ _KINDS: Final = {
 _TICKS_A_SECOND: Final = 90_000  # MPEG's clock
 _SLIP_S: Final = 1e-4  # of rounding
 _SOUND_HZ: Final = 48_000
+_OVERHANG_S: Final = 1.0  # of sound that goes on after the pictures; where it begins is only what a container says
 
 
 @dataclass(frozen=True)
@@ -275,11 +276,11 @@ def _encoded(data: bytes, target: Target, limits: Limits, clip: Clip) -> bytes:
             out.mux(picture.encode(small))
         out.mux(picture.encode(None))
         if sound is not None:
-            _copy_sound(out, sound, heard, clip)
+            _copy_sound(out, sound, heard, clip, limits)
     return buffer.getvalue()
 
 
-def _copy_sound(out: Any, sound: Any, heard: Any, clip: Clip) -> None:
+def _copy_sound(out: Any, sound: Any, heard: Any, clip: Clip, limits: Limits) -> None:
     import av
 
     resampler = av.AudioResampler(format="fltp", layout="stereo", rate=_SOUND_HZ)
@@ -287,6 +288,7 @@ def _copy_sound(out: Any, sound: Any, heard: Any, clip: Clip) -> None:
     for part in cut_samples(heard, resampler, _SOUND_HZ, clip):
         part.pts = done
         done += part.samples
+        _check(done / _SOUND_HZ - _OVERHANG_S, 0, limits)
         out.mux(sound.encode(part))
     out.mux(sound.encode(None))
 
@@ -322,7 +324,7 @@ def redrawn(data: bytes, frames: Sequence[Any], limits: Limits) -> bytes:
             out.mux(picture.encode(new))
         out.mux(picture.encode(None))
         if sound is not None:
-            _copy_sound(out, sound, heard, _ALL)
+            _copy_sound(out, sound, heard, _ALL, limits)
     return buffer.getvalue()
 
 

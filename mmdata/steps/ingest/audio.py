@@ -19,7 +19,7 @@ class Audio(Ingest):
     """
 
     step: ClassVar[str] = "audio"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     modality: ClassVar[Modality] = "audio"
     max_bytes: ByteSize = Field(ByteSize(200 << 20), description="larger files have failed, unread")
     max_duration_s: float = Field(3600.0, gt=0, description="longer audio has failed")

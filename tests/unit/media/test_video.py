@@ -10,6 +10,7 @@ from film import COLOURS, FPS, phone_film, rising_film, write_film
 
 from mmdata.errors import SampleError
 from mmdata.media import audio_write
+from mmdata.media.audio import decode_mono
 from mmdata.media.video import (
     Limits,
     Target,
@@ -173,6 +174,31 @@ def test_times_count_from_the_beginning_whatever_packets_say(late: bytes, clip: 
     found = [np.asarray(image, dtype=float).mean(axis=(0, 1)) for image in images]
     assert [int(np.argmin([np.abs(mean - c).sum() for c in COLOURS])) for mean in found] == [0, 1, 1, 2, 2]
     assert len(spread_stills(late, 6)) == 6
+
+
+@pytest.mark.parametrize(("clip", "silent_s"), [((0.0, 3.0), 2.0), ((1.5, 4.0), 0.5), ((2.5, 4.0), 0.0), (None, 2.0)])
+@pytest.mark.parametrize("kind", ["mp4", "mkv", "ts"])
+def test_sound_that_begins_after_the_pictures_does_so_in_what_is_encoded(
+    tmp_path: Path, kind: str, clip: tuple[float, float] | None, silent_s: float
+):
+    film = write_film(tmp_path / f"a.{kind}", [2.0, 2.0], sound_after_s=2.0).read_bytes()
+    shown, _ = normalise(film, Target(encode=True), LIMITS, clip)
+    heard, info = audio_write.normalise(film, audio_write.Target(), 60, clip)
+    assert info.duration_s == pytest.approx(clip[1] - clip[0] if clip else 6.0, abs=0.1)
+    for data in (shown, heard):
+        audio_T = decode_mono(data, 60)
+        assert np.argmax(np.abs(audio_T) > 0.1) / 16_000 == pytest.approx(silent_s, abs=0.08)
+    nothing = (0.0, 1.5)
+    assert not normalise(film, Target(), LIMITS, nothing)[1].has_sound
+    with pytest.raises(SampleError, match=r"0\.00 s of audio"):
+        audio_write.normalise(film, audio_write.Target(), 60, nothing)
+
+
+def test_sound_that_says_to_begin_after_years_makes_no_years_of_silence(tmp_path: Path):
+    film = write_film(tmp_path / "a.mkv", [0.5], sound_after_s=1e8).read_bytes()
+    with pytest.raises(SampleError) as caught:
+        normalise(film, Target(encode=True), LIMITS)
+    assert caught.value.reason == "too_long"
 
 
 def test_a_film_that_begins_late_is_encoded_from_its_beginning_on(late: bytes):
