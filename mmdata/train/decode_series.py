@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmdata.errors import SampleError
+from mmdata.media.clock import since_beginning, told_length_s
 from mmdata.media.upright import upright_image
 from mmdata.train.decode import fitted
 
@@ -49,11 +50,11 @@ def _frames(container: Any, count: int, max_s: float, max_pixels: int) -> Iterat
     stream = container.streams.video[0]
     if stream.codec_context.width * stream.codec_context.height > max_pixels:
         raise SampleError("video_too_large", f"frames of more than {max_pixels} pixels")
-    long_s = min(max_s, container.duration / av.time_base) if container.duration else max_s
+    long_s = min(max_s, told_length_s(container) or max_s)
     places_s = [(number + 0.5) * long_s / count for number in range(count)]
     shown = None
     for number, frame in enumerate(container.decode(stream)):
-        at_s = frame.time if frame.time is not None else number / _USUAL_FRAMES_PER_S
+        at_s = number / _USUAL_FRAMES_PER_S if frame.pts is None else since_beginning(container, frame)
         if shown is not None and places_s and places_s[0] < at_s:
             yield shown
             places_s = [place for place in places_s if place >= at_s]

@@ -12,9 +12,9 @@ from mmdata.errors import SampleError
 from mmdata.train.decode_series import decode_tensor, decode_video
 
 
-def video(levels: list[int], rate: int = 10) -> bytes:
+def video(levels: list[int], rate: int = 10, *, kind: str = "mp4", start_s: float = 0.0) -> bytes:
     buffer = io.BytesIO()
-    with av.open(buffer, "w", format="mp4") as container:
+    with av.open(buffer, "w", format=kind, options={"output_ts_offset": str(start_s)}) as container:
         stream = container.add_stream("mpeg4", rate=rate)
         stream.width, stream.height, stream.pix_fmt = 64, 32, "yuv420p"
         for level in levels:
@@ -40,6 +40,13 @@ def test_frames_stand_at_even_distances_on_white():
     first = decode_video(data, 16, 4, 1.0, 10_000)[:, 8, 8].mean(axis=0)
     assert first == pytest.approx([10, 30, 60, 80], abs=6)
     assert decode_video(video([0, 200]), 16, 8, 30.0, 10_000).shape[-1] == 2
+
+
+def test_times_of_a_video_count_from_its_beginning():
+    data = video(list(range(0, 200, 10)), kind="matroska", start_s=7.3)
+    for seconds, levels in ((30.0, [20, 70, 120, 170]), (1.0, [10, 30, 60, 80])):
+        middle = decode_video(data, 16, 4, seconds, 10_000)[:, 8, 8].mean(axis=0)
+        assert middle == pytest.approx(levels, abs=6)
 
 
 def test_frames_of_a_phones_film_are_upright():
