@@ -24,7 +24,8 @@ _MOST_CHANNELS: Final = {"flac": 8, "opus": 2}
 _DEEP: Final = frozenset({"s32", "s32p", "s64", "s64p"})
 # What a container's index may be off by, and codecs need before they sound right (Opus: 80 ms).
 _ROLL_S: Final = 1.0
-_MOST_BROKEN: Final = 8
+_SETTLE_S: Final = 0.3
+_MOST_BROKEN: Final = 100
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ def _placed(source: Any, resampler: Any, rate: int, from_s: float) -> Iterator[t
     if from_s > _ROLL_S:
         seek(source, from_s - _ROLL_S)
     at: int | None = None
-    for frame in chain(_from_a_whole_one(source) if from_s > _ROLL_S else frames_of(source), [None]):
+    for frame in chain(_settled(source, from_s) if from_s > _ROLL_S else frames_of(source), [None]):
         if at is None:
             at = round(since_beginning(source, frame) * rate) if frame else 0
         if frame:
@@ -151,12 +152,15 @@ def _silence(like: Any, samples: int) -> Iterator[Any]:
         yield frame
 
 
-def _from_a_whole_one(source: Any) -> Iterator[Any]:
-    """Its frames after a seek, which in MPEG's streams ends within one."""
+def _settled(source: Any, from_s: float) -> Iterator[Any]:
+    """Its frames from shortly before a time on, after a seek to longer before.
+
+    In MPEG's streams a seek ends within a frame: the first are broken, and FFmpeg takes them for one too early or late.
+    """
     for left in reversed(range(_MOST_BROKEN)):
         frames = frames_of(source)
         try:
-            first = next(frames, None)
+            first = next((one for one in frames if since_beginning(source, one) >= from_s - _SETTLE_S), None)
         except SampleError:
             if not left:
                 raise
