@@ -37,13 +37,13 @@ def digest(file: Path) -> str:
 def check_list(file: Path, column: str | None) -> None:
     """Raises ValueError for a file that is no list: it is not there, too large, not UTF-8, or has no such column."""
     path = file.expanduser()
-    if path.suffix not in _SUFFIXES:
+    if _format(path) not in _SUFFIXES:
         raise ValueError(f"{file}: cannot tell the format; known: {', '.join(_SUFFIXES)}")
     try:
         size = path.stat().st_size
         if size > _MAX_BYTES:
             raise ValueError(f"{file}: {size} bytes; a list has at most {_MAX_BYTES}")
-        if path.suffix != ".parquet":
+        if _format(path) != ".parquet":
             _check_encoding(path)
         columns = _columns(path)
     except OSError as error:
@@ -122,10 +122,10 @@ def _check_encoding(path: Path) -> None:
 
 
 def _columns(path: Path) -> list[str]:
-    if path.suffix == ".txt":
+    if _format(path) == ".txt":
         with path.open("rb"):
             return ["entry"]
-    if path.suffix == ".parquet":
+    if _format(path) == ".parquet":
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -145,16 +145,20 @@ def _entries(path: Path, column: str | None) -> pa.ChunkedArray:
     import pyarrow.csv as pa_csv
     import pyarrow.parquet as pq
 
-    if path.suffix == ".txt":
+    if _format(path) == ".txt":
         text = path.read_text(encoding="utf-8-sig")
         return pa.chunked_array([pa.array(text.split("\n"), pa.string())])
     column = column or _columns(path)[0]
-    if path.suffix == ".parquet":
+    if _format(path) == ".parquet":
         return pq.read_table(path, columns=[column]).column(column).cast(pa.string())
     convert = pa_csv.ConvertOptions(include_columns=[column], column_types={column: pa.string()})
     options = pa_csv.ParseOptions(delimiter=_delimiter(path), newlines_in_values=True)
     return pa_csv.read_csv(path, parse_options=options, convert_options=convert).column(column)
 
 
+def _format(path: Path) -> str:
+    return path.suffix.lower()
+
+
 def _delimiter(path: Path) -> str:
-    return "\t" if path.suffix == ".tsv" else ","
+    return "\t" if _format(path) == ".tsv" else ","

@@ -5,7 +5,9 @@ from __future__ import annotations
 import codecs
 import csv
 import glob
+import gzip
 import json
+import zlib
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,6 +29,9 @@ READERS: Final = {
 }
 _SEPARATED: Final = frozenset({".csv", ".tsv"})
 _LINES: Final = frozenset({".jsonl", ".ndjson"})
+_PACKED: Final = ".gz"
+_MOST_UNPACKED: Final = 64 << 30  # a few MB may unpack to what fills a disk
+_BLOCK: Final = 1 << 20
 _MOST_LINE: Final = 16 << 20  # DuckDB's maximum_object_size
 # RFC 4180, and nothing guessed: what is wrong in a row must not change how the others are read.
 _AS_WRITTEN: Final = (
@@ -41,6 +46,11 @@ _DELIMITERS: Final = ",;|\t"
 _MOST_HEADER: Final = 1 << 20
 _FETCH_ROWS: Final = 1000
 _SORT_MEMORY: Final = "2GB"
+
+
+def format_of(name: str) -> str:
+    """The extension that tells the format of a table, in lower case; what packs it left out."""
+    return Path(name.lower().removesuffix(_PACKED)).suffix
 
 
 @dataclass(frozen=True)
@@ -66,7 +76,7 @@ class Rows:
         Copies and what is sorted lie in `scratch`.
         """
         self._called = ", ".join(called)
-        self._suffix = Path(called[0]).suffix
+        self._suffix = format_of(called[0])
         # A table larger than memory is sorted on the disk.
         self._connection = sql.connect(temp_directory=str(scratch), memory_limit=_SORT_MEMORY)
         self._files = [path for name in called for path in _here(name, scratch)]
@@ -219,19 +229,41 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _here(name: str, scratch: Path) -> list[str]:
-    """Files of this machine: those of a name or pattern, or copies of those of a URL. Raises PlanError."""
+    """Files of this machine: those of a name or pattern, or copies of what is elsewhere or packed. Raises PlanError."""
     if not remote.is_remote(name):
         path = str(Path(name).expanduser())
         # What is not there is told by who reads it.
-        return sorted(glob.glob(path, recursive=True)) or [path]
-    found = remote.find("table", name)
+        found = sorted(glob.glob(path, recursive=True)) or [path]
+    else:
+        found = remote.find("table", name)
     if not found:
         raise PlanError([f"table: there is no file {name}"])
-    copies = []
-    for number, url in enumerate(found):
-        folder = scratch / f"{len(list(scratch.iterdir()))}-{number}"
-        folder.mkdir()
-        copies.append(str(folder / url.rpartition("/")[2]))
-        with Path(copies[-1]).open("wb") as file:
-            remote.copy_to(url, file)
-    return copies
+    return [_plain(one, scratch) for one in found]
+
+
+def _plain(place: str, scratch: Path) -> str:
+    path = Path(place)
+    if remote.is_remote(place):
+        path = _new_folder(scratch) / place.rpartition("/")[2]
+        with path.open("wb") as file:
+            remote.copy_to(place, file)
+    return str(_unpacked(path, _new_folder(scratch)) if path.suffix.lower() == _PACKED else path)
+
+
+def _new_folder(scratch: Path) -> Path:
+    folder = scratch / str(len(list(scratch.iterdir())))
+    folder.mkdir()
+    return folder
+
+
+def _unpacked(path: Path, folder: Path) -> Path:
+    copy = folder / path.stem
+    try:
+        with gzip.open(path) as packed, copy.open("wb") as file:
+            while block := packed.read(_BLOCK):
+                if file.tell() + len(block) > _MOST_UNPACKED:
+                    raise PlanError([f"table {path}: unpacks to more than {_MOST_UNPACKED} bytes; unpack it first"])
+                file.write(block)
+    except (OSError, EOFError, zlib.error) as error:
+        raise PlanError([f"table {path}: cannot be unpacked: {error}"]) from None
+    return copy

@@ -22,7 +22,7 @@ from mmdata.steps.base import Source
 from mmdata.steps.exchange import Declared, Input, Ref
 from mmdata.steps.sources.files import modality_of
 from mmdata.steps.sources.repeats import Repeats
-from mmdata.steps.sources.rows import READERS, Rows
+from mmdata.steps.sources.rows import READERS, Rows, format_of
 from mmdata.store import sql
 from mmdata.store.remote import Versions, is_remote
 
@@ -61,7 +61,8 @@ class Table(Source):
     name: str | None = Field(None, description="names the source in every sample_id; default: table")
     file: Names = Field(
         min_length=1,
-        description="the table: a file, a pattern (part-*.parquet), a URL, or several; extensions tell the format",
+        description="the table: a file, a pattern (part-*.parquet), a URL, or several; extensions tell the format, and "
+        "whether it is packed (.csv.gz)",
     )
     root: Location | None = Field(
         None, description="folder, or its URL, that paths are relative to; default: the first file's own"
@@ -73,7 +74,7 @@ class Table(Source):
 
     @model_validator(mode="after")
     def _readable(self) -> Table:
-        suffixes = {Path(file).suffix for file in self.file}
+        suffixes = {format_of(file) for file in self.file}
         if len(suffixes) > 1 or not suffixes <= READERS.keys():
             raise ValueError(
                 f"cannot tell the format of {self._called}; known: {', '.join(READERS)}, one for all files"

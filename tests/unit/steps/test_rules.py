@@ -163,22 +163,22 @@ def test_hosts_and_domains_of_urls(tmp_path: Path, match: str, lines: list[str],
 def test_a_list_of_each_kind_of_file(tmp_path: Path) -> None:
     rows = [Row("a", "A cat"), Row("b", "a dog"), Row("c", "a bird"), Row("d", "a fish")]
     (tmp_path / "keys.txt").write_text("a\n \n# c\n")
-    (tmp_path / "texts.csv").write_text('id,text\n1,"A\n DOG "\n')
+    (tmp_path / "Texts.CSV").write_text('id,text\n1,"A\n DOG "\n')
     ids = pa.table({"id": [sample_id("s", "c")], "n": [1]})
     pq.write_table(ids, tmp_path / "ids.parquet")
-    files = {name: str(tmp_path / name) for name in ("keys.txt", "texts.csv", "ids.parquet")}
+    files = {name: str(tmp_path / name) for name in ("keys.txt", "Texts.CSV", "ids.parquet")}
     found = decided(
         tmp_path / "x",
         rows,
         rules(
             key={"deny": files["keys.txt"]},
-            text={"deny": files["texts.csv"], "column": "text", "of": "caption.text", "match": "text"},
+            text={"deny": files["Texts.CSV"], "column": "text", "of": "caption.text", "match": "text"},
             id={"deny": [files["ids.parquet"]], "column": "id", "of": "sample_id"},
         ),
     )
     assert found == {
         "a": ("dropped", "key", None, None, "a in keys.txt"),
-        "b": ("dropped", "text", None, None, "a dog in texts.csv"),
+        "b": ("dropped", "text", None, None, "a dog in Texts.CSV"),
         "c": ("dropped", "id", None, None, f"{sample_id('s', 'c')} in ids.parquet"),
     }
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
+import re
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -17,6 +19,7 @@ import pytest
 from mmdata.engine.payloads import Payloads
 from mmdata.errors import PlanError, SampleError
 from mmdata.steps.exchange import Declared
+from mmdata.steps.sources import rows as rows_module
 from mmdata.steps.sources.table import Table
 
 ROWS = [
@@ -70,6 +73,39 @@ def test_rows_of_every_format_are_the_same_inputs(media: Path, suffix: str) -> N
     assert found[2].refs[0].url == os.path.realpath(media / "x/c.wav")
     assert found[2].refs[0].version == "7-1000000000000000000"
     assert source.members() == {"speech": Declared("audio", True), "caption": Declared("text", True)}
+
+
+@pytest.mark.parametrize("name", ["T.CSV", "t.Jsonl", "t.csv.gz", "t.JSONL.GZ", "t.parquet.gz"])
+def test_a_format_is_told_in_any_case_and_packed(media: Path, name: str) -> None:
+    plain = media / ("plain." + name.lower().removesuffix(".gz").rpartition(".")[2])
+    write(plain, ROWS)
+    packed = name.lower().endswith(".gz")
+    (media / name).write_bytes(gzip.compress(plain.read_bytes()) if packed else plain.read_bytes())
+    assert list(table(media / name).inputs()) == list(table(plain).inputs())
+
+
+def test_bad_rows_of_a_packed_table_are_told(media: Path) -> None:
+    (media / "t.jsonl.gz").write_bytes(gzip.compress(b'{"file": "a.wav", "said": "x"}\n{"file": \n'))
+    kept, bad = table(media / "t.jsonl.gz").inputs()
+    assert (kept.key, bad.key, bad.problem[0]) == ("a.wav", "row 2 of t.jsonl", "bad_row")
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (gzip.compress(b"file,said\n" * 9)[:-12], "t.csv.gz: cannot be unpacked: "),
+        (b"file,said\n", "t.csv.gz: cannot be unpacked: Not a gzipped file"),
+        (gzip.compress(b"file,said\n" + b"a.wav,x\n" * 200), "t.csv.gz: unpacks to more than 1000 bytes"),
+    ],
+    ids=["torn", "plain", "large"],
+)
+def test_what_cannot_be_unpacked_says_so(
+    media: Path, monkeypatch: pytest.MonkeyPatch, data: bytes, expected: str
+) -> None:
+    monkeypatch.setattr(rows_module, "_MOST_UNPACKED", 1000)
+    (media / "t.csv.gz").write_bytes(data)
+    with pytest.raises(PlanError, match=re.escape(expected)):
+        list(table(media / "t.csv.gz").inputs())
 
 
 def test_the_version_of_an_inline_text_is_its_digest(media: Path) -> None:
