@@ -6,7 +6,9 @@ import glob
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -21,7 +23,8 @@ _MOST_OF_A_RANGE: Final = 1_000_000
 def file_places(step: str, patterns: Sequence[str], *, remote: bool = True) -> Iterator[Place]:
     """Files of names, patterns, ranges and URLs, sorted by name: a file is known by it, wherever it lies.
 
-    Raises PlanError where one is not there, or two have one name, or one lies elsewhere and `remote` is not possible.
+    Where several have one name, they are known by their folders too. Raises PlanError where one is not there, or lies
+    elsewhere and `remote` is not possible.
     """
     found: dict[str, str] = {}
     for pattern in (one for text in patterns for one in _ranged(step, text)):
@@ -29,11 +32,22 @@ def file_places(step: str, patterns: Sequence[str], *, remote: bool = True) -> I
         if not paths:
             raise PlanError([f"{step}: there is no file {pattern}"])
         for path in paths:
-            name = path.rpartition("/")[2]
-            if found.setdefault(name, path) != path:
-                raise PlanError([f"{step}: two files are called {name}: {found[name]} and {path}"])
-    for _, path in sorted(found.items()):
-        yield file_place(path)
+            found.setdefault(path if is_remote(path) else os.path.abspath(path), path)
+    for name, whole in sorted(_told_apart(found).items()):
+        yield replace(file_place(found[whole]), key=name)
+
+
+def _told_apart(paths: Iterable[str]) -> dict[str, str]:
+    """Each path by its last parts: by one, or by as many as no other has."""
+    found: dict[str, str] = {}
+    left, parts = list(paths), 1
+    while left:
+        alike: dict[str, list[str]] = defaultdict(list)
+        for path in left:
+            alike["/".join(path.split("/")[-parts:])].append(path)
+        found |= {name: of_it[0] for name, of_it in alike.items() if len(of_it) == 1}
+        left, parts = [path for of_it in alike.values() if len(of_it) > 1 for path in of_it], parts + 1
+    return found
 
 
 def _found(step: str, pattern: str, *, remote: bool) -> list[str]:

@@ -196,6 +196,18 @@ def test_ranges_and_patterns_name_files(tmp_path: Path):
             list(source.places(Path()))
 
 
+def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path: Path):
+    for name in ("a/x.tar", "b/x.tar", "b/y.tar", "c/a/z.tar", "d/a/z.tar"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        write(tmp_path / name, {"1.jpg": b"x"})
+    twice = f"{tmp_path}/a/../b/y.tar"
+    source = WebDataset.model_validate({"files": [f"{tmp_path}/**/*.tar", twice], "members": MEMBERS})
+    places = list(source.places(Path()))
+    assert [place.key for place in places] == ["a/x.tar", "b/x.tar", "c/a/z.tar", "d/a/z.tar", "y.tar"]
+    assert [os.path.relpath(place.path, tmp_path) for place in places[1:4]] == ["b/x.tar", "c/a/z.tar", "d/a/z.tar"]
+    assert [one.key for one in source.look(places[1], lambda data: ("", (0, len(data))))] == ["b/x.tar/1"]
+
+
 def test_what_is_no_readable_file_costs_itself(tmp_path: Path):
     (tmp_path / "folder.tar").mkdir()
     (tmp_path / "nowhere.tar").symlink_to(tmp_path / "gone")
