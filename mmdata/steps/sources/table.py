@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator
 from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, model_validator
 
@@ -67,7 +67,11 @@ class Table(Source):
     root: Location | None = Field(
         None, description="folder, or its URL, that paths are relative to; default: the first file's own"
     )
-    key: str | None = Field(None, description="column whose value names the row; default: the first member's column")
+    key: str | Annotated[list[str], Field(min_length=1)] | None = Field(
+        None,
+        description="column whose value names the row, or several that do so together: `[site, id]` makes keys such as "
+        "`news/17`; default: the first member's column",
+    )
     columns: dict[str, MemberColumn] = Field(
         alias="members", min_length=1, description="by name: `speech: {path: file}`, `caption: {text: caption}`"
     )
@@ -110,10 +114,18 @@ class Table(Source):
             self._check(rows.names, rows.of_bytes)
             yield from self._read(rows)
 
+    @property
+    def _keys(self) -> list[str]:
+        """The columns that name a row."""
+        if self.key is None:
+            return [next(iter(self.columns.values())).column]
+        return [self.key] if isinstance(self.key, str) else self.key
+
     def _read(self, rows: Rows) -> Iterator[Input]:
-        key = self.key or next(iter(self.columns.values())).column
         # Keys in order: a key comes before those that it begins, as `Repeats` needs it.
-        order = f"{sql.identifier(key)} NULLS FIRST, {', '.join(map(sql.identifier, rows.names))}"
+        key, *more = map(sql.identifier, self._keys)
+        joined = f"CAST({key} AS VARCHAR) || " + " || ".join(f"'/' || CAST({one} AS VARCHAR)" for one in more)
+        order = f"{joined if more else key} NULLS FIRST, {', '.join(map(sql.identifier, rows.names))}"
         fix = "" if self.key else "; `key:` names a column that tells them apart"
         repeats, versions = Repeats("row", fix), self._versions()
         like_bad: set[str] = set()
@@ -131,7 +143,7 @@ class Table(Source):
             yield Input(name, (), {}, ("bad_row", f"row {bad.number} of {bad.file}: {bad.message}"))
 
     def _wanted(self) -> list[str]:
-        return [member.column for member in self.columns.values()] + ([self.key] if self.key else [])
+        return [*(member.column for member in self.columns.values()), *(self._keys if self.key else ())]
 
     def _check(self, names: list[str], of_bytes: Collection[str]) -> None:
         missing = [
@@ -150,7 +162,8 @@ class Table(Source):
 
     def _input(self, row: dict[str, str | None], versions: Versions | None) -> Input:
         used = {member.column for member in self.columns.values()}
-        key = row[self.key or next(iter(self.columns.values())).column]
+        named = [row[column] for column in self._keys]
+        key = None if None in named else "/".join(map(str, named))
         attributes = {name: value for name, value in row.items() if name not in used and value is not None}
         problem = ("no_key", f"the row has no key: {row}") if key is None else None
         refs = [self._ref(name, member, row[member.column], versions) for name, member in self.columns.items()]

@@ -130,6 +130,20 @@ def test_a_key_column_names_the_row_and_stays_an_attribute(media: Path) -> None:
     assert (found.key, found.attributes) == ("7", {"id": "7"})
 
 
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_several_columns_name_the_row_together(media: Path, suffix: str) -> None:
+    names = [("a/b", 10), ("a", 2), ("a", 10), (None, 2), ("a", 2), ("a/b", 1)]
+    write(media / f"t.{suffix}", [{"file": "a.wav", "said": "x", "site": site, "id": n} for site, n in names])
+    found = list(table(media / f"t.{suffix}", key=["site", "id"]).inputs())
+    assert [(i.key, i.problem[0] if i.problem else "") for i in found] == [
+        *[("", "no_key"), ("a/10", ""), ("a/2", ""), ("a/2#2", "duplicate_key"), ("a/b/1", ""), ("a/b/10", "")],
+    ]
+    assert found[1].attributes == {"site": "a", "id": "10"}
+    with pytest.raises(PlanError, match="no column 'sote'; did you mean 'site'"):
+        list(table(media / f"t.{suffix}", key=["sote", "id"]).inputs())
+    assert table(media / "t.csv", key="id").identity()["params"]["key"] == "id"
+
+
 def test_a_key_that_stands_twice_is_a_failed_input_of_its_own(media: Path) -> None:
     write(media / "t.csv", [{"file": "a.wav", "said": said} for said in ("x", "y", "z")])
     found = list(table(media / "t.csv").inputs())
