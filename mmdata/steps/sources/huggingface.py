@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from mmdata.document import nearest
 from mmdata.errors import PlanError, SampleError
 from mmdata.sample import Modality
-from mmdata.spec import Frozen
+from mmdata.spec import Frozen, Names
 from mmdata.steps.base import Discovered
 from mmdata.steps.exchange import Declared, Input, Keep, Place, Ref
 from mmdata.steps.sources.files import modality_of
@@ -46,7 +46,7 @@ class HuggingFace(Discovered):
     config: str | None = Field(None, description="configuration of the data set")
     split: str = Field("train", description="split of the data set")
     revision: str | None = Field(None, description="commit, tag or branch of the hub; default: main as it is now")
-    data_files: list[str] = Field(default=[], description="files for a builder, or those of a folder to take")
+    data_files: Names = Field(default=[], description="files for a builder, or those of a folder to take")
     columns: Annotated[
         dict[str, Column],
         BeforeValidator(

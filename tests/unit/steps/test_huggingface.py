@@ -80,6 +80,7 @@ def test_rows_of_parquet_files_with_their_images(parquet: Path):
     assert found[4].refs[1].version is None
     # The same by a builder's name and patterns.
     again, _ = look(path="parquet", data_files=[str(parquet / "*.parquet")])
+    assert look(path="parquet", data_files=str(parquet / "*.parquet"))[0] == again
     assert again == found
 
 
