@@ -6,11 +6,13 @@ Shapes: T samples in time; audio_T is mono float32 in [-1, 1].
 from __future__ import annotations
 
 import io
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from mmdata.errors import SampleError
+from mmdata.media.clock import told_length_s
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,7 +55,8 @@ class AudioInfo:
 def measure_audio(data: bytes, max_duration_s: float) -> AudioInfo:
     """Decode everything once, in blocks, and measure it.
 
-    Raises SampleError: `not_audio`, `bad_audio` (corrupt), `no_audio` (no frames), `too_long`, `not_finite`.
+    Raises SampleError: `not_audio`, `bad_audio` (corrupt), `no_audio` (no frames), `too_long`, `not_finite`,
+    `truncated` (it says that it is longer).
     """
     import numpy as np
     from av.stream import Disposition
@@ -73,9 +76,57 @@ def measure_audio(data: bytes, max_duration_s: float) -> AudioInfo:
                 raise SampleError("too_long", f"more than max_duration_s: {max_duration_s:g}")
             if may_be_none and not np.isfinite(frame.to_ndarray()).all():
                 raise SampleError("not_finite", f"a sample before {frames / rate:.2f} s is not finite")
-    if frames == 0:
-        raise SampleError("no_audio", "0.00 s of audio")
+        check_whole(container, data, frames / (rate or 1))
     return AudioInfo(*kind, frames / rate, rate, channels, has_video)
+
+
+def check_whole(container: Any, data: bytes, there_s: float) -> None:
+    """Raises SampleError where so much was decoded: `no_audio` (nothing), `truncated` (less than there was once).
+
+    Ogg, AAC and MP3 without a header of their encoder do not say how long they are; of a film's sound nothing does.
+    """
+    if there_s == 0:
+        raise SampleError("no_audio", "0.00 s of audio")
+    kind, stream = container.format.name, container.streams.audio[0]
+    told_s = 0.0
+    if kind == "wav":
+        told_s = there_s * _times_of_wav(data)
+    elif kind == "aiff" or (kind == "mp3" and _has_xing(data)):
+        told_s = float((stream.duration or 0) * stream.time_base)
+    elif kind.startswith("matroska") and not container.streams.video:
+        told_s = told_length_s(container)
+    if there_s < told_s - max(_MOST_MISSING_S, _MOST_MISSING * told_s):
+        raise SampleError("truncated", f"{there_s:.2f} s of the {told_s:.2f} s that its header says")
+
+
+# What encoders add and decoders take away is less; so is what clocks are off by.
+_MOST_MISSING_S: Final = 0.2
+_MOST_MISSING: Final = 0.005
+# Sizes of who wrote to a pipe and knew none.
+_NO_SIZE: Final = 0x7FFF_0000
+_MOST_CHUNKS: Final = 1000
+
+
+def _times_of_wav(data: bytes) -> float:
+    """How many times as long a WAV file says to be as it is. Of chunks, each a name, a size and so many bytes."""
+    at = 12
+    for _ in range(_MOST_CHUNKS):
+        if at + 8 >= len(data):
+            break
+        name, size = struct.unpack_from("<4sI", data, at)
+        if name == b"data":
+            return float(size / (len(data) - at - 8)) if size < _NO_SIZE else 0.0
+        at += 8 + size + size % 2
+    return 0.0
+
+
+def _has_xing(data: bytes) -> bool:
+    """Whether the first frame of an MP3 says how many follow."""
+    begin = 0
+    if data.startswith(b"ID3"):
+        begin = 10 + sum((byte & 0x7F) << 7 * place for place, byte in enumerate(reversed(data[6:10])))
+    first = data[begin : begin + 200]
+    return any(name in first for name in (b"Xing", b"Info"))
 
 
 def decode_mono(

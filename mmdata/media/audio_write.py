@@ -12,7 +12,7 @@ from itertools import chain
 from typing import Any, Final, Literal
 
 from mmdata.errors import SampleError
-from mmdata.media.audio import AudioInfo, frames_of, measure_audio, open_audio
+from mmdata.media.audio import AudioInfo, check_whole, frames_of, measure_audio, open_audio
 from mmdata.media.clock import seek, since_beginning
 
 Encode = Literal["keep", "flac", "opus"]
@@ -20,6 +20,7 @@ Clip = tuple[float, float]
 
 # RFC 6716, section 2: what Opus codes; all else is resampled to the first.
 _OPUS_RATES: Final = (48_000, 24_000, 16_000, 12_000, 8_000)
+_ALL: Final = (0.0, float("inf"))
 _MOST_CHANNELS: Final = {"flac": 8, "opus": 2}
 _DEEP: Final = frozenset({"s32", "s32p", "s64", "s64p"})
 # What a container's index may be off by, and codecs need before they sound right (Opus: 80 ms).
@@ -56,7 +57,7 @@ def normalise(data: bytes, target: Target, max_duration_s: float, clip: Clip | N
         # The sound of a film is not the film.
         if not info.has_video:
             return data, info
-    return _encoded(data, target, max_duration_s, clip or (0.0, float("inf")))
+    return _encoded(data, target, max_duration_s, clip or _ALL)
 
 
 def _encoded(data: bytes, target: Target, max_duration_s: float, clip: Clip) -> tuple[bytes, AudioInfo]:
@@ -83,8 +84,8 @@ def _encoded(data: bytes, target: Target, max_duration_s: float, clip: Clip) -> 
                 if done > max_duration_s * rate:
                     raise SampleError("too_long", f"more than max_duration_s: {max_duration_s:g}")
                 out.mux(stream.encode(frame))
-            if not done:
-                raise SampleError("no_audio", "0.00 s of audio")
+            if not done or clip == _ALL:
+                check_whole(source, data, done / rate)
             out.mux(stream.encode(None))
             channels = len(stream.layout.channels)
     kind = ("audio/ogg", "opus") if codec == "opus" else ("audio/flac", "flac")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import time
 
 import av
@@ -130,6 +131,53 @@ def test_a_piece_far_into_a_recording_is_found():
     data = steps(60, kind="FLAC")
     stored, _ = normalise(data, Target(), 10, (41.25, 42.0))
     np.testing.assert_array_equal(read(stored)[0], read(data)[0][round(41.25 * RATE) : 42 * RATE])
+
+
+def packed(codec: str, kind: str, data: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with av.open(io.BytesIO(data)) as sound, av.open(buffer, "w", format=kind) as out:
+        stream = out.add_stream(codec, rate=48_000, layout="mono")
+        for frame in sound.decode(audio=0):
+            frame.pts = None
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("target", [Target(), Target("flac"), Target("opus")])
+@pytest.mark.parametrize(
+    "data",
+    [
+        steps(),
+        steps(subtype="PCM_24", channels=2),
+        steps(subtype="IMA_ADPCM"),
+        steps(kind="AIFF"),
+        packed("libmp3lame", "mp3", steps(rate=48_000)),
+        packed("libopus", "webm", steps(rate=48_000)),
+    ],
+    ids=["wav", "wav24", "adpcm", "aiff", "mp3", "webm"],
+)
+def test_sound_that_breaks_off_has_failed_as_pictures_do(data: bytes, target: Target):
+    assert normalise(data, target, 10)[1].duration_s == pytest.approx(3, abs=0.1)
+    for share in (0.5, 0.9):
+        with pytest.raises(SampleError, match=r"s of the 3\.\d\d s that its header says") as caught:
+            normalise(data[: int(len(data) * share)], target, 10)
+        assert caught.value.reason == "truncated"
+    # What is there of it can be cut out.
+    assert normalise(data[: len(data) // 2], target, 10, (0.2, 0.9))[1].duration_s == pytest.approx(0.7, abs=0.01)
+
+
+@pytest.mark.parametrize("size", [0, 0x7FFF_FFFF, 0xFFFF_FFFF, 2 * 3 * RATE + 44])
+def test_a_wav_written_to_a_pipe_knows_no_size(size: int):
+    data = bytearray(steps())
+    struct.pack_into("<I", data, data.index(b"data") + 4, size)
+    assert normalise(bytes(data), Target(), 10)[1].duration_s == 3.0
+
+
+def test_an_mp3_that_does_not_say_how_long_it_is_is_as_long_as_it_is():
+    data = packed("libmp3lame", "mp3", steps(rate=48_000))
+    data = data[data.index(b"\xff\xfb", data.index(b"Info")) :]
+    assert normalise(data[: len(data) // 2], Target(), 10)[1].duration_s == pytest.approx(1.5, abs=0.1)
 
 
 @pytest.mark.parametrize("codec", ["mp2", "ac3"])
