@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mmdata.engine.work import Done
 
 _PLAIN_EVERY_S: Final = 5.0
+_SHOWN_REASONS: Final = 3
 
 
 @dataclass
@@ -227,7 +228,9 @@ def describe(step: StepProgress) -> str:
     if step.left_s:
         words.append(f"{_duration(step.left_s)} left")
     if step.failed:
-        reasons = ", ".join(f"{reason} {count}" for reason, count in step.reasons.most_common(3))
+        shown = step.reasons.most_common(_SHOWN_REASONS)
+        others = step.failed - sum(count for _, count in shown)
+        reasons = ", ".join(f"{reason} {count}" for reason, count in [*shown, *([("other", others)] if others else [])])
         words.append(f"{step.failed} failed ({reasons})")
     return "  ".join(words)
 
