@@ -18,8 +18,12 @@ from mmdata.errors import PlanError
 from mmdata.store import remote, sql
 
 # Every line is looked at for its columns: what only later ones have would be lost. Values stay JSON, for DuckDB would
-# guess: one number in a column of texts puts all others in quotes, and what looks like a time is written anew.
-_OF_LINES: Final = "read_json({}, format='newline_delimited', union_by_name=true, sample_size=-1, maximum_depth=1)"
+# guess: one number in a column of texts puts all others in quotes, what looks like a time is written anew, and columns
+# that are two hundred, or that most lines do not have, would be one column of maps.
+_OF_LINES: Final = (
+    "read_json({}, format='newline_delimited', union_by_name=true, sample_size=-1, maximum_depth=1, "
+    "map_inference_threshold=-1)"
+)
 READERS: Final = {
     ".csv": "read_csv({}, all_varchar=true, header=true, quote='\"', union_by_name=true)",
     ".tsv": "read_csv({}, all_varchar=true, header=true, delim='\t', quote='\"', union_by_name=true)",

@@ -108,6 +108,18 @@ def test_what_cannot_be_unpacked_says_so(
         list(table(media / "t.csv.gz").inputs())
 
 
+@pytest.mark.parametrize("each_its_own", [True, False])
+def test_lines_of_very_many_columns_are_rows_like_any(media: Path, each_its_own: bool) -> None:
+    rows = [
+        {"file": f"{n:03}.wav", "said": "x", **{f"about_{k}": str(k) for k in ([n] if each_its_own else range(300))}}
+        for n in range(300)
+    ]
+    write(media / "t.jsonl", rows)
+    found = list(table(media / "t.jsonl").inputs())
+    assert [one.key for one in found] == [row["file"] for row in rows]
+    assert found[7].attributes == {k: v for k, v in rows[7].items() if k.startswith("about_")}
+
+
 def test_the_version_of_an_inline_text_is_its_digest(media: Path) -> None:
     write(media / "t.csv", [{"file": "a.wav", "said": "one"}, {"file": "b.wav", "said": "one"}])
     one, again = table(media / "t.csv").inputs()
