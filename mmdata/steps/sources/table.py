@@ -6,8 +6,9 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any, ClassVar
@@ -26,6 +27,8 @@ from mmdata.steps.sources.rows import READERS, Rows, format_of
 from mmdata.store import sql
 from mmdata.store.remote import Versions, is_remote
 
+# From what a row names to its path and version.
+Locator = Callable[[str], tuple[str, str | None]]
 _BAD_ROW = re.compile(r"row \d+ of .*")
 
 
@@ -127,11 +130,11 @@ class Table(Source):
         joined = f"CAST({key} AS VARCHAR) || " + " || ".join(f"'/' || CAST({one} AS VARCHAR)" for one in more)
         order = f"{joined if more else key} NULLS FIRST, {', '.join(map(sql.identifier, rows.names))}"
         fix = "" if self.key else "; `key:` names a column that tells them apart"
-        repeats, versions = Repeats("row", fix), self._versions()
+        repeats, located = Repeats("row", fix), self._locator()
         like_bad: set[str] = set()
         for values in rows.sorted_by(order):
             row = {name: _as_text(value) for name, value in zip(rows.names, values, strict=True)}
-            found = repeats.told_apart(self._input(row, versions))
+            found = repeats.told_apart(self._input(row, located))
             if _BAD_ROW.fullmatch(found.key):
                 like_bad.add(found.key)
             yield found
@@ -156,17 +159,20 @@ class Table(Source):
         if missing:
             raise PlanError(missing)
 
-    def _versions(self) -> Versions | None:
-        """Of files below a root that lies elsewhere."""
-        return Versions(self._folder()) if is_remote(self._folder()) else None
+    def _locator(self) -> Locator:
+        """Worked out once: rows may be millions."""
+        folder = self._folder()
+        if is_remote(folder):
+            return partial(_elsewhere, folder, Versions(folder))
+        return partial(_located, os.path.realpath(folder) + os.sep)
 
-    def _input(self, row: dict[str, str | None], versions: Versions | None) -> Input:
+    def _input(self, row: dict[str, str | None], located: Locator) -> Input:
         used = {member.column for member in self.columns.values()}
         named = [row[column] for column in self._keys]
         key = None if None in named else "/".join(map(str, named))
         attributes = {name: value for name, value in row.items() if name not in used and value is not None}
         problem = ("no_key", f"the row has no key: {row}") if key is None else None
-        refs = [self._ref(name, member, row[member.column], versions) for name, member in self.columns.items()]
+        refs = [self._ref(name, member, row[member.column], located) for name, member in self.columns.items()]
         strange = [str(ref.url) for ref in refs if ref.version == _NO_URL]
         if strange:
             problem = ("bad_url", f"'{strange[0]}' is no http or https URL")
@@ -175,7 +181,7 @@ class Table(Source):
             problem = ("path_outside_root", f"{outside[0]} leads out of root: {self._folder()}")
         return Input(key or "", tuple(refs), attributes, problem)
 
-    def _ref(self, name: str, member: MemberColumn, value: str | None, versions: Versions | None) -> Ref:
+    def _ref(self, name: str, member: MemberColumn, value: str | None, located: Locator) -> Ref:
         modality = _kind(name, member)
         if member.url and value is not None:
             return _fetched(name, modality, member, value.strip())
@@ -183,8 +189,7 @@ class Table(Source):
             version = None if value is None else hashlib.sha256(value.encode()).hexdigest()[:16]
             url = None if value is not None else f"column {member.column}"
             return Ref(name, modality, url, value, member.lang, required=member.required, version=version)
-        folder = self._folder()
-        path, version = _elsewhere(folder, value, versions) if versions else _located(Path(folder), value)
+        path, version = located(value)
         return Ref(name, modality, path, None, member.lang, required=member.required, version=version)
 
     def _folder(self) -> str:
@@ -207,13 +212,13 @@ _NO_URL = "no URL"
 _OUTSIDE = "outside root"
 
 
-def _located(root: Path, value: str) -> tuple[str, str | None]:
+def _located(root: str, value: str) -> tuple[str, str | None]:
     """The path that a row names, and its version; a table from elsewhere must not reach out of root."""
     try:
-        path = os.path.realpath(root / value)
+        path = os.path.realpath(os.path.join(root, value))
     except ValueError:  # a NUL is in no path
         return value, None
-    if not path.startswith(os.path.realpath(root) + os.sep):
+    if not path.startswith(root):
         return value, _OUTSIDE
     try:
         stat = os.stat(path)
@@ -222,7 +227,7 @@ def _located(root: Path, value: str) -> tuple[str, str | None]:
     return path, f"{stat.st_size}-{stat.st_mtime_ns}"
 
 
-def _elsewhere(root: str, value: str, versions: Versions) -> tuple[str, str | None]:
+def _elsewhere(root: str, versions: Versions, value: str) -> tuple[str, str | None]:
     """The same of a root that is a URL."""
     if is_remote(value) or value.startswith("/") or ".." in value.split("/"):
         return value, _OUTSIDE

@@ -395,3 +395,12 @@ def test_bytes_that_are_no_text_cost_their_row(media: Path) -> None:
     found = {one.key: one.problem for one in table(media / "t.csv").inputs()}
     assert {key for key, problem in found.items() if problem} == {"row 3 of t.csv"}
     assert set(found) == {"a.wav", "x/c.wav", "row 3 of t.csv"}
+
+
+def test_root_is_looked_up_once(media: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(media / "t.csv", [{"file": f"{n}.wav", "said": "x"} for n in range(50)])
+    asked: list[str] = []
+    real = os.path.realpath
+    monkeypatch.setattr(os.path, "realpath", lambda path: asked.append(str(path)) or real(path))
+    assert len(list(table(media / "t.csv").inputs())) == 50
+    assert len(asked) == 51
