@@ -83,12 +83,15 @@ def measure_audio(data: bytes, max_duration_s: float) -> AudioInfo:
 def check_whole(container: Any, data: bytes, there_s: float) -> None:
     """Raises SampleError where so much was decoded: `no_audio` (nothing), `truncated` (less than there was once).
 
-    Ogg, AAC and MP3 without a header of their encoder do not say how long they are; of a film's sound nothing does.
+    Of Ogg the last page counts: it does not say how long it is. Nor do AAC, MP3 without a header of its encoder, and of
+    a film's sound nothing.
     """
     if there_s == 0:
         raise SampleError("no_audio", "0.00 s of audio")
     kind, stream = container.format.name, container.streams.audio[0]
     told_s = 0.0
+    if kind == "ogg" and _breaks_off(data):
+        raise SampleError("truncated", f"its last page breaks off, after {there_s:.2f} s")
     if kind == "wav":
         told_s = there_s * _times_of_wav(data)
     elif kind == "aiff" or (kind == "mp3" and _has_xing(data)):
@@ -105,6 +108,7 @@ _MOST_MISSING: Final = 0.005
 # Sizes of who wrote to a pipe and knew none.
 _NO_SIZE: Final = 0x7FFF_0000
 _MOST_CHUNKS: Final = 1000
+_PAGE_HEAD: Final = 27
 
 
 def _times_of_wav(data: bytes) -> float:
@@ -118,6 +122,14 @@ def _times_of_wav(data: bytes) -> float:
             return float(size / (len(data) - at - 8)) if size < _NO_SIZE else 0.0
         at += 8 + size + size % 2
     return 0.0
+
+
+def _breaks_off(data: bytes) -> bool:
+    """Whether the last page of Ogg is not all there (RFC 3533, section 6: a header, its segments' sizes, and they)."""
+    at = data.rfind(b"OggS")
+    sizes = at + _PAGE_HEAD
+    body = sizes + data[sizes - 1] if sizes <= len(data) else sizes
+    return body + sum(data[sizes:body]) > len(data)
 
 
 def _has_xing(data: bytes) -> bool:

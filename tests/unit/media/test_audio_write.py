@@ -167,6 +167,19 @@ def test_sound_that_breaks_off_has_failed_as_pictures_do(data: bytes, target: Ta
     assert normalise(data[: len(data) // 2], target, 10, (0.2, 0.9))[1].duration_s == pytest.approx(0.7, abs=0.01)
 
 
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+@pytest.mark.parametrize("share", [0.6, 0.8, 0.99])
+def test_ogg_that_breaks_off_within_a_page_has_failed(subtype: str, share: float):
+    data = steps(12.0, rate=48_000, kind="OGG", subtype=subtype)
+    assert normalise(data, Target(), 20)[1].duration_s == pytest.approx(12, abs=0.01)
+    with pytest.raises(SampleError, match=r"its last page breaks off, after \d+\.\d\d s") as caught:
+        normalise(data[: int(len(data) * share)], Target(), 20)
+    assert caught.value.reason == "truncated"
+    # Where a page ends nothing tells of it.
+    pages = data[: data.rfind(b"OggS")]
+    assert normalise(pages, Target(), 20)[1].duration_s < 12
+
+
 @pytest.mark.parametrize("size", [0, 0x7FFF_FFFF, 0xFFFF_FFFF, 2 * 3 * RATE + 44])
 def test_a_wav_written_to_a_pipe_knows_no_size(size: int):
     data = bytearray(steps())
