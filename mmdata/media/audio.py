@@ -52,11 +52,11 @@ class AudioInfo:
     has_video: bool
 
 
-def measure_audio(data: bytes, max_duration_s: float) -> AudioInfo:
+def measure_audio(data: bytes, max_duration_s: float, *, whole: bool = True) -> AudioInfo:
     """Decode everything once, in blocks, and measure it.
 
     Raises SampleError: `not_audio`, `bad_audio` (corrupt), `no_audio` (no frames), `too_long`, `not_finite`,
-    `truncated` (it says that it is longer).
+    `truncated` (it says that it is longer, and has to be `whole`).
     """
     import numpy as np
     from av.stream import Disposition
@@ -76,18 +76,20 @@ def measure_audio(data: bytes, max_duration_s: float) -> AudioInfo:
                 raise SampleError("too_long", f"more than max_duration_s: {max_duration_s:g}")
             if may_be_none and not np.isfinite(frame.to_ndarray()).all():
                 raise SampleError("not_finite", f"a sample before {frames / rate:.2f} s is not finite")
-        check_whole(container, data, frames / (rate or 1))
+        check_length(container, data, frames / (rate or 1), whole=whole)
     return AudioInfo(*kind, frames / rate, rate, channels, has_video)
 
 
-def check_whole(container: Any, data: bytes, there_s: float) -> None:
-    """Raises SampleError where so much was decoded: `no_audio` (nothing), `truncated` (less than there was once).
+def check_length(container: Any, data: bytes, there_s: float, *, whole: bool) -> None:
+    """Raises SampleError: `no_audio` where nothing was decoded, `truncated` where there was more once.
 
     Of Ogg the last page counts: it does not say how long it is. Nor do AAC, MP3 without a header of its encoder, and of
     a film's sound nothing.
     """
     if there_s == 0:
         raise SampleError("no_audio", "0.00 s of audio")
+    if not whole:
+        return
     kind, stream = container.format.name, container.streams.audio[0]
     told_s = 0.0
     if kind == "ogg" and _breaks_off(data):

@@ -12,7 +12,7 @@ from itertools import chain
 from typing import Any, Final, Literal
 
 from mmdata.errors import SampleError
-from mmdata.media.audio import AudioInfo, check_whole, frames_of, measure_audio, open_audio
+from mmdata.media.audio import AudioInfo, check_length, frames_of, measure_audio, open_audio
 from mmdata.media.clock import seek, since_beginning
 
 Encode = Literal["keep", "flac", "opus"]
@@ -38,12 +38,14 @@ class Target:
         rate_hz: of samples; None: as they came.
         mono: whether channels are mixed into one.
         bitrate_kbps: of Opus.
+        whole: whether what breaks off is refused.
     """
 
     encode: Encode = "keep"
     rate_hz: int | None = None
     mono: bool = False
     bitrate_kbps: int = 64
+    whole: bool = True
 
 
 def normalise(data: bytes, target: Target, max_duration_s: float, clip: Clip | None = None) -> tuple[bytes, AudioInfo]:
@@ -53,7 +55,7 @@ def normalise(data: bytes, target: Target, max_duration_s: float, clip: Clip | N
     """
     changes = target.encode != "keep" or target.rate_hz or target.mono or clip
     if not changes:
-        info = measure_audio(data, max_duration_s)
+        info = measure_audio(data, max_duration_s, whole=target.whole)
         # The sound of a film is not the film.
         if not info.has_video:
             return data, info
@@ -85,7 +87,7 @@ def _encoded(data: bytes, target: Target, max_duration_s: float, clip: Clip) -> 
                     raise SampleError("too_long", f"more than max_duration_s: {max_duration_s:g}")
                 out.mux(stream.encode(frame))
             if not done or clip == _ALL:
-                check_whole(source, data, done / rate)
+                check_length(source, data, done / rate, whole=target.whole)
             out.mux(stream.encode(None))
             channels = len(stream.layout.channels)
     kind = ("audio/ogg", "opus") if codec == "opus" else ("audio/flac", "flac")

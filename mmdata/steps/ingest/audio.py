@@ -23,6 +23,9 @@ class Audio(Ingest):
     modality: ClassVar[Modality] = "audio"
     max_bytes: ByteSize = Field(ByteSize(200 << 20), description="larger files have failed, unread")
     max_duration_s: float = Field(3600.0, gt=0, description="longer audio has failed")
+    truncated: Literal["fail", "keep"] = Field(
+        "fail", description="what becomes of sound that is shorter than its header says; a piece of it is kept anyway"
+    )
     encode: Literal["keep", "flac", "opus"] = Field("keep", description="codec that is stored")
     rate_hz: int | None = Field(None, ge=4000, le=192_000, description="sample rate; default: as it came")
     mono: bool = Field(False, description="mix the channels into one")
@@ -32,7 +35,7 @@ class Audio(Ingest):
         """The member, measured. Raises SampleError as `mmdata.media.audio` does."""
         from mmdata.media.audio_write import Target, normalise
 
-        target = Target(self.encode, self.rate_hz, self.mono, self.bitrate_kbps)
+        target = Target(self.encode, self.rate_hz, self.mono, self.bitrate_kbps, self.truncated == "fail")
         stored, info = normalise(data, target, self.max_duration_s, ref.clip)
         measures = {"duration_s": info.duration_s, "sample_rate": info.sample_rate, "channels": info.channels}
         return Member(ref.name, "audio", info.mime, info.extension, stored, ref.lang, measures)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import io
 import struct
 import time
@@ -163,6 +164,8 @@ def test_sound_that_breaks_off_has_failed_as_pictures_do(data: bytes, target: Ta
         with pytest.raises(SampleError, match=r"s of the 3\.\d\d s that its header says") as caught:
             normalise(data[: int(len(data) * share)], target, 10)
         assert caught.value.reason == "truncated"
+    kept = dataclasses.replace(target, whole=False)
+    assert normalise(data[: len(data) // 2], kept, 10)[1].duration_s == pytest.approx(1.5, abs=0.1)
     # What is there of it can be cut out.
     assert normalise(data[: len(data) // 2], target, 10, (0.2, 0.9))[1].duration_s == pytest.approx(0.7, abs=0.01)
 
