@@ -12,13 +12,17 @@ from mmdata.errors import TrainError
 _WINDOW = 128
 _MIN_KNOWN = 16
 _MAX_BAD_IN_A_ROW = 10
+# So many batches in a row are not bad by chance: it is the weights that have come to a steep place, and no batch would
+# be taken there any more. Gradients are scaled down to `clip_norm`, so a step out of it is no larger than others.
+_MAX_STEEP_IN_A_ROW = 3
 
 
 class Guard:
     """Holds each step's loss and gradient norm against the running medians of those that were taken.
 
-    A spike is told by the gradient's norm or by the loss above `factor` times its median. After ten bad steps in a row
-    it gives up: then the training has changed, not met one bad batch.
+    A spike is told by the gradient's norm or by the loss above `factor` times its median. After three bad steps in a row
+    one that is bad by its norm alone is taken, and norms are learnt anew. After ten bad steps in a row it gives up: then
+    the training has changed, not met one bad batch.
     """
 
     def __init__(self, factor: float, state: dict[str, list[float]] | None = None) -> None:
@@ -61,9 +65,11 @@ class Guard:
             return "not finite"
         if not self._factor or len(self._losses) < _MIN_KNOWN:
             return None
-        if norm > self._factor * median(self._norms):
-            return f"gradient norm above {self._factor:g} times its median"
         # A loss near its floor may double without harm; the norm tells those apart.
         if loss > self._factor * median(self._losses) > 0:
             return f"loss above {self._factor:g} times its median"
+        if len(self._norms) >= _MIN_KNOWN and norm > self._factor * median(self._norms):
+            if self._in_a_row < _MAX_STEEP_IN_A_ROW:
+                return f"gradient norm above {self._factor:g} times its median"
+            self._norms.clear()
         return None

@@ -31,11 +31,18 @@ def test_a_spike_is_held_against_the_medians(loss: float, norm: float, problem: 
 def test_a_spike_does_not_move_the_medians_and_a_state_goes_on():
     guard = warmed()
     for _ in range(9):
-        assert guard.problem(2.0, 50.0, 21) is not None
+        assert guard.problem(50.0, 50.0, 21) is not None
     again = Guard(10.0, guard.state())
     with pytest.raises(TrainError, match=r"gradient norm 50 at step 30: .* 10 times in a row; lower optim\.lr"):
-        again.problem(2.0, 50.0, 30)
+        again.problem(50.0, 50.0, 30)
     assert Guard(10.0, warmed().state()).problem(2.0, 50.0, 21) is not None
+
+
+def test_where_all_batches_are_steep_the_fourth_is_taken_and_only_its_loss_can_stop_it():
+    guard = warmed()
+    assert [guard.problem(2.0, 50.0, 21) is None for _ in range(20)] == [False] * 3 + [True] * 17
+    assert guard.problem(50.0, 50.0, 41) == "loss above 10 times its median"
+    assert Guard(10.0, guard.state()).problem(2.0, 600.0, 42) == "gradient norm above 10 times its median"
 
 
 def test_without_a_factor_or_with_too_few_steps_only_finiteness_counts():
