@@ -20,9 +20,9 @@ _MAX_STEEP_IN_A_ROW = 3
 class Guard:
     """Holds each step's loss and gradient norm against the running medians of those that were taken.
 
-    A spike is told by the gradient's norm or by the loss above `factor` times its median. After three bad steps in a row
-    one that is bad by its norm alone is taken, and norms are learnt anew. After ten bad steps in a row it gives up: then
-    the training has changed, not met one bad batch.
+    A spike is told by the gradient's norm or by the loss above `factor` times its median. After three bad steps in a
+    row one that is bad by its norm alone is taken, and norms are learnt anew. After ten it gives up: then the training
+    has changed, not met one bad batch.
     """
 
     def __init__(self, factor: float, state: dict[str, list[float]] | None = None) -> None:
