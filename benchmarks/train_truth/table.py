@@ -23,7 +23,9 @@ CONTRASTS = [
     ("staged", "cold"),
     ("cold", "shuffled"),
     ("taught", "cold"),
-    ("taught", "restarted"),
+    ("taught", "taught_by_lite"),
+    ("taught_by_lite", "cold"),
+    ("taught_by_lite", "restarted"),
     ("restarted", "cold"),
     ("live", "cold"),
 ]
