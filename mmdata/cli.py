@@ -86,7 +86,7 @@ def build(spec: Path, output: Path | None, overrides: tuple[str, ...], as_json: 
         click.echo(_told(found, outcome))
 
 
-@cli.command()
+@cli.command(context_settings={"ignore_unknown_options": True})  # SQL may begin with a comment: --
 @click.argument("build_folder", metavar="BUILD", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.argument("query_text", metavar="SQL")
 @click.option("--format", "shape", type=click.Choice(["table", "csv", "json", "parquet"]), default="table")

@@ -50,6 +50,12 @@ def test_query_as_json(built):
     assert list(said[0]) == ["key", "fate", "n", "nothing"]
 
 
+def test_a_query_may_begin_with_a_comment(built):
+    said = built.run("query", "out", f"-- all of them\n{ROWS}", "--format", "json").stdout
+    assert len(json.loads(said)) == SCENES
+    assert "unexpected extra arguments (--fromat json)" in built.run("query", "out", ROWS, "--fromat", "json", code=2).stderr
+
+
 def test_query_as_csv_to_a_file_and_to_standard_output(built):
     said = built.run("query", "out", ROWS, "--format", "csv").stdout
     assert built.run("query", "out", ROWS, "--format", "csv", "--out", "rows.csv").stdout == ""
