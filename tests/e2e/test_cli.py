@@ -53,7 +53,8 @@ def test_query_as_json(built):
 def test_a_query_may_begin_with_a_comment(built):
     said = built.run("query", "out", f"-- all of them\n{ROWS}", "--format", "json").stdout
     assert len(json.loads(said)) == SCENES
-    assert "unexpected extra arguments (--fromat json)" in built.run("query", "out", ROWS, "--fromat", "json", code=2).stderr
+    misspelt = built.run("query", "out", ROWS, "--fromat", "json", code=2)
+    assert "unexpected extra arguments (--fromat json)" in misspelt.stderr
 
 
 def test_query_as_csv_to_a_file_and_to_standard_output(built):
