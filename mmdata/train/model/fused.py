@@ -19,6 +19,7 @@ from mmdata.train.model.heads import Head, MatchHead, MimicHeads, RouteHead
 from mmdata.train.model.layers import Blocks, init_weights, masked_mean
 from mmdata.train.model.media_decoders import AudioDecoder, ImageDecoder
 from mmdata.train.model.modalities import make_towers
+from mmdata.train.model.moe import uncounted
 from mmdata.train.model.sizes import TRUNK_MODALITIES, Architecture
 from mmdata.train.model.text_decoder import TextDecoder
 from mmdata.train.model.towers import Limits, Tower
@@ -144,7 +145,8 @@ class FusedModel(nn.Module):
             none = torch.zeros((rows, 0, self.width), device=device)
             return none, none[..., 0].bool(), torch.zeros((rows, self.embed_dim), device=device)
         if inputs is None:
-            parts = [part[:0] for part in self._run(name, *self.tower(name).blank(device))]
+            with uncounted(self):
+                parts = [part[:0] for part in self._run(name, *self.tower(name).blank(device))]
             row_N = torch.zeros(0, dtype=torch.int64, device=device)
         else:
             parts, row_N = self._run(name, inputs.values, inputs.length_N), inputs.row_N

@@ -7,6 +7,8 @@ Shapes: N sequences, S tokens of each, T tokens of all, W width, E experts.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -63,6 +65,16 @@ class MixtureMlp(nn.Module):
         gate_TE = log_TE.exp() * nn.functional.one_hot(choice_T, log_TE.shape[1])
         made = [gate_TE[:, number, None] * expert(tokens_TW) for number, expert in enumerate(self.experts)]
         return torch.stack(made).sum(dim=0)
+
+
+@contextmanager
+def uncounted(model: nn.Module) -> Iterator[None]:
+    """What runs meanwhile is no load: it was made only for gradients of zeros."""
+    layers = [layer for layer in model.modules() if isinstance(layer, MixtureMlp)]
+    counts = [len(layer.loads) for layer in layers]
+    yield
+    for layer, count in zip(layers, counts, strict=True):
+        del layer.loads[count:]
 
 
 def _load(log_TE: Tensor, choice_T: Tensor, real_T: Tensor) -> Load:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from fused_case import LIMITS, SHAPE, batch_of, example, fit, make_model
@@ -46,6 +48,24 @@ def test_padding_is_no_load():
     assert layer.loads[0].probability_E.sum().item() == pytest.approx(3, rel=1e-5)
     layer.eval()(torch.randn(2, 3, 8), mask)
     assert len(layer.loads) == 1
+
+
+def test_a_tower_that_runs_over_nothing_is_no_load():
+    """As on a rank whose batch lacks a modality: the blank that it runs for its gradients spread one text more."""
+    model = make_model(LossConfig(), moe={"experts": 4, "every": 1})
+    examples = [example(row) for row in range(4)]
+    batch = batch_of([replace(one, values={"image": one.values["image"]}) for one in examples])
+    counts = []
+    for absent in (False, True):
+        model.run_absent = absent
+        for layer in layers_of(model):
+            layer.loads.clear()
+        encoded = model.train().encode(batch)
+        counts.append([sum(int(load.chosen_E.sum()) for load in layer.loads) for layer in layers_of(model)])
+    assert counts[0] == counts[1]
+    assert sum(counts[0]) > 0
+    encoded.embeddings[model.modalities.index("text")].sum().backward()
+    assert all(part.grad is not None for part in model.towers["text"].parameters())
 
 
 def test_penalties_know_even_from_uneven_and_sure_from_unsure():
