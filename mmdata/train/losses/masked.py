@@ -5,12 +5,15 @@ Shapes: N samples that have a modality, S tokens.
 
 from __future__ import annotations
 
+import contextlib
+
 import torch
 from torch import Tensor
 
 from mmdata.train.dice import Dice, Purpose
 from mmdata.train.losses.ranks import shared_mean, total
 from mmdata.train.losses.step import Step
+from mmdata.train.model.moe import uncounted
 from mmdata.train.model.towers import Tower
 
 
@@ -37,7 +40,8 @@ def _term(step: Step, name: str, tower: Tower) -> Tensor | None:
     everyone = total(hidden_NS.sum().float())
     if not everyone:
         return None
-    tokens_NSW, _ = tower(values, length_N, hidden_NS, step.model.trunk_of(name))
+    with uncounted(step.model) if inputs is None else contextlib.nullcontext():
+        tokens_NSW, _ = tower(values, length_N, hidden_NS, step.model.trunk_of(name))
     error_NS = tower.rebuilt(tokens_NSW, values, length_N)
     return shared_mean(error_NS, hidden_NS.float(), everyone)
 

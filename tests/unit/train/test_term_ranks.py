@@ -17,7 +17,7 @@ rank, world, folder = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 torch.set_num_threads(1)
 if world > 1:
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
-found = gradients(rank, world)
+found = gradients(rank, world, sys.argv[4] == "True")
 if rank == 0:
     torch.save(found, f"{folder}/{world}.pt")
 if world > 1:
@@ -27,13 +27,18 @@ if world > 1:
 
 
 @pytest.mark.slow
-def test_every_term_has_the_gradients_of_one_process(tmp_path: Path):
-    """One rank has no sound, no teacher and no questions; neither waits for the other for ever."""
+@pytest.mark.parametrize("shared_trunk", [False, True])
+def test_every_term_has_the_gradients_of_one_process(tmp_path: Path, shared_trunk: bool):
+    """One rank has no sound, no teacher and no questions; neither waits for the other for ever.
+
+    With a shared trunk that sound runs through experts, where what a rank runs over nothing is no load.
+    """
     here = Path(__file__).parent
     path = [str(here), str(here.parents[1]), *filter(None, sys.path)]
     for world in (1, 2):
         command = [sys.executable, "-c", f"import sys; sys.path[:0] = {path!r}\n{CODE}"]
-        ranks = [subprocess.Popen([*command, str(rank), str(world), str(tmp_path)]) for rank in range(world)]
+        told = [str(world), str(tmp_path), str(shared_trunk)]
+        ranks = [subprocess.Popen([*command, str(rank), *told]) for rank in range(world)]
         assert [process.wait(timeout=300) for process in ranks] == [0] * world
     one, two = torch.load(tmp_path / "1.pt"), torch.load(tmp_path / "2.pt")
     assert one.keys() == two.keys()

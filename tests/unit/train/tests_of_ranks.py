@@ -39,9 +39,9 @@ def batch_for(rank: int, world: int) -> Batch:
     return dataclasses.replace(batch, taught=vectors)
 
 
-def gradients(rank: int, world: int) -> dict[str, torch.Tensor]:
+def gradients(rank: int, world: int, shared_trunk: bool) -> dict[str, torch.Tensor]:
     """Terms and gradients, averaged over ranks."""
-    parts = {"decoders": ["text", "image", "audio"], "moe": {"experts": 2, "every": 1}}
+    parts = {"decoders": ["text", "image", "audio"], "moe": {"experts": 2, "every": 1}, "shared_trunk": shared_trunk}
     model = make_model(LOSS, NAMES, mimicked=LESSONS, **parts)
     batch = batch_for(rank, world)
     loss, terms = Objective(model, LOSS)(batch, Dice.of(0, 3, batch.row_B))
