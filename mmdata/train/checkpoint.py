@@ -109,10 +109,33 @@ def save(
         parts: what has tensors.
         identity: which run it belongs to, see `identity_of`.
         keep: how many stay.
+
+    Raises TrainError where the disk does not take it; the one before is still there.
     """
     path = folder / f"step-{progress.step:08d}"
     scratch = folder / f".{path.name}"
+    if path.exists():
+        # Of this step: the end of a stage is saved by what ends it and by what begins the next. Taken away to be
+        # written again, it would be missing after a kill in between, and the ones before are gone.
+        return Checkpoint(path, stage, progress)
     progress.failed_members = gathered_lists(progress.failed_members)
+    try:
+        _write(path, scratch, progress, stage, parts, identity)
+    except (OSError, CheckpointException, SafetensorError) as error:
+        shutil.rmtree(scratch, ignore_errors=True)
+        fix = "make room; the same command goes on from the checkpoint before, where there is one"
+        raise TrainError(f"{path}: a checkpoint cannot be written: {_first_line(error)}; {fix}") from None
+    if is_main():
+        for old in _found(folder)[:-keep]:
+            shutil.rmtree(old)
+    barrier()
+    return Checkpoint(path, stage, progress)
+
+
+def _write(
+    path: Path, scratch: Path, progress: Progress, stage: int, parts: Parts, identity: Mapping[str, Any]
+) -> None:
+    """Write it aside and put it in its place."""
     if is_main():
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(parents=True)
@@ -124,12 +147,8 @@ def save(
     if is_main():
         state = {"version": _VERSION, "identity": dict(identity), "stage": stage, "progress": asdict(progress)}
         write_whole(scratch / _STATE, lambda file: file.write_text(json.dumps(state)))
-        shutil.rmtree(path, ignore_errors=True)
         scratch.replace(path)
-        for old in _found(folder)[:-keep]:
-            shutil.rmtree(old)
     barrier()
-    return Checkpoint(path, stage, progress)
 
 
 def newest(folder: Path, identity: Mapping[str, Any]) -> Checkpoint | None:
@@ -210,9 +229,16 @@ def _single_process() -> Iterator[None]:
         yield
 
 
+def _first_line(error: BaseException) -> str:
+    """Of what a library says; of several ranks' errors the first one's."""
+    failures = getattr(error, "failures", None)
+    cause = next(iter(failures.values()))[0] if failures else error
+    return (str(cause).splitlines() or [type(cause).__name__])[0]
+
+
 def _damaged(path: Path, error: BaseException) -> TrainError:
     fix = "delete that folder to go on from the one before, or from the start"
-    return TrainError(f"{path}: not a checkpoint that can be read ({str(error).splitlines()[0]}); {fix}")
+    return TrainError(f"{path}: not a checkpoint that can be read ({_first_line(error)}); {fix}")
 
 
 def _check_identity(path: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:

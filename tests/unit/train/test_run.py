@@ -1,18 +1,23 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from traceback import StackSummary
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 
 from mmdata.errors import SpecError, TrainError
+from mmdata.train import checkpoint
 from mmdata.train import eval as measuring
 from mmdata.train.dice import Dice
 from mmdata.train.export import load_model
@@ -119,6 +124,44 @@ def test_a_signal_saves_and_the_same_command_goes_on_to_the_same_weights(straigh
     assert any("going on after step 2" in line for line in lines)
     assert_equal_weights(folder, tmp_path / "parts")
     assert steps_of(folder) == steps_of(tmp_path / "parts")
+
+
+def test_a_checkpoint_that_the_disk_does_not_take_leaves_the_one_before(
+    straight, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    _, folder, path = straight
+    overrides, calls = ["model.dropout=0.1", "checkpoint_every=2"], []
+    save_tensors = checkpoint.save_tensors
+
+    def full(*arguments: Any, storage_writer: Any, **others: Any) -> None:
+        calls.append(storage_writer)
+        if len(calls) == 2:
+            (tmp_path / "full" / "checkpoints" / ".step-00000004" / "half").write_bytes(b"x")
+            raise CheckpointException("save", {0: (OSError(errno.ENOSPC, "No space left on device"), StackSummary())})
+        save_tensors(*arguments, storage_writer=storage_writer, **others)
+
+    monkeypatch.setattr(checkpoint, "save_tensors", full)
+    with pytest.raises(TrainError, match=r"step-00000004: a checkpoint cannot be written: .*No space left.*make room"):
+        train(path, overrides, tmp_path / "full", Lines())
+    assert [one.name for one in (tmp_path / "full" / "checkpoints").iterdir()] == ["step-00000002"]
+    train(path, overrides, tmp_path / "full", Lines())
+    assert_equal_weights(folder, tmp_path / "full")
+
+
+def test_a_checkpoint_is_not_taken_away_to_be_written_again(straight, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The end of a stage is asked for twice: a kill between removing and renaming would have lost it."""
+    _, _, path = straight
+    written: list[str] = []
+    save_tensors = checkpoint.save_tensors
+
+    def noted(*arguments: Any, storage_writer: Any, **others: Any) -> None:
+        written.append(Path(storage_writer.path).name)
+        save_tensors(*arguments, storage_writer=storage_writer, **others)
+
+    monkeypatch.setattr(checkpoint, "save_tensors", noted)
+    stages = "stages=[{name: one, samples: 16}, {name: two, samples: 16}]"
+    result = train(path, ["steps=null", stages, "optim.batch_size=8"], tmp_path / "stages", Lines())
+    assert (result["step"], written) == (4, [".step-00000002", ".step-00000004"])
 
 
 class Killed(BaseException):
