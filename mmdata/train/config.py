@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError, field_validator
 from mmdata.document import Document, Keys, nearest, read_yaml
 from mmdata.errors import SpecError
 from mmdata.spec import Frozen, Names, explain
-from mmdata.train.losses.config import LossConfig, apart_problems
+from mmdata.train.losses.config import TERM_NAMES, LossConfig, apart_problems
 from mmdata.train.model.sizes import Architecture, ModelConfig
 from mmdata.train.model.sizes import problems as model_problems
 
@@ -281,8 +281,24 @@ def _problems(config: TrainConfig) -> Iterator[tuple[Keys, str]]:
     yield from _made_problems(config)
     yield from _set_problems(config)
     yield from apart_problems(("loss",), config.loss, config.data.modalities)
+    yield from _loss_problems(config)
+    if any(k < 1 for k in config.eval_ks):
+        yield ("eval_ks",), "k counts from 1"
     yield from _start_problems(config)
     yield from model_problems(config.model, config.losses(), config.data.image_side_px)
+
+
+def _loss_problems(config: TrainConfig) -> Iterator[tuple[Keys, str]]:
+    """Losses of which nothing would be learnt, for all the steps there are."""
+    taught = bool(config.data.teachers or config.teacher)
+    for number, loss in enumerate(config.losses()):
+        keys: Keys = ("stages", number, "loss") if config.stages else ("loss",)
+        if not any(getattr(loss, term) for term in TERM_NAMES):
+            yield keys, "every term weighs 0, so nothing is learnt; give one a weight, `pair: 1`"
+        for term in ("distill", "mimic"):
+            if getattr(loss, term) and not taught:
+                fix = "add `teachers: {image: aligner.member}` to data, or `teacher: {run: FOLDER}`"
+                yield (*keys, term), f"learns from a teacher, and none is named; {fix}"
 
 
 def _set_problems(config: TrainConfig) -> Iterator[tuple[Keys, str]]:

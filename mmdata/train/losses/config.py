@@ -11,6 +11,11 @@ from pydantic import Field
 from mmdata.document import Keys, nearest
 from mmdata.spec import Frozen
 
+# The kinds of term, each a weight.
+TERM_NAMES = (
+    "pair", "fusion", "masked", "caption", "answer", "flow", "route", "match", "distill", "mimic",
+)  # fmt: skip
+
 
 class LossConfig(Frozen):
     """A weight for each kind of term; 0 leaves it out. A kind of several terms counts as their mean."""

@@ -43,6 +43,17 @@ def test_defaults_and_overrides(tmp_path: Path):
         ("image: [image]", "imge: [image]", "train.yaml:3:33 data.modalities.imge: unknown modality 'imge'; did you"),
         ("image: [image]", "image: []", "train.yaml:3:33 data.modalities.image: names no member"),
         ("image: [image]", "image: [caption]", "train.yaml:3:41 data.modalities.image[0]: the member 'caption' is na"),
+        ("steps: 50", "steps: 50\neval_ks: [5, 0]", "train.yaml:5:1 eval_ks: k counts from 1"),
+        (
+            "steps: 50",
+            "steps: 50\nloss: {pair: 0, fusion: 0}",
+            "train.yaml:5:1 loss: every term weighs 0, so nothing is learnt; give one a weight, `pair: 1`",
+        ),
+        (
+            "steps: 50",
+            "stages: [{name: a, samples: 9, loss: {distill: 1}}]",
+            "train.yaml:4:39 stages[0].loss.distill: learns from a teacher, and none is named; add `teachers:",
+        ),
         ("steps: 50", "steps: 5", "train.yaml:1:1 optim.warmup: 20 steps of warm-up leave none of 5"),
         (
             "steps: 50",

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from mmdata.train.batch import Example, Lesson, Space
 from mmdata.train.dice import Dice
-from mmdata.train.losses.config import LossConfig
+from mmdata.train.losses.config import TERM_NAMES, LossConfig
 from mmdata.train.losses.distill import affinity_loss
 from mmdata.train.losses.match import hard_negatives
 from mmdata.train.losses.objective import TERMS, Objective
@@ -24,6 +24,7 @@ def terms_of(model, loss: LossConfig, batch) -> dict[str, float]:
 
 def test_every_kind_of_term_has_a_weight_and_every_weight_a_kind():
     numbers = {name for name, field in LossConfig.model_fields.items() if field.annotation is float}
+    assert tuple(TERMS) == TERM_NAMES
     assert set(TERMS) == numbers - {"modality_dropout", "masked_share", "condition_dropout", "distill_temperature"}
 
 
