@@ -27,7 +27,7 @@ from torch.distributed.checkpoint.state_dict_saver import save as save_tensors
 from torch.optim import Optimizer
 
 from mmdata.errors import TrainError
-from mmdata.train.config import RESUMABLE_CHANGES, TrainConfig
+from mmdata.train.config import RESUMABLE_CHANGES, RESUMABLE_DATA_CHANGES, TrainConfig
 from mmdata.train.ema import Ema
 from mmdata.train.launch import barrier, gathered_lists, is_main, world_size
 
@@ -242,12 +242,16 @@ def _damaged(path: Path, error: BaseException) -> TrainError:
 
 
 def _check_identity(path: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
-    keys = sorted(key for key in theirs.keys() | ours.keys() if theirs.get(key) != ours.get(key))
+    may_differ = {f"data.{name}" for name in RESUMABLE_DATA_CHANGES}
+    keys = sorted(key for key in (theirs.keys() | ours.keys()) - may_differ if theirs.get(key) != ours.get(key))
     # A folder may have moved: its digest says whether the data are the same.
     keys = [key for key in keys if key != "data.shards" and not re.fullmatch(r"data\.sets\..*\.shards", key)]
     if keys:
         shown = ", ".join(f"{key} was {theirs.get(key)}, is {ours.get(key)}" for key in keys[:5])
-        raise TrainError(f"{path}: of a run with other settings: {shown}; use another output, or delete that folder")
+        fix = "use another output, or delete that folder"
+        if any(key.endswith(".digest") for key in keys):
+            fix += "; shards that were built again are for a new run, which may begin with a finished one: --continue"
+        raise TrainError(f"{path}: of a run with other settings: {shown}; {fix}")
 
 
 def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -229,6 +229,8 @@ RESUMABLE_CHANGES = frozenset(
         "log_every", "eval_every", "eval_ks", "strategy", "checkpoint_activations", "tensorboard", "wandb",
     }
 )  # fmt: skip
+# And below `data`.
+RESUMABLE_DATA_CHANGES = frozenset({"cache_dir", "cache_gib", "max_failed_share"})
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:

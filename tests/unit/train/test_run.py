@@ -209,8 +209,14 @@ def test_other_settings_do_not_continue_a_run(straight, shape_shards: Path):
         train(path, ["model.dropout=0.1", "optim.lr=0.5"], folder, Lines())
     manifest = shape_shards / "manifest.json"
     manifest.write_text(manifest.read_text() + " ")
-    with pytest.raises(TrainError, match=r"data\.digest was"):
+    with pytest.raises(TrainError, match=r"data\.digest was .*; shards that were built again .* --continue"):
         train(path, ["model.dropout=0.1"], folder, Lines())
+
+
+def test_what_changes_no_step_may_differ_when_a_run_goes_on(straight, tmp_path: Path):
+    _, folder, path = straight
+    changes = ["data.cache_gib=3", f"data.cache_dir={tmp_path}", "data.max_failed_share=0.9", "log_every=3"]
+    assert train(path, ["model.dropout=0.1", *changes], folder, Lines())["status"] == "already_finished"
 
 
 def test_a_damaged_checkpoint_is_named(straight):
