@@ -213,7 +213,11 @@ def _export_one(
         expected, got = module(*checked)[-1], _run(path, shape, _flat(checked))
     max_abs = float((expected - got).abs().max())
     cosine = float(functional.cosine_similarity(expected, got, dim=-1).min())
-    if not int8 and cosine < _LEAST_COSINE:
+    if not expected.isfinite().all():
+        path.unlink()
+        raise TrainError(f"{path}: the model's own embeddings are not finite; train it again with a lower optim.lr")
+    # So that what is no number is too little.
+    if not (int8 or cosine >= _LEAST_COSINE):
         path.unlink()
         raise TrainError(f"{path}: its embeddings differ from the model's, cosine {cosine:.5f}; this is a defect")
     return Parity(name, path.name, len(data), max_abs, cosine)

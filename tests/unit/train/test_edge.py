@@ -8,7 +8,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from fused_case import batch_of, example, make_model
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from mmdata.cli import cli
 from mmdata.errors import TrainError
@@ -96,6 +96,16 @@ def test_torchscript_is_written_by_the_command_line(run: Path):
 def test_int8_is_onnx_s(run: Path, tmp_path: Path):
     with pytest.raises(TrainError, match="use --format onnx"):
         export(run, tmp_path / "out", "torchscript", True, print)
+
+
+def test_a_model_of_no_numbers_is_not_exported(run: Path, tmp_path: Path):
+    """A difference that is no number was near enough."""
+    weights = load_file(run / "model.safetensors")
+    weights["heads.image.project.weight"][0, 0] = torch.nan
+    save_file(weights, run / "model.safetensors")
+    with pytest.raises(TrainError, match=r"image\.pt: the model's own embeddings are not finite; train it again"):
+        export(run, tmp_path / "graphs", "torchscript", False, print)
+    assert not (tmp_path / "graphs" / "image.pt").exists()
 
 
 def test_a_spectrogram_without_complex_numbers_is_the_same():
