@@ -304,7 +304,7 @@ def _loader(
     if config.workers:
         # Workers are forked after the tokenizer was fitted in threads; it warns of that on every fork.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    return DataLoader(
+    return _Loader(
         cast(Dataset[Batch], dataset),  # what comes out is the collated batch
         batch_sampler=batches,
         num_workers=config.workers,
@@ -314,6 +314,21 @@ def _loader(
         generator=torch.Generator(),
         pin_memory=resolve_device(config.device).type == "cuda",
     )
+
+
+class _Loader(DataLoader[Batch]):
+    """Says what a decoding process that dies may have died of."""
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # torch's own iterator, seen through
+        """Batches. Raises TrainError where a process that decodes dies."""
+        try:
+            yield from super().__iter__()
+        except RuntimeError as error:
+            if not str(error).startswith("DataLoader worker (pid"):
+                raise
+            why = "for want of memory, most likely: fewer `workers`, a smaller cache_mib or member_max_bytes take less"
+            what = str(error).splitlines()[0].rstrip(". ").removeprefix("DataLoader worker ")
+            raise TrainError(f"a process that decodes has died {what}, {why}; the same command goes on") from None
 
 
 def _quiet_worker(_: int) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from mmdata.errors import TrainError
 from mmdata.train.batch import Collate
 from mmdata.train.config import load_config
 from mmdata.train.dataset import MixedDataset, SampleDataset, eval_loader, iter_texts, open_split, train_loader
@@ -49,6 +52,13 @@ def test_workers_change_nothing_even_more_than_shards(make_dataset, shape_shards
     assert all(same(left, right) for left, right in pairs)
     rows = [row for batch in eval_loader(many, other) for row in batch.row_B.tolist()]
     assert rows == list(range(24))
+
+
+def test_a_worker_that_dies_is_told_of_in_a_line(make_dataset, shape_shards: Path, monkeypatch: pytest.MonkeyPatch):
+    dataset, config = make_dataset(shape_shards, "workers=1")
+    monkeypatch.setattr(SampleDataset, "__getitem__", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(TrainError, match=r"a process that decodes has died .*want of memory.*the same command goes on"):
+        next(iter(train_loader(MixedDataset([dataset]), config, steps(0, 1))))
 
 
 def test_batches_for_cuda_are_locked_in_memory(make_dataset, shape_shards: Path, monkeypatch: pytest.MonkeyPatch):
