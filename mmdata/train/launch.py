@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from mmdata.errors import TrainError
 from mmdata.models.device import resolve_device
 
 # While one rank measures, the others wait.
 _PATIENCE = timedelta(hours=2)
+# Workers of a training that was killed look after it every five seconds, and end; until then they hold its lock.
+_LOCK_PATIENCE_S = 15.0
 
 
 def world_size() -> int:
@@ -57,6 +63,41 @@ def process_group(device: torch.device) -> Iterator[None]:
         yield
     finally:
         dist.destroy_process_group()
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Make the folder of a run and be the only training in it; the lock goes with the process.
+
+    Raises TrainError where it cannot be made, or another training runs there.
+    """
+    if not is_main():
+        yield
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise TrainError(f"output: {folder} cannot be made a folder: {error.strerror}; name another") from None
+    try:
+        _lock(folder, handle)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _lock(folder: Path, handle: int) -> None:
+    until = time.monotonic() + _LOCK_PATIENCE_S
+    while True:
+        try:
+            return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                fix = "wait for it, or give this one its own --output"
+                raise TrainError(f"{folder}: another training runs here; {fix}") from None
+            time.sleep(0.2)
+        except OSError:
+            return None  # a file system that knows no locks
 
 
 def summed(values: Sequence[float], device: torch.device) -> list[float]:

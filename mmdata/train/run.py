@@ -46,11 +46,11 @@ def train(
     _check_installed()
     from mmdata.train.data import open_sets
     from mmdata.train.growth import all_sets
-    from mmdata.train.launch import process_group, rank_device
+    from mmdata.train.launch import alone_in, process_group, rank_device
     from mmdata.train.log import say_line
     from mmdata.train.session import Session
 
-    with process_group(rank_device(config.device)):
+    with process_group(rank_device(config.device)), alone_in(Path(config.output)):
         return _carry_out(Session(config, open_sets(config, all_sets(config)), say_line if say is None else say))
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 
 from mmdata.errors import SpecError, TrainError
-from mmdata.train import checkpoint
+from mmdata.train import checkpoint, launch
 from mmdata.train import eval as measuring
 from mmdata.train.dice import Dice
 from mmdata.train.export import load_model
@@ -162,6 +162,21 @@ def test_a_checkpoint_is_not_taken_away_to_be_written_again(straight, tmp_path: 
     stages = "stages=[{name: one, samples: 16}, {name: two, samples: 16}]"
     result = train(path, ["steps=null", stages, "optim.batch_size=8"], tmp_path / "stages", Lines())
     assert (result["step"], written) == (4, [".step-00000002", ".step-00000004"])
+
+
+def test_one_training_at_a_time_in_a_folder(
+    write_config: Callable[..., Path], shape_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Two would take each other's checkpoints away, and mix their lines in one log."""
+    path, output = write_config(shape_shards), tmp_path / "once"
+    monkeypatch.setattr(launch, "_LOCK_PATIENCE_S", 0.1)
+    with launch.alone_in(output), pytest.raises(TrainError, match=r"once: another training runs here; wait for it"):
+        train(path, [], output, Lines())
+    with launch.alone_in(output):
+        pass
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TrainError, match=r"output: .*file cannot be made a folder: .*; name another"):
+        train(path, [], tmp_path / "file", Lines())
 
 
 class Killed(BaseException):
