@@ -93,8 +93,8 @@ def _directions(embedded: Embedded, modalities: tuple[str, ...]) -> Iterable[tup
         rows_N = (present_NM[:, left] & present_NM[:, right]).nonzero()[:, 0]
         yield f"{modalities[left]}->{modalities[right]}", single_MND[left], single_MND[right], rows_N
     for column, name in enumerate(modalities):
-        # Every usable sample has two modalities, so one is left when this one is hidden.
-        rows_N = present_NM[:, column].nonzero()[:, 0]
+        # Of what is only asked about, nothing may be left when this one is hidden.
+        rows_N = (present_NM[:, column] & (present_NM.sum(dim=1) > 1)).nonzero()[:, 0]
         yield f"fusion->{name}", embedded.fused_MND[column], single_MND[column], rows_N
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mmdata.train import recall
+from mmdata.train.eval import Embedded, measure
 from mmdata.train.recall import chance_level, recall_at
 
 
@@ -51,3 +52,13 @@ def test_chance_is_what_random_orders_give():
     assert sum(trial["value"] for trial in trials) / 400 == pytest.approx(expected, abs=0.02)
     assert chance_level([1, 1], 10, 1) == pytest.approx(0.1)
     assert chance_level([1, 1], 2, 10) == 1.0
+
+
+def test_a_fusion_of_nothing_is_not_asked():
+    """A picture alone is enough where questions are asked about it: what is left without it finds nothing."""
+    torch.manual_seed(0)
+    present_N2 = torch.tensor([[True, True], [True, True], [True, False], [True, True]])
+    single, fused = torch.randn(2, 4, 3), torch.randn(2, 4, 3)
+    embedded = Embedded(torch.arange(4), present_N2, torch.zeros(4, dtype=torch.int64), single, fused, [])
+    counts = {name: cell["queries"] for name, cell in measure(embedded, ("image", "text"), [1]).items()}
+    assert counts == {"image->text": 3, "text->image": 3, "fusion->image": 3, "fusion->text": 3}
