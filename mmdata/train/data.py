@@ -46,7 +46,7 @@ class OpenSet:
     @property
     def is_replay(self) -> bool:
         """Whether it comes with the run that this training begins with."""
-        return self.name.partition(".")[0] == REPLAY
+        return is_replay(self.name)
 
 
 def open_sets(config: TrainConfig, sets: Mapping[str, SetConfig]) -> list[OpenSet]:
@@ -63,8 +63,21 @@ def _open(config: TrainConfig, name: str, one: SetConfig) -> OpenSet:
     wanted = one.share or any(stage.mix.get(name) for stage in config.stages)
     train = _split(folder, data.train_split, data) if wanted else None
     has_val = data.val_split in folder.manifest.splits
-    val = _split(folder, data.val_split, data) if has_val or not config.data.sets else None
+    measured = measured_data(config, replay=is_replay(name))
+    val = _split(folder, data.val_split, measured) if has_val or not config.data.sets else None
     return OpenSet(name, one.share, folder, train, val)
+
+
+def is_replay(name: str) -> bool:
+    """Whether a set comes with the run that this training begins with."""
+    return name.partition(".")[0] == REPLAY
+
+
+def measured_data(config: TrainConfig, *, replay: bool) -> DataConfig:
+    """What is read of held-out samples: of those that come with a run, what it knew before a modality was added."""
+    data, new = config.data, config.start.add_modality if config.start else None
+    known = {name: members for name, members in data.modalities.items() if name != new}
+    return data.model_copy(update={"modalities": known}) if replay else data
 
 
 def _split(folder: ShardFolder, name: str, data: DataConfig) -> Split:
@@ -111,7 +124,8 @@ def val_set(
 ) -> MixedDataset | None:
     """What is measured on: of the new sets, or of those that come with the run; None where there is nothing."""
     splits = [one.val for one in sets if one.val and one.is_replay is replay]
-    sources = [SampleDataset(split, config.data, config.seed, tokenizer, config.cache_mib) for split in splits]
+    data = measured_data(config, replay=replay)
+    sources = [SampleDataset(split, data, config.seed, tokenizer, config.cache_mib) for split in splits]
     return MixedDataset(sources) if sources else None
 
 
