@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -9,7 +10,8 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from mmdata.errors import TrainError
+from mmdata.document import nearest
+from mmdata.errors import SampleError, TrainError
 from mmdata.train.config import REPLAY, DataConfig, SetConfig, TrainConfig
 from mmdata.train.dataset import MixedDataset, SampleDataset, Split, iter_texts, open_split
 from mmdata.train.launch import world_size
@@ -17,6 +19,7 @@ from mmdata.train.manifest import ShardFolder, open_folder
 from mmdata.train.online import online_augment
 from mmdata.train.order import Endless, Mix
 from mmdata.train.places import LocalPlace, RemotePlace
+from mmdata.train.shards import ShardReader
 from mmdata.train.stages import Stage
 
 # One sample has no negatives.
@@ -54,7 +57,19 @@ def open_sets(config: TrainConfig, sets: Mapping[str, SetConfig]) -> list[OpenSe
     opened = [_open(config, name, one) for name, one in sets.items()]
     if not any(one.val for one in opened if not one.is_replay):
         raise TrainError(f"no set has a split '{config.data.val_split}' with samples; build one, or name another split")
+    splits = [one.train for one in opened if one.train]
+    if splits and config.data.weight_by and all(split.weight_N is None for split in splits):
+        raise TrainError(_no_weight(config.data.weight_by, splits[0]))
     return opened
+
+
+def _no_weight(path: str, split: Split) -> str:
+    """What is said of a path that no sample has, with the nearest that the first one has."""
+    record = {}
+    with contextlib.suppress(SampleError):
+        record = ShardReader(split.index, 1).record(0)
+    inner = [f"{key}.{name}" for key, value in record.items() if isinstance(value, dict) for name in value]
+    return f"data.weight_by: no sample has '{path}' in its JSON{nearest(path, [*record, *inner])}"
 
 
 def _open(config: TrainConfig, name: str, one: SetConfig) -> OpenSet:

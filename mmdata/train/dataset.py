@@ -79,25 +79,31 @@ def open_split(folder: ShardFolder, split: str, data: DataConfig) -> Split:
     return Split(taken, len(index) - len(rows), teachers, _weights(taken, data) if data.weight_by else None)
 
 
-def _weights(index: ShardIndex, data: DataConfig) -> npt.NDArray[np.float64]:
-    """Weights out of the samples' JSON. Raises TrainError for one that is no weight, and where all are 0."""
+def _weights(index: ShardIndex, data: DataConfig) -> npt.NDArray[np.float64] | None:
+    """Weights out of the samples' JSON, 1 where there is none; None where no sample has one.
+
+    Raises TrainError for one that is no weight, and where all are 0.
+    """
     reader = ShardReader(index, data.member_max_bytes)
     path = (data.weight_by or "").split(".")
-    weight_N = np.array([_weight(reader, row, path) for row in range(len(index))])
+    weight_N = np.array([_weight(reader, row, path) for row in range(len(index))], dtype=np.float64)
     if len(weight_N) and not weight_N.any():
         raise TrainError(f"{index.place_of_shards}: data.weight_by: all weights are 0")
-    return weight_N
+    return None if np.isnan(weight_N).all() else np.nan_to_num(weight_N, nan=1.0)
 
 
 def _weight(reader: ShardReader, row: int, path: Sequence[str]) -> float:
+    """NaN where there is none."""
     try:
         value: object = reader.record(row)
     except SampleError:
-        return 1.0  # it is met again in training, and named there
+        return np.nan  # it is met again in training, and named there
     for key in path:
         value = value.get(key) if isinstance(value, dict) else None
+    if value is None:
+        return np.nan
     try:
-        weight = 1.0 if value is None else float(value)  # type: ignore[arg-type]
+        weight = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         weight = -1.0
     if not 0 <= weight < float("inf"):

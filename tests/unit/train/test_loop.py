@@ -196,6 +196,15 @@ def test_a_weight_that_is_none_is_named_with_shard_and_key(write_config, shape_s
         open_sets(config, all_sets(config))
 
 
+def test_a_weight_that_no_sample_has_is_told_with_the_nearest(write_config, shape_shards: Path):
+    """A slip of the pen trained on all samples alike, and nobody was told."""
+    with_weights(shape_shards, [1] * 12)
+    config = load_config(write_config(shape_shards), ["data.weight_by=attributes.weigth"])
+    expected = r"no sample has 'attributes\.weigth' in its JSON; did you mean 'attributes\.weight'\?"
+    with pytest.raises(TrainError, match=expected):
+        open_sets(config, all_sets(config))
+
+
 @pytest.mark.slow
 def test_several_sets_are_mixed_and_measured_together(
     write_config: Callable[..., Path], write_shards: Callable[..., Path], shapes, tmp_path: Path
