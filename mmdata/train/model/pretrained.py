@@ -40,10 +40,17 @@ class Pretrained(Tower):
             network.eval()
 
     def train(self, mode: bool = True) -> Self:
-        """As in torch; a frozen network stays in evaluation mode."""
+        """As in torch; a frozen network stays in evaluation mode, and so do the batch norms of one that is tuned.
+
+        They keep the statistics that they came with: those of a batch differ by rank and by piece of it, and the blank
+        of a rank that has no picture would be part of them.
+        """
         super().train(mode)
         if self.frozen:
             self.network.eval()
+        for module in self.network.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
         return self
 
     def forward(

@@ -112,6 +112,18 @@ def test_what_is_frozen_stays_and_what_is_not_learns(sentence: PretrainedTower, 
     assert model.towers["image"].network.training
 
 
+def test_a_tuned_network_gives_a_picture_the_same_features_in_any_company(timm_weights: PretrainedTower):
+    """Else the pieces of a batch, and its ranks, would be another step than the batch."""
+    tower = load_tower(timm_weights.model_copy(update={"frozen": False}), LIMITS).eval().train()
+    before = {name: buffer.clone() for name, buffer in tower.named_buffers()}
+    pixels = torch.from_numpy(np.stack([one.values["image"] for one in examples(6)]))
+    whole, _ = tower(pixels, torch.full((6,), 32))
+    pieces = [tower(pixels[at : at + 2], torch.full((2,), 32))[0] for at in (0, 2, 4)]
+    assert torch.allclose(whole, torch.cat(pieces), atol=1e-5)
+    assert any(parameter.requires_grad for parameter in tower.parameters())
+    assert all(torch.equal(before[name], buffer) for name, buffer in tower.named_buffers())
+
+
 @pytest.mark.slow
 def test_a_clip_is_two_towers(tmp_path):
     open_clip = pytest.importorskip("open_clip")
