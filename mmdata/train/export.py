@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mmdata.errors import TrainError
 from mmdata.train.checkpoint import write_whole
-from mmdata.train.config import TrainConfig
+from mmdata.train.config import SetConfig, TrainConfig
 from mmdata.train.model.fused import TRAINING_ONLY, FusedModel
 from mmdata.train.model.sizes import Architecture
 from mmdata.train.model.towers import Limits
@@ -60,9 +60,17 @@ def run_limits(folder: Path, config: TrainConfig, key: str) -> None:
 
 
 def save_model(
-    folder: Path, weights: Mapping[str, Tensor], modalities: Sequence[str], config: TrainConfig, limits: Limits
+    folder: Path,
+    weights: Mapping[str, Tensor],
+    modalities: Sequence[str],
+    config: TrainConfig,
+    limits: Limits,
+    replayed: Mapping[str, SetConfig],
 ) -> None:
-    """Write `model.safetensors` and `config.json`; the tokenizer stands there since training started."""
+    """Write `model.safetensors` and `config.json`; the tokenizer stands there since training started.
+
+    `replayed` are the sets of the run that this one began with, with their shares, which its training file names not.
+    """
     kept = {name: tensor for name, tensor in weights.items() if not name.startswith(TRAINING_ONLY)}
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in kept.items()}
     write_whole(folder / "model.safetensors", lambda scratch: save_file(weights, scratch))
@@ -73,6 +81,7 @@ def save_model(
         "architecture": config.architecture().model_dump(),
         "limits": asdict(limits),
         "training": config.model_dump(),
+        "replayed": {name: one.model_dump() for name, one in replayed.items()},
     }
     write_json(folder / "config.json", description)
 

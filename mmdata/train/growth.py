@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from mmdata.errors import TrainError
-from mmdata.train.config import REPLAY, DataConfig, SetConfig, StartConfig, TrainConfig
+from mmdata.train.config import MAX_SETS, REPLAY, DataConfig, SetConfig, StartConfig, TrainConfig
 from mmdata.train.export import read_description, run_limits
 from mmdata.train.model.fused import TRAINING_ONLY, FusedModel
 from mmdata.train.stages import modality_patterns
@@ -53,13 +53,20 @@ def check_start(config: TrainConfig) -> None:
 
 
 def replayed_sets(start: StartConfig) -> dict[str, SetConfig]:
-    """The data sets of the run, their shares together those of `start.replay`; by other names."""
+    """The data sets of the run, their shares together those of `start.replay`; by other names.
+
+    A run that was itself continued replayed those of the run before: they are among its own.
+    """
     description = read_description(Path(start.run))
     try:
         data = DataConfig.model_validate(description["training"]["data"])
+        replayed = {name: SetConfig.model_validate(one) for name, one in description.get("replayed", {}).items()}
     except (KeyError, ValueError) as error:
         raise TrainError(f"{start.run}: does not say what it was trained on: {error}") from None
-    sets = data.all_sets()
+    rest = 1 - sum(one.share for one in replayed.values())
+    own = sum(one.share for one in data.all_sets().values())
+    sets = {name: one.model_copy(update={"share": rest * one.share / own}) for name, one in data.all_sets().items()}
+    sets |= replayed
     total = sum(one.share for one in sets.values())
     return {
         REPLAY + (f".{name}" if name else ""): SetConfig(shards=one.shards, share=start.replay * one.share / total)
@@ -73,7 +80,11 @@ def all_sets(config: TrainConfig) -> dict[str, SetConfig]:
     replay = config.start.replay if config.start else 0.0
     total = sum(one.share for one in own.values())
     scaled = {name: SetConfig(shards=one.shards, share=one.share / total * (1 - replay)) for name, one in own.items()}
-    return {**scaled, **(replayed_sets(config.start) if config.start else {})}
+    sets = {**scaled, **(replayed_sets(config.start) if config.start else {})}
+    if len(sets) > MAX_SETS:
+        fix = "build those of the earliest runs as one, and begin with a run that learnt it"
+        raise TrainError(f"start.run: {len(sets)} sets with those of earlier runs, at most {MAX_SETS}; {fix}")
+    return sets
 
 
 def forgetting(before: Mapping[str, Any], after: Mapping[str, Any], ks: list[int]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from mmdata.train import checkpoint, data, growth
 from mmdata.train.batch import Lesson
 from mmdata.train.checkpoint import Checkpoint, Progress
-from mmdata.train.config import TrainConfig
+from mmdata.train.config import SetConfig, TrainConfig
 from mmdata.train.data import OpenSet
 from mmdata.train.dataset import MixedDataset, eval_loader
 from mmdata.train.eval import embed, measure, table
@@ -115,7 +115,12 @@ class Session:
         """Export the model, measure it, write the metrics."""
         weights = self.trainer.weights()
         if is_main():
-            save_model(self.output, weights, self.modalities, self.config, self._limits)
+            replayed = {
+                one.name: SetConfig(shards=str(one.folder.place), share=one.share)
+                for one in self.sets
+                if one.is_replay and one.share
+            }
+            save_model(self.output, weights, self.modalities, self.config, self._limits, replayed)
             self._measure_with(weights)
             self._report_forgetting(weights)
             write_json(self.output / "metrics.json", {**self.summary("finished"), "ks": self.config.eval_ks})

@@ -14,9 +14,10 @@ from click.testing import CliRunner
 from mmdata.cli import cli
 from mmdata.errors import TrainError
 from mmdata.train.batch import Collate
-from mmdata.train.config import load_config
+from mmdata.train.config import StartConfig, load_config
 from mmdata.train.dataset import SampleDataset, open_split
 from mmdata.train.export import load_model
+from mmdata.train.growth import replayed_sets
 from mmdata.train.manifest import open_folder
 from mmdata.train.run import train
 
@@ -98,6 +99,12 @@ def test_a_run_is_updated_with_new_shards_and_a_share_of_the_old(
             assert cell["before"] == old_metrics[name][f"recall@{k}"]["value"]
             assert cell["change"] == cell["after"] - cell["before"]
     assert any(line.startswith("on the held-out samples of the run that was continued") for line in lines)
+    # A third run that replays this one replays what this one replayed.
+    shares = {
+        Path(one.shards).name: one.share
+        for one in replayed_sets(StartConfig(run=str(tmp_path / "new"), replay=0.5)).values()
+    }
+    assert shares == {"shards": 0.5 * 0.75, "old_shards": 0.5 * 0.25}
 
 
 @pytest.mark.slow
