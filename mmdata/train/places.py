@@ -72,6 +72,17 @@ class LocalPlace:
         return {**self.__dict__, "_open": OrderedDict()}
 
 
+@contextmanager
+def _os_errors() -> Iterator[None]:
+    """Each store's client has errors of its own: S3's without credentials is none of the system's."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        raise OSError(f"{type(error).__name__}: {error}") from error
+
+
 @dataclass
 class RemotePlace:
     """A folder of an object store.
@@ -90,16 +101,20 @@ class RemotePlace:
 
     def size(self, name: str) -> int:
         """Bytes of a file. Raises OSError."""
-        return int(self._system().size(self._path(name)))
+        with _os_errors():
+            return int(self._system().size(self._path(name)))
 
     def read(self, name: str) -> bytes:
         """A whole file. Raises OSError."""
-        return cast(bytes, self._system().cat_file(self._path(name)))
+        with _os_errors():
+            return cast(bytes, self._system().cat_file(self._path(name)))
 
     @contextmanager
     def open(self, name: str) -> Iterator[BinaryIO]:
         """A file to seek in. Raises OSError."""
-        with self._system().open(self._path(name), "rb") as file:
+        with _os_errors():
+            opened = self._system().open(self._path(name), "rb")
+        with opened as file:
             yield cast(BinaryIO, file)
 
     def range(self, name: str, offset: int, size: int) -> bytes:
@@ -107,7 +122,8 @@ class RemotePlace:
         if self.cache:
             self._fetch(name, self.cache.path)
             return self.cache.range(name, offset, size)
-        return cast(bytes, self._system().cat_file(self._path(name), start=offset, end=offset + size))
+        with _os_errors():
+            return cast(bytes, self._system().cat_file(self._path(name), start=offset, end=offset + size))
 
     def close(self) -> None:
         """Close what the cache holds open."""
@@ -120,7 +136,8 @@ class RemotePlace:
         if not file.exists():
             scratch = folder / f".{name}.{os.getpid()}.{threading.get_ident()}"
             try:
-                self._system().get_file(self._path(name), str(scratch))
+                with _os_errors():
+                    self._system().get_file(self._path(name), str(scratch))
                 scratch.replace(file)
             finally:
                 scratch.unlink(missing_ok=True)

@@ -86,3 +86,20 @@ def test_whole_shards_are_kept_only_where_they_fit(bucket: Path, write_config: C
 def test_a_url_of_an_unknown_kind_is_named():
     with pytest.raises(TrainError, match=r"gopher2://x: .*[Pp]rotocol"):
         open_folder("gopher2://x")
+
+
+def test_a_client_s_own_error_is_a_line(bucket: Path, monkeypatch: pytest.MonkeyPatch):
+    """S3 without credentials ended in botocore's traceback."""
+
+    class NoCredentialsError(Exception):
+        pass
+
+    def refuse(*_: object, **__: object) -> None:
+        raise NoCredentialsError("Unable to locate credentials")
+
+    index = index_split(open_folder(URL), "train", ["image"])
+    monkeypatch.setattr(fsspec.filesystem("memory"), "cat_file", refuse, raising=False)
+    with pytest.raises(TrainError, match=r"manifest\.json: cannot be read: NoCredentialsError: Unable to locate"):
+        open_folder(URL)
+    with pytest.raises(SampleError, match="its shard cannot be read: NoCredentialsError"):
+        ShardReader(index, 1 << 20).read(0, "image")
