@@ -89,10 +89,13 @@ def is_replay(name: str) -> bool:
 
 
 def measured_data(config: TrainConfig, *, replay: bool) -> DataConfig:
-    """What is read of held-out samples: of those that come with a run, what it knew before a modality was added."""
+    """What is read of held-out samples, each once, whatever it weighs.
+
+    Of those that come with a run that is what it knew before a modality was added.
+    """
     data, new = config.data, config.start.add_modality if config.start else None
-    known = {name: members for name, members in data.modalities.items() if name != new}
-    return data.model_copy(update={"modalities": known}) if replay else data
+    known = {name: members for name, members in data.modalities.items() if not (replay and name == new)}
+    return data.model_copy(update={"modalities": known, "weight_by": None})
 
 
 def _split(folder: ShardFolder, name: str, data: DataConfig) -> Split:

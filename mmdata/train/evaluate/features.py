@@ -93,8 +93,8 @@ def open_run(folder: Path, wanted: EvalConfig) -> Run:
     data = config.data
     if wanted.shards:
         data = data.model_copy(update={"shards": wanted.shards, "sets": {}})
-    # Teachers teach; nothing of them is measured.
-    data = data.model_copy(update={"val_split": wanted.split or data.val_split, "teachers": {}})
+    # Teachers teach, and weights say how often; nothing of them is measured.
+    data = data.model_copy(update={"val_split": wanted.split or data.val_split, "teachers": {}, "weight_by": None})
     config = config.model_copy(update={"data": data, "workers": wanted.workers})
     device = rank_device(wanted.device or config.device)
     model, tokenizer = load_model(folder, device)
@@ -102,11 +102,16 @@ def open_run(folder: Path, wanted: EvalConfig) -> Run:
 
 
 def open_data(run: Run, name: str) -> Opened:
-    """A split of the run's shards. Raises TrainError where they have none of that name."""
+    """A split of the run's shards. Raises TrainError where there is none of that name, or nothing the run reads."""
     data = run.config.data
     folders = [open_folder(one.shards) for one in data.all_sets().values()]
     holding = [folder for folder in folders if name in folder.manifest.splits] or folders[:1]
     splits = [open_split(folder, name, data) for folder in holding]
+    if not any(len(split.index) for split in splits):
+        read = ", ".join(f"{name} of {' or '.join(members)}" for name, members in data.modalities.items())
+        known = ", ".join(f"{name} ({one.modality})" for name, one in sorted(holding[0].manifest.members.items()))
+        what = f"no sample of '{name}' has two of what the run reads: {read}"
+        raise TrainError(f"{holding[0].place}: {what}; the shards hold {known}")
     sources = [SampleDataset(split, data, run.config.seed, run.tokenizer, 0) for split in splits]
     return Opened(splits, MixedDataset(sources))
 

@@ -11,7 +11,7 @@ import torch
 from click.testing import CliRunner
 
 from mmdata.cli import cli
-from mmdata.errors import SpecError
+from mmdata.errors import SpecError, TrainError
 from mmdata.train.config import load_config
 from mmdata.train.evaluate.config import EvalConfig, load_settings
 from mmdata.train.evaluate.consistency import consistency, derangements, gram_volume
@@ -164,6 +164,14 @@ def test_the_command_writes_the_same_figures_twice_and_a_table(run: Path):
     assert path.read_bytes() == report
     assert run_cli(str(run), "--split", "train", "--tasks", "missing").exit_code == 0
     assert json.loads((run / "eval" / "train.json").read_text())["samples"] == 24
+
+
+def test_shards_of_other_members_are_told(run: Path, write_shards: Callable[..., Path], shapes):
+    """That none of them `can be decoded` sent people to look for damage."""
+    write_shards({"val": [[{"txt": files["txt"]} for files in shapes(4, 0)]]})
+    expected = r"no sample of 'val' has two of what the run reads: .*text of caption.*; the shards hold .*caption"
+    with pytest.raises(TrainError, match=expected):
+        run_cli(str(run))
 
 
 def test_equal_texts_score_100_and_others_less():

@@ -162,9 +162,9 @@ def test_numbers_go_to_weights_and_biases(write_config, shape_shards: Path, tmp_
     assert ended == [True]
 
 
-def with_weights(shards: Path, weights: list[object]) -> None:
+def with_weights(shards: Path, weights: list[object], split: str = "train") -> None:
     """Write `attributes.weight` into the records of the first shard."""
-    path = shards / "train-000000.tar"
+    path = shards / f"{split}-000000.tar"
     with tarfile.open(path) as tar:
         files = [(info, tar.extractfile(info).read()) for info in tar]  # type: ignore[union-attr]
     remaining = iter(weights)
@@ -176,7 +176,7 @@ def with_weights(shards: Path, weights: list[object]) -> None:
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
     manifest = json.loads((shards / "manifest.json").read_text())
-    manifest["splits"]["train"]["shards"][0]["bytes"] = path.stat().st_size
+    manifest["splits"][split]["shards"][0]["bytes"] = path.stat().st_size
     (shards / "manifest.json").write_text(json.dumps(manifest))
 
 
@@ -187,6 +187,16 @@ def test_a_sample_is_seen_as_often_as_its_record_says(write_config, shape_shards
     assert one.train is not None
     assert one.train.weight_N is not None
     assert one.train.weight_N.tolist() == [2.5, 0, *[1] * 9, 0.5, *[1] * 12]
+
+
+def test_what_is_measured_is_not_weighed(write_config, shape_shards: Path):
+    """Held-out samples that must not be trained on may well weigh 0."""
+    with_weights(shape_shards, [2] * 12)
+    with_weights(shape_shards, [0] * 12, "val")
+    config = load_config(write_config(shape_shards), ["data.weight_by=attributes.weight"])
+    (one,) = open_sets(config, all_sets(config))
+    assert one.val is not None
+    assert one.val.weight_N is None
 
 
 def test_a_weight_that_is_none_is_named_with_shard_and_key(write_config, shape_shards: Path):
