@@ -75,6 +75,11 @@ class Failure:
     reason: str
     message: str
 
+    @property
+    def name(self) -> str:
+        """What tells it from others: `shard/id/member`."""
+        return f"{self.shard}/{self.sample_id}/{self.member}"
+
     def __str__(self) -> str:
         """One line for people."""
         return f"'{self.member}' of {self.key} ({self.sample_id} in {self.shard}): {self.message}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -41,16 +41,30 @@ class TrainLog:
     Of several ranks the first one writes and says; what the others cannot decode goes to files of their own.
     """
 
-    def __init__(self, folder: Path, say: Say, from_step: int, sinks: Sequence[Sink] = (), rank: int = 0) -> None:
-        """Go on after `from_step`: lines of later steps are of work that is done again, and are dropped."""
+    def __init__(
+        self,
+        folder: Path,
+        say: Say,
+        from_step: int,
+        sinks: Sequence[Sink] = (),
+        rank: int = 0,
+        failed: Collection[str] = (),
+    ) -> None:
+        """Go on after `from_step`: lines of later steps are of work that is done again, and are dropped.
+
+        So are failures other than those that were `failed` by then, `shard/id/member`: they are met again.
+        """
         suffix = f".rank{rank}" if rank else ""
         self._steps, self._failures = folder / "log.jsonl", folder / f"failures{suffix}.jsonl"
         self._say, self._sinks, self._main = say, sinks, rank == 0
         if self._main:
             kept = [line for line in _lines(self._steps) if _step_of(line) <= from_step]
             self._steps.write_text("".join(kept))
-        if not from_step:
-            self._failures.unlink(missing_ok=True)
+        failed = frozenset(failed)
+        known = [line for line in _lines(self._failures) if _failed_in(line) in failed]
+        self._failures.unlink(missing_ok=True)
+        if known:
+            self._failures.write_text("".join(known))
 
     def step(self, record: dict[str, Any], total_steps: int) -> None:
         """A training step; its loss, lr, samples_per_s and wait_share are also said."""
@@ -134,6 +148,14 @@ def _step_of(line: str) -> float:
         return int(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
         return float("inf")
+
+
+def _failed_in(line: str) -> str:
+    """The member that a line is of; empty for one that was cut off by a kill."""
+    try:
+        return Failure(**json.loads(line)).name
+    except (ValueError, TypeError):
+        return ""
 
 
 def _append(path: Path, record: dict[str, Any]) -> None:

@@ -118,6 +118,8 @@ class Trainer:
         self.optimizer = make_optimizer(model, config.optim)
         self.ema = Ema(model, config.optim.ema_decay) if config.optim.ema_decay else None
         self.progress = Progress()
+        # The same names as in `progress`, to look one up.
+        self._failed: set[str] = set()
         self._guard = Guard(config.spike_factor)
         self._saved_at = time.monotonic()
 
@@ -131,6 +133,7 @@ class Trainer:
         same = saved.stage == self.number
         checkpoint.restore(saved, self.parts, optimizer=same)
         self.progress = saved.progress
+        self._failed = set(self.progress.failed_members)
         self._guard = Guard(self.config.spike_factor, self.progress.guard if same else None)
 
     def save(self, folder: Path, identity: Mapping[str, Any]) -> Checkpoint:
@@ -138,7 +141,9 @@ class Trainer:
         self.progress.guard = self._guard.state()
         self._saved_at = time.monotonic()
         keep = self.config.keep_checkpoints
-        return checkpoint.save(folder, self.progress, self.number, self.parts, identity, keep)
+        saved = checkpoint.save(folder, self.progress, self.number, self.parts, identity, keep)
+        self._failed = set(self.progress.failed_members)  # those of the other ranks too, now
+        return saved
 
     def weights(self) -> dict[str, Tensor]:
         """What is measured and exported: every weight in full, averaged where that is wanted; all ranks together."""
@@ -257,9 +262,9 @@ class Trainer:
 
     def _note_failures(self, batch: Batch, log: TrainLog) -> None:
         for failure in batch.failures:
-            name = f"{failure.shard}/{failure.sample_id}/{failure.member}"
-            if name not in self.progress.failed_members:
-                self.progress.failed_members.append(name)
+            if failure.name not in self._failed:
+                self._failed.add(failure.name)
+                self.progress.failed_members.append(failure.name)
                 log.failure(failure)
 
     def _judge_failures(self, seen: int, failed: int, batch: Batch) -> None:

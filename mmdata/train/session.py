@@ -96,7 +96,7 @@ class Session:
         """Train on; True where training is complete."""
         progress = self.trainer.progress
         sinks = make_sinks(self.config, self.output, progress.step) if is_main() else []
-        self.log = TrainLog(self.output, self._say, progress.step, sinks, rank())
+        self.log = TrainLog(self.output, self._say, progress.step, sinks, rank(), progress.failed_members)
         if self._saved:
             self.say(f"{self._saved.path}: going on after step {progress.step}")
         self._measure_before()

@@ -17,10 +17,13 @@ from torch import nn
 
 from mmdata.errors import MissingExtraError, TrainError
 from mmdata.train import checkpoint
+from mmdata.train.batch import Batch, Failure
+from mmdata.train.checkpoint import Progress
 from mmdata.train.config import load_config
 from mmdata.train.data import open_sets
 from mmdata.train.ema import Ema
 from mmdata.train.growth import all_sets
+from mmdata.train.log import TrainLog
 from mmdata.train.loop import Trainer
 from mmdata.train.run import train
 
@@ -187,6 +190,21 @@ def test_a_sample_is_seen_as_often_as_its_record_says(write_config, shape_shards
     assert one.train is not None
     assert one.train.weight_N is not None
     assert one.train.weight_N.tolist() == [2.5, 0, *[1] * 9, 0.5, *[1] * 12]
+
+
+def test_failures_are_looked_up_and_not_looked_through(tmp_path: Path):
+    """With a hundred thousand of them each one that was met took longer than its step."""
+
+    class Unsearched(list[str]):
+        def __contains__(self, _: object) -> bool:
+            raise AssertionError
+
+    trainer = Trainer.__new__(Trainer)
+    trainer.progress, trainer._failed = Progress(failed_members=Unsearched()), set()
+    failures = [Failure("a.tar", str(number % 3), "key", "image", "bad", "no image") for number in range(6)]
+    none = torch.zeros(0, dtype=torch.int64)
+    trainer._note_failures(Batch(none, none, none, {}, failures), TrainLog(tmp_path, lambda _: None, 0))
+    assert list(trainer.progress.failed_members) == ["a.tar/0/image", "a.tar/1/image", "a.tar/2/image"]
 
 
 def test_what_is_measured_is_not_weighed(write_config, shape_shards: Path):

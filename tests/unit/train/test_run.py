@@ -296,6 +296,19 @@ def test_what_cannot_be_decoded_is_counted_once_and_named(
     assert any("of key-0 (" in line and "in train-000000.tar)" in line for line in lines)
 
 
+def test_what_cannot_be_decoded_is_named_once_also_after_a_kill(
+    write_config: Callable[..., Path], shape_shards: Path, tmp_path: Path
+):
+    spoil(shape_shards, ".png", 6)
+    path, overrides = write_config(shape_shards), ["steps=9", "checkpoint_every=2", "log_every=1"]
+    with pytest.raises(Killed):
+        train(path, overrides, tmp_path / "run", Lines("step 3/9", die))
+    result = train(path, overrides, tmp_path / "run", Lines())
+    keys = [json.loads(line)["key"] for line in (tmp_path / "run" / "failures.jsonl").read_text().splitlines()]
+    assert sorted(keys) == [f"key-{number}" for number in range(6)]
+    assert result["samples"]["train_members_failed"] == 6
+
+
 def test_too_many_failures_stop_with_the_last_of_them(
     write_config: Callable[..., Path], shape_shards: Path, tmp_path: Path
 ):
