@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from mmdata.errors import MissingExtraError, SampleError
 from mmdata.models.subtitles import Cue
-from mmdata.models.timing_fit import GRID_S, Clock, Fit, Floats, candidates, fit_line
+from mmdata.models.timing_fit import GRID_S, MAX_DRIFT, Clock, Fit, Floats, candidates, fit_line
 from mmdata.models.whisper import MAX_AUDIO_S, SAMPLE_RATE, Whisper
 from mmdata.models.whisper_network import AudioC
 from mmdata.models.word_times import WordTime
@@ -127,6 +127,9 @@ def find_timing(
     speech_F = speech_activity(pcm_T)
     if speech_F.sum() * _VAD_FRAME_S < _MIN_SPEECH_S:
         return Timing(None, problem="no_speech")
+    usable = _in_reach(usable, pcm_T.size / SAMPLE_RATE, max_offset_s)
+    if len(usable) < _MIN_CUES:
+        return Timing(None, problem="no_agreement")
     finder = _Finder(whisper, pcm_T, usable, language, onsets(speech_F))
     grid_F = speech_F[: speech_F.size // _FRAMES_A_GRID_STEP * _FRAMES_A_GRID_STEP].reshape(-1, _FRAMES_A_GRID_STEP)
     rough = candidates(grid_F.mean(axis=1), [(cue.start_s, cue.end_s) for cue in usable], max_offset_s, _CANDIDATES)
@@ -135,6 +138,15 @@ def find_timing(
         return Timing(None, problem="no_agreement")
     segments = _judge(whisper, pcm_T, [_placed(cue, fit.clock) for cue in cues], language, min_agreement)
     return Timing(fit.clock, fit.residual_s, segments)
+
+
+def _in_reach(cues: Sequence[Cue], duration_s: float, max_offset_s: float) -> list[Cue]:
+    """Those that some line can bring into the recording.
+
+    The lines that are tried grow with the time that cues span: a credit at 99:59:59 took minutes and gigabytes.
+    """
+    reach_s = (duration_s + max_offset_s) / (1 - MAX_DRIFT)
+    return [cue for cue in cues if abs(cue.start_s) <= reach_s]
 
 
 def speech_activity(pcm_T: Pcm) -> Floats:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from mmdata.augment.policy import nobody
 from mmdata.errors import SampleError
+from mmdata.models import timing
 from mmdata.models.subtitles import Cue
 from mmdata.models.timing import Segment, _cue_starts, _groups, _misplaced, _spread, _widened, find_timing, onsets
 from mmdata.models.timing_fit import GRID_S, Clock, candidates, fit_line, weighted_median
@@ -145,6 +146,18 @@ def test_margins_end_in_the_middle_of_the_pause():
 def test_what_has_no_line_says_why(cues, problem):
     found = find_timing(None, np.zeros(160_000, np.int16), cues, "en")
     assert (found.clock, found.problem) == (None, problem)
+
+
+def test_cues_that_no_line_brings_into_the_recording_are_not_searched_for(monkeypatch):
+    searched = []
+    monkeypatch.setattr(timing, "speech_activity", lambda pcm_T: np.ones(pcm_T.size // 512))
+    monkeypatch.setattr(timing, "candidates", lambda *given: searched.append(given[1]) or [])
+    cues = [Cue(second, second + 1, "word") for second in (0, 2, 70)]
+    found = find_timing(None, np.zeros(160_000, np.int16), [*cues, Cue(359_999, 360_000, "credit")], "en")
+    assert (found.problem, searched) == ("no_agreement", [[(0, 1), (2, 3), (70, 71)]])
+    milliseconds = [Cue(cue.start_s * 1000, cue.start_s * 1000 + 1, cue.text) for cue in cues]
+    assert find_timing(None, np.zeros(160_000, np.int16), milliseconds, "en").problem == "no_agreement"
+    assert len(searched) == 1
 
 
 def recording(seconds: float = 4.0, rate: int = 16_000) -> bytes:
