@@ -27,12 +27,16 @@ class Texts:
     def encode(self, text: str) -> list[int]:
         """Tokens of the text, with the space in front that Whisper's transcripts start with, and the end token.
 
+        Blanks are single spaces, as in what Whisper was trained on: a right transcript lost 2 to 3 nats a token where
+        it was broken into lines.
+
         Raises SampleError (`text_empty`, `text_too_long`).
         """
-        if not text.strip():
+        line = " ".join(text.split())
+        if not line:
             raise SampleError("text_empty", "the text is empty")
         # Ordinary: a text that spells a special token such as <|endoftext|> is only letters here.
-        tokens = self.plain.encoding.encode_ordinary(" " + text.strip())
+        tokens = self.plain.encoding.encode_ordinary(f" {line}")
         limit = self._network.dims.n_text_ctx // _MAX_TEXT_SHARE
         if len(tokens) > limit:
             raise SampleError("text_too_long", f"the text has {len(tokens)} tokens, Whisper takes {limit}")

@@ -54,7 +54,7 @@ class Whisper(Align):
     """
 
     step: ClassVar[str] = "whisper"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     modalities: ClassVar[tuple[Modality, Modality]] = ("audio", "text")
     name: str | None = Field(None, description="the aligner's name in rules and in the catalog; default: whisper")
     model: str = Field(description="a Whisper name (tiny.en), a checkpoint file, or a CTranslate2 folder")

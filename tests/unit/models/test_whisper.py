@@ -176,6 +176,12 @@ def test_the_limits_themselves_are_scored(english: Whisper) -> None:
     assert scores[1].score == pytest.approx(0, abs=1e-3)  # silence beside silence
 
 
+def test_how_a_text_is_broken_into_lines_does_not_matter(english: Whisper) -> None:
+    (clip,) = clips([2.0])
+    one, other = english.score([clip, clip], ["Call me in the morning.", "Call me\n  in the\r\nmorning."], [None, None])
+    assert other == one
+
+
 def test_lists_of_unequal_length_are_refused(english: Whisper) -> None:
     with pytest.raises(ValueError, match="2 clips, 1 languages"):
         english.score(clips([1.0, 1.0]), ["a", "b"], ["en"])
