@@ -7,6 +7,7 @@ bytes. Images are (width, height) as Pillow has them; audio for scoring is float
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -65,6 +66,11 @@ class Member:
     def sha256(self) -> str:
         """Digest of the payload, hexadecimal."""
         return hashlib.sha256(self.data).hexdigest()
+
+    @property
+    def language(self) -> str | None:
+        """`lang` as models name it, without the region: `en` of `en-US`, `EN` and `en_GB`."""
+        return re.split("[-_@]", self.lang)[0].lower() if self.lang else None
 
     @property
     def text(self) -> str:

@@ -182,7 +182,7 @@ class Reconcile(Align):
         spoken = self._spoken(sample) if correct else None
         return _Item(
             {text.name: text.text for text in texts},
-            {text.name: text.lang for text in texts},
+            {text.name: text.language for text in texts},
             wanted,
             spoken,
             self._prepare_speech(recipe, sample, spoken) if correct else None,
@@ -191,7 +191,7 @@ class Reconcile(Align):
 
     def _spoken(self, sample: Sample) -> str | None:
         speech = sample.members.get(self.speech or "")
-        return (speech.lang if speech else None) or sample.members[self.texts[0]].lang
+        return (speech.language if speech else None) or sample.members[self.texts[0]].language
 
     def _prepare_speech(
         self, recipe: _Recipe, sample: Sample, spoken: str | None

@@ -97,7 +97,7 @@ class Tags(Align):
         # In the order of the edges, never of a set: a batch must be the same in every process.
         lefts, rights = dict.fromkeys(e.left for e in wanted), dict.fromkeys(e.right for e in wanted)
         sounds = {name: decode_mono(there[name].data, self.max_duration_s, recipe) for name in lefts}
-        texts = {name: _Text(there[name].text, there[name].lang) for name in rights}
+        texts = {name: _Text(there[name].text, there[name].language) for name in rights}
         return _Item(sounds, {name: there[name].sha256 for name in lefts}, texts, wanted) if wanted else None
 
 

@@ -43,6 +43,7 @@ class Timing(Align):
     """
 
     step: ClassVar[str] = "timing"
+    version: ClassVar[int] = 2
     modalities: ClassVar[tuple[Modality, Modality]] = ("audio", "text")
     batch_samples: ClassVar[int] = 1
     name: str | None = Field(None, description="the aligner's name in rules and in the catalog; default: timing")
@@ -90,7 +91,7 @@ class Timing(Align):
         if not edges or speech is None or subtitles is None:
             return None
         cues = parse_subtitles(subtitles.text)
-        lang = speech.lang or subtitles.lang
+        lang = speech.language or subtitles.language
         if speech.measures["duration_s"] > self.max_duration_s:
             return _unplaced(edges[0].name, len(cues), "recording_too_long")
         if lang and recipe is not None and lang not in recipe:

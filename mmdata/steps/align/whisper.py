@@ -116,7 +116,7 @@ class Whisper(Align):
         from mmdata.media.audio import decode_mono
 
         speech, text = sample.members[edge.left], sample.members.get(edge.right)
-        lang = speech.lang or (text.lang if text else None)
+        lang = speech.language or (text.language if text else None)
         duration_s = speech.measures["duration_s"]
         if not _SHORTEST_S <= duration_s <= _WINDOW_S:
             return _skipped(edge, f"{duration_s:.2f} s of audio, Whisper judges {_SHORTEST_S} to {_WINDOW_S:g} s")
