@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from pydantic import ValidationError
@@ -269,9 +268,8 @@ class _Resolver:
     def _check_weights(self, steps: list[tuple[Keys, Step]]) -> None:
         for keys, step in steps:
             if isinstance(step, Align | Measure):
-                if isinstance(step, Align) and step.reference and not Path(step.reference).is_file():
-                    fix = "give gathered/<...>/calibrations.parquet of another build"
-                    self._problem((*keys, "reference"), f"{step.reference} is not there; {fix}")
+                if isinstance(step, Align) and (problem := _problem_of_reference(step)):
+                    self._problem((*keys, "reference"), f"{step.reference} {problem}")
                 try:
                     step.weights()
                 except WeightsError as error:
@@ -288,6 +286,24 @@ class _Resolver:
                         self._problem((*keys, *below), message)
                 except (ValueError, sql.Error) as error:
                     self._problem(keys, explained(error, columns) if isinstance(error, sql.Error) else str(error))
+
+
+def _problem_of_reference(step: Align) -> str | None:
+    """What is wrong with the stored curves that an aligner names; None where nothing is."""
+    fix = "give gathered/<...>/calibrations.parquet of another build"
+    if step.reference_file is None:
+        return None
+    if not step.reference_file.is_file():
+        return f"is not a file; {fix}"
+    try:
+        table = sql.parquet([step.reference_file])
+        rows = sql.connect().execute(f"SELECT aligner, edge, curve FROM {table} ORDER BY ALL").fetchall()
+    except sql.Error:
+        return f"holds no calibrations; {fix}"
+    known = {f"{aligner}.{edge}" for aligner, edge, _ in rows}
+    if known.isdisjoint(f"{step.label}.{edge.name}" for edge in step.edges()):
+        return f"knows {', '.join(sorted(known))}: nothing of '{step.label}'; 'name' it as that build does"
+    return None
 
 
 def _policies(steps: Iterable[Step]) -> tuple[Mapping[str, Any], ...]:

@@ -172,7 +172,7 @@ class Plan:
     def gathering(self) -> str:
         """Fingerprint of the wide rows that are decided over: of all parts, and of how they are joined."""
         pipeline = self.pipeline
-        references = [Path(step.reference).read_bytes().hex() for step in pipeline.align if step.reference]
+        references = [(s.label, s.reference_file.read_bytes().hex()) for s in pipeline.align if s.reference_file]
         parts = [self.base_parts(), self.score_parts(), self.link_parts(), self.retried_parts()]
         columns = [dict(pipeline.columns.members), pipeline.columns.findings]
         return fingerprint("gather", parts, references, columns, pipeline.written_members, pipeline.spec.seed)

@@ -364,9 +364,10 @@ def _partners(contents: Sequence[tuple[str, str, str]]) -> tuple[NDArray[np.intp
 
 
 def _reference(step: Align, edge: Edge) -> Curve | None:
-    if step.reference is None:
+    if step.reference_file is None:
         return None
-    for row in pq.read_table(step.reference).to_pylist():
-        if row["edge"] == edge.name:
+    for row in pq.read_table(step.reference_file).to_pylist():
+        # Several aligners may judge one edge, each on a scale of its own.
+        if (row["aligner"], row["edge"]) == (step.label, edge.name):
             return from_json(row["curve"])
     return None

@@ -148,6 +148,11 @@ class Align(Step):
         """The aligner's name in rules and in the catalog."""
         return self.name or self.step
 
+    @property
+    def reference_file(self) -> Path | None:
+        """Where `reference` lies."""
+        return None if self.reference is None else Path(self.reference).expanduser()
+
     @abstractmethod
     def edges(self) -> list[Edge]:
         """The pairs of members it compares, left of `modalities[0]`, right of `modalities[1]`."""

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from mmdata.errors import MmdataError, PlanError
@@ -511,3 +513,16 @@ def test_missing_sources_leave_no_listing(tmp_path: Path) -> None:
     with pytest.raises(PlanError), plan_to_build(Path("p.yaml"), ["sources.files.root=none"], tmp_path / "out"):
         pass
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_reference_holds_curves_of_its_aligner() -> None:
+    curves = pa.table({"aligner": ["clip"], "edge": ["image_caption"], "curve": ["{}"]})
+    pq.write_table(curves, "curves.parquet")
+    align = HEAD + "align:\n  - clip: {model: ViT-B-32, pretrained: openai%s}\n"
+    at, fix = "p.yaml:9:49 align[0].clip.reference:", "give gathered/<...>/calibrations.parquet of another build"
+    assert problems(align % ", reference: media") == [f"{at} media is not a file; {fix}"]
+    assert problems(align % ", reference: media/a.txt") == [f"{at} media/a.txt holds no calibrations; {fix}"]
+    unnamed = "curves.parquet knows clip.image_caption: nothing of 'mine'; 'name' it as that build does"
+    assert problems(align % ", reference: curves.parquet, name: mine") == [f"{at} {unnamed}"]
+    with_curves = planned(align % ", reference: curves.parquet")
+    assert with_curves.gathering != planned(align % "").gathering
