@@ -10,7 +10,7 @@ Shapes: N samples, M null pairs, R null pairs a sample, D width of an embedding,
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -217,8 +217,10 @@ def _of(label: str, edge: Edge) -> str:
 
 def _edge(connection: duckdb.DuckDBPyConnection, step: Align, edge: Edge, parts: Sequence[Path]) -> _Fitted | None:
     found = _read(connection, step.label, edge, parts)
-    # Some aligners only measure, or make texts. One that was to learn from the corpus and could not is to be heard of.
-    if not len(found.score_N) and not isinstance(step, Fitted):
+    skipped = _skipped(connection, step.label, edge, parts)
+    # Some aligners only measure, or make texts. One that was to learn from the corpus and could not is to be heard of,
+    # and so is one that could judge nothing: rules pass what has no score.
+    if not len(found.score_N) and not skipped and not isinstance(step, Fitted):
         return None
     strength: dict[str, float] = {}
     if not len(found.null_M):
@@ -230,7 +232,21 @@ def _edge(connection: duckdb.DuckDBPyConnection, step: Align, edge: Edge, parts:
         null_strength_M=found.null_strength_M,
         reference=_reference(step, edge),
     )
+    if calibration.why and skipped:
+        calibration = replace(calibration, why=f"{calibration.why}; {skipped}")
     return _Fitted(step.label, edge, calibration, strength)
+
+
+def _skipped(connection: duckdb.DuckDBPyConnection, label: str, edge: Edge, parts: Sequence[Path]) -> str:
+    """How many originals the aligner could not judge, and the commonest reason; empty where it judged all."""
+    if not parts:
+        return ""
+    rows = connection.execute(
+        f"SELECT measures ->> '$.skipped' AS why, count(*) AS pairs FROM {parquet(parts)} s "
+        f"ANTI JOIN ({_CHILDREN}) c USING (sample_id) WHERE aligner = {quoted(label)} AND edge = {quoted(edge.name)} "
+        "AND why IS NOT NULL GROUP BY why ORDER BY pairs DESC, why"
+    ).fetchall()
+    return f"{sum(pairs for _, pairs in rows)} not judged, most often: {rows[0][0]}" if rows else ""
 
 
 def _read(connection: duckdb.DuckDBPyConnection, label: str, edge: Edge, parts: Sequence[Path]) -> _Found:

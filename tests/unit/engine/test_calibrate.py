@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from mmdata.engine.calibrate import CALIBRATIONS, fit_curves
 from mmdata.models.two_groups import Curve, to_json
 from mmdata.steps.align.clip import Clip
+from mmdata.steps.align.whisper import Whisper
 from mmdata.store import sql
 from mmdata.store.parts import SCORE_SCHEMA
 
@@ -37,3 +39,22 @@ def test_a_reference_lends_each_aligner_its_own_curve(tmp_path, name, percentile
     scores = part(tmp_path / "scores.parquet", step.label, "image_caption", [{"score": 1.0}])
     (fitted,) = fit_curves([step], NO_CHILDREN, {step.label: [scores]}, sql.connect()).fitted
     assert fitted.calibration.curve.percentile_K == (() if percentile is None else (0.0, percentile))
+
+
+@pytest.mark.parametrize(
+    ("rows", "problem"),
+    [
+        (
+            ["too long", "unknown", "unknown"],
+            "0 scores, needs at least 100 to calibrate; 3 not judged, most often: unknown",
+        ),
+        (["too long", None], "1 scores, needs at least 100 to calibrate; 1 not judged, most often: too long"),
+        ([None], "1 scores, needs at least 100 to calibrate"),
+    ],
+)
+def test_what_could_not_be_judged_is_told(tmp_path, rows, problem):
+    step = Whisper(model="tiny.en")
+    found = [{"score": 1.0} if why is None else {"measures": json.dumps({"skipped": why})} for why in rows]
+    scores = part(tmp_path / "scores.parquet", "whisper", "speech_transcript", found)
+    (fitted,) = fit_curves([step], NO_CHILDREN, {"whisper": [scores]}, sql.connect()).fitted
+    assert fitted.summary()["problem"] == problem.format(few="needs at least 100 to calibrate")
