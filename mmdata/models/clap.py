@@ -141,6 +141,7 @@ class Clap:
         folder = locate(model).path
         try:
             import torch
+            from safetensors import SafetensorError
             from transformers import AutoConfig, AutoTokenizer, ClapFeatureExtractor, ClapModel
         except ImportError as error:
             raise MissingExtraError(f"the CLAP model {model!r}", "transformers", "clap") from error
@@ -153,7 +154,7 @@ class Clap:
             built, found = loaded
             tokenizer = AutoTokenizer.from_pretrained(name)
             recipe = _recipe_of(ClapFeatureExtractor.from_pretrained(name), built)
-        except (RuntimeError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        except (RuntimeError, OSError, ValueError, KeyError, pickle.UnpicklingError, SafetensorError) as error:
             raise WeightsError(f"model {model!r} does not load: {error}") from error
         if found["missing_keys"]:
             # transformers only warns, and makes the rest up.

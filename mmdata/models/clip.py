@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import textwrap
 from collections.abc import Callable
 from itertools import chain, pairwise
 from pathlib import Path
@@ -178,6 +179,7 @@ def _load(model: str, pretrained: str | None) -> tuple[Any, Any, int]:
     locate(model, pretrained)
     try:
         import open_clip
+        from safetensors import SafetensorError
     except ImportError as error:
         raise MissingExtraError(f"the CLIP model {model!r}", "open-clip-torch", "clip") from error
     folder = as_folder(model)
@@ -185,9 +187,19 @@ def _load(model: str, pretrained: str | None) -> tuple[Any, Any, int]:
     try:
         built = _build(open_clip, name, pretrained, folder)
         return built, open_clip.get_tokenizer(name), int(open_clip.get_model_config(name)["embed_dim"])
-    except (RuntimeError, OSError, ValueError, KeyError, AssertionError, pickle.UnpicklingError) as error:
-        # A hub that cannot be reached, a checkpoint of another model and a file that would run code all end here.
-        raise WeightsError(f"model {model!r} (pretrained {pretrained!r}) does not load: {error}") from error
+    except (
+        RuntimeError,
+        OSError,
+        ValueError,
+        KeyError,
+        AssertionError,
+        pickle.UnpicklingError,
+        SafetensorError,
+    ) as error:
+        # A hub that cannot be reached, a checkpoint of another model, a pointer of Git LFS and a file that would run
+        # code all end here. Another model's checkpoint is told by each of its tensors.
+        why = textwrap.shorten(str(error), 600, placeholder=" ...")
+        raise WeightsError(f"model {model!r} (pretrained {pretrained!r}) does not load: {why}") from error
 
 
 def _build(open_clip: Any, name: str, pretrained: str | None, folder: Path | None) -> Any:

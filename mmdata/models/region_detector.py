@@ -88,6 +88,7 @@ class Detector:
         path = locate_detector(folder).path
         assert path is not None
         try:
+            from safetensors import SafetensorError
             from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
         except ImportError as error:
             raise MissingExtraError(f"the detector {folder!r}", "transformers", "regions") from error
@@ -97,7 +98,7 @@ class Detector:
             model: Any = AutoModelForZeroShotObjectDetection.from_pretrained(
                 path, local_files_only=True, use_safetensors=True
             )
-        except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
+        except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
             raise WeightsError(f"detector {folder!r} does not load: {error}") from error
         return cls(model.to(resolve_device(device)).eval(), processor, _kind(path))
 

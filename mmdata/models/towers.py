@@ -176,14 +176,14 @@ def load_timm(spec: TowerSpec) -> Any:
 
 def _read_state(path: Path) -> dict[str, Any]:
     import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
 
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
             return dict(load_file(path))
         return dict(torch.load(path, map_location="cpu", weights_only=True))
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, TypeError, ValueError) as error:
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, TypeError, ValueError, SafetensorError) as error:
         raise WeightsError(f"{path} is no checkpoint: {error}") from error
 
 
@@ -223,6 +223,7 @@ class _Sentence:
 def load_sentence(folder: Path) -> tuple[Any, Any]:
     """The encoder (float32, CPU) and the tokenizer of a Hugging Face folder; nothing is fetched or unpickled."""
     try:
+        from safetensors import SafetensorError
         from transformers import AutoModel, AutoTokenizer
         from transformers.utils import logging
     except ImportError as error:
@@ -231,7 +232,7 @@ def load_sentence(folder: Path) -> tuple[Any, Any]:
     try:
         network: Any = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
         tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
+    except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
         raise WeightsError(f"sentence encoder {folder} does not load: {error}") from error
     return network.float(), tokenizer
 

@@ -378,8 +378,18 @@ def test_hugging_face_tower_is_cut_exactly():
 
 
 def test_checkpoint_of_another_model_is_refused(folder: Path):
-    with pytest.raises(WeightsError, match="does not load"):
+    with pytest.raises(WeightsError, match="does not load") as caught:
         Clip.load("ViT-B-32", str(folder / "open_clip_model.safetensors"), device="cpu")
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize("content", [b"", b"version https://git-lfs.github.com/spec/v1\n", None])
+def test_a_damaged_checkpoint_is_refused(folder: Path, tmp_path: Path, content: bytes | None):
+    half = (folder / "open_clip_model.safetensors").read_bytes()[:100_000]
+    (tmp_path / CONFIG_NAME).write_bytes((folder / CONFIG_NAME).read_bytes())
+    (tmp_path / "open_clip_model.safetensors").write_bytes(half if content is None else content)
+    with pytest.raises(WeightsError, match="does not load"):
+        Clip.load(str(tmp_path), device="cpu")
 
 
 def test_a_pickle_that_runs_code_is_refused(folder: Path, tmp_path: Path):

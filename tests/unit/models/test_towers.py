@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -143,6 +144,14 @@ def test_missing_and_foreign_weights_are_named(tmp_path: Path, reader_spec: Towe
     (tmp_path / "x.pth").write_bytes(b"no checkpoint")
     with pytest.raises(WeightsError, match="no checkpoint"):
         TowerSpec("timm", "resnet18", str(tmp_path / "x.pth")).load("cpu")
+    reader = Path(reader_spec.model)
+    shutil.copytree(reader, tmp_path / "reader", ignore=shutil.ignore_patterns("*.safetensors"))
+    half = tmp_path / "reader" / "model.safetensors"
+    half.write_bytes((reader / half.name).read_bytes()[:100_000])
+    with pytest.raises(WeightsError, match="no checkpoint"):
+        TowerSpec("timm", "resnet18", str(half)).load("cpu")
+    with pytest.raises(WeightsError, match="does not load"):
+        TowerSpec("sentence", str(half.parent)).load("cpu")
 
 
 @pytest.fixture(scope="module")
