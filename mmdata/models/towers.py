@@ -7,6 +7,7 @@ Shapes: N inputs, D features, H and W pixels, C colour channels, A samples of au
 
 from __future__ import annotations
 
+import difflib
 import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -162,9 +163,15 @@ def load_timm(spec: TowerSpec) -> Any:
         import timm
     except ImportError as error:
         raise MissingExtraError(f"the image network {spec.model!r}", "timm", "clip") from error
+    try:
+        network = timm.create_model(spec.model, pretrained=spec.checkpoint is None)
+    except (RuntimeError, OSError, ValueError) as error:
+        # A name that timm does not know, a hub that cannot be reached.
+        near = ", ".join(difflib.get_close_matches(spec.model, timm.list_models(), n=3))
+        hint = f"; did you mean {near}?" if near and not timm.is_model(spec.model) else ""
+        raise WeightsError(f"image network {spec.model!r} does not load: {error}{hint}") from error
     if spec.checkpoint is None:
-        return timm.create_model(spec.model, pretrained=True)
-    network = timm.create_model(spec.model, pretrained=False)
+        return network
     theirs, ours = _read_state(Path(spec.checkpoint).expanduser()), network.state_dict()
     if theirs.keys() != ours.keys():
         if [tensor.shape for tensor in theirs.values()] != [tensor.shape for tensor in ours.values()]:

@@ -144,6 +144,8 @@ def test_missing_and_foreign_weights_are_named(tmp_path: Path, reader_spec: Towe
     (tmp_path / "x.pth").write_bytes(b"no checkpoint")
     with pytest.raises(WeightsError, match="no checkpoint"):
         TowerSpec("timm", "resnet18", str(tmp_path / "x.pth")).load("cpu")
+    with pytest.raises(WeightsError, match=r"'resnet19' does not load: .*; did you mean .*resnet18"):
+        TowerSpec("timm", "resnet19", str(tmp_path / "x.pth")).load("cpu")
     reader = Path(reader_spec.model)
     shutil.copytree(reader, tmp_path / "reader", ignore=shutil.ignore_patterns("*.safetensors"))
     half = tmp_path / "reader" / "model.safetensors"
