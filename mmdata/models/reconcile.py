@@ -35,6 +35,7 @@ MIN_AGREEMENT: Final = 0.5
 _ROUNDS: Final = 8  # of evidence; two suffice where no edit spoils another
 _MOST_EDITS: Final = 32
 # Of alignment, in units of a whole word that differs: a pair of unlike words (1) is likelier than two gaps.
+_MOST_CELLS: Final = 40_000  # two texts of 200 words: 0.4 s
 _GAP_COST: Final = 0.7
 _SPLIT_COST: Final = 0.3
 _EDGE: Final = ".,;:!?…\"'()[]«»“”‘’-–—"  # noqa: RUF001 - typographic quotes and dashes are meant
@@ -306,8 +307,27 @@ def _respellings(tokens: list[str], words: WordList) -> list[_Edit]:
 def align_words(left: Sequence[str], right: Sequence[str]) -> list[tuple[slice, slice]]:
     """Slots: runs of words of either text that stand for each other, 1:1, 1:2, 2:1 or against a gap.
 
-    By dynamic programming over the share of characters that differ.
+    By dynamic programming over the share of characters that differ; of long texts only what lies between equal words,
+    and what is still long there is one slot. Its time and memory grow by the square: 1,600 words took 34 s and 0.8 GB.
     """
+    if len(left) * len(right) <= _MOST_CELLS:
+        return _aligned(left, right)
+    slots, at = [], (0, 0)
+    for one, other in [*differing_words(left, right), (slice(len(left), None), slice(len(right), None))]:
+        slots += [(slice(at[0] + n, at[0] + n + 1), slice(at[1] + n, at[1] + n + 1)) for n in range(one.start - at[0])]
+        mine, theirs = left[one], right[other]
+        small = len(mine) * len(theirs) <= _MOST_CELLS
+        within = _aligned(mine, theirs) if small else [(slice(0, len(mine)), slice(0, len(theirs)))]
+        slots += [(_moved(a, one.start), _moved(b, other.start)) for a, b in within]
+        at = (one.stop, other.stop)
+    return slots
+
+
+def _moved(place: slice, by: int) -> slice:
+    return slice(place.start + by, place.stop + by)
+
+
+def _aligned(left: Sequence[str], right: Sequence[str]) -> list[tuple[slice, slice]]:
     rows, columns = len(left), len(right)
     best = {(0, 0): (0.0, (0, 0))}
     for i in range(rows + 1):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from mmdata.errors import FatalError, WeightsError
+from mmdata.models import reconcile as reconcile_module
 from mmdata.models.reconcile import (
     SPELLING,
     Change,
@@ -84,6 +86,26 @@ def test_slots_cover_both_texts_once_and_in_order(left: list[str], right: list[s
     slots = align_words(left, right)
     assert [word for a, _ in slots for word in left[a]] == left
     assert [word for _, b in slots for word in right[b]] == right
+
+
+@given(st.data())
+def test_slots_cover_long_texts_too(data: st.DataObject) -> None:
+    left, right = (data.draw(st.lists(st.sampled_from("abcdef"), min_size=1, max_size=12)) for _ in range(2))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reconcile_module, "_MOST_CELLS", data.draw(st.integers(0, 20)))
+        slots = align_words(left, right)
+    assert [n for mine, _ in slots for n in range(mine.start, mine.stop)] == list(range(len(left)))
+    assert [n for _, other in slots for n in range(other.start, other.stop)] == list(range(len(right)))
+
+
+def test_ten_thousand_words_are_corrected_in_seconds() -> None:
+    words = [f"w{n % 3001}" for n in range(10_000)]
+    copies = [Copy(name, " ".join([*words[:5000], "saved", *words[5001:]])) for name in "ab"]
+    words[5000] = "sav3d"
+    began = time.process_time()
+    (found,) = reconcile([Texts(" ".join(words), copies)], silent)
+    assert [(change.word, change.was, change.now) for change in found.changes] == [(5000, "sav3d", "saved")]
+    assert time.process_time() - began < 60
 
 
 def test_a_listed_word_of_a_copy_replaces_what_is_no_word_and_keeps_the_punctuation() -> None:
