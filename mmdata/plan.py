@@ -124,7 +124,7 @@ class Plan:
     def fitted(self, step: Fitted) -> str:
         """Fingerprint of what a fit over all parts of an aligner makes."""
         parts = [self.scored(step, base) for _, base in self.base_parts()]
-        return fingerprint("fit", parts, self.pipeline.spec.seed)
+        return fingerprint("fit", parts, self.pipeline.spec.seed, step.fitting())
 
     def linked(self, step: Linked) -> str:
         """Fingerprint of the links between all originals."""

@@ -293,15 +293,16 @@ class _Run:
         """Let an aligner learn from all parts, on all cores."""
         plan = self.plan
         out = plan.part(step.label, plan.fitted(step))
-        if out.exists():
+        keep = plan.output / "aligners" / step.label
+        there = out.exists()
+        if there and fit.is_kept(keep, out):
             return
         parts = plan.base_parts()
         base, scores = [plan.part(*part) for part in parts], [plan.scores_of(step.label, part) for _, part in parts]
-        keep = plan.output / "aligners" / step.label
         seed = plan.pipeline.spec.seed
-        self._moved(
-            step.label, await self.pools.work(work.measured, fit.fit_corpus, step, seed, base, scores, keep, out)
-        )
+        done = await self.pools.work(work.measured, fit.fit_corpus, step, seed, base, scores, keep, out)
+        if not there:
+            self._moved(step.label, done)
 
     async def _link(self, step: Linked) -> None:
         """Let a measure look at all originals together."""

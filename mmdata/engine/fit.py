@@ -5,12 +5,13 @@ Shapes: N samples, F and E features of the left and the right member.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -18,8 +19,10 @@ import pyarrow as pa
 from mmdata.engine.work import Done
 from mmdata.steps.base import Fitted
 from mmdata.steps.exchange import Edge, FittedRows, Pairs
-from mmdata.store.files import SCRATCH_MARK
+from mmdata.store.files import SCRATCH_MARK, write_json
 from mmdata.store.parts import SCORE_SCHEMA, iter_vectors, read_base_rows, read_vector_ids, write_table
+
+_KEPT: Final = "fitted.json"
 
 
 @dataclass(frozen=True)
@@ -53,11 +56,20 @@ def fit_corpus(step: Fitted, seed: int, base: Sequence[Path], scores: Sequence[P
         found = step.fit(gather(edge, base, scores, vectors), seed, made)
     finally:
         shutil.rmtree(vectors, ignore_errors=True)
+    write_json(made / _KEPT, {"fit": out.stem})
     shutil.rmtree(keep, ignore_errors=True)
     made.rename(keep)
     table = _table(step, found)
     write_table(out, table)
     return Done(int(table.num_rows))
+
+
+def is_kept(keep: Path, out: Path) -> bool:
+    """Whether what a folder keeps is of the fit that wrote a part, and not of one by other settings since."""
+    try:
+        return bool(json.loads((keep / _KEPT).read_text())["fit"] == out.stem)
+    except (OSError, ValueError, KeyError):
+        return False
 
 
 def gather(edge: Edge, base: Sequence[Path], scores: Sequence[Path], scratch: Path) -> Pairs:

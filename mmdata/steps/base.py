@@ -207,6 +207,18 @@ class Fitted(Align):
     The fit runs once, when every part has its vectors.
     """
 
+    only_fitting: ClassVar[frozenset[str]] = frozenset()
+    """Parameters that `score` does not look at: when one changes, the fit runs again, on the vectors there are."""
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the vectors."""
+        mine = super().identity()
+        return {**mine, "params": {k: v for k, v in mine["params"].items() if k not in self.only_fitting}}
+
+    def fitting(self) -> dict[str, Any]:
+        """What decides the fit, besides."""
+        return self.model_dump(mode="json", include=set(self.only_fitting))
+
     @abstractmethod
     def fit(self, pairs: Pairs, seed: int, folder: Path) -> FittedRows:
         """Score every pair; what is worth keeping (a reusable aligner) goes into `folder`, which is there.

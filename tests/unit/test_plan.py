@@ -526,3 +526,11 @@ def test_a_reference_holds_curves_of_its_aligner() -> None:
     assert problems(align % ", reference: curves.parquet, name: mine") == [f"{at} {unnamed}"]
     with_curves = planned(align % ", reference: curves.parquet")
     assert with_curves.gathering != planned(align % "").gathering
+
+
+def test_other_settings_of_a_fit_make_no_new_vectors() -> None:
+    tower = "{kind: open_clip_%s, model: ViT-B-32, checkpoint: openai}"
+    fit = f"{HEAD}align:\n  - crossfit: {{pair: [image, caption], left: {tower % 'image'}, right: {tower % 'text'}}}\n"
+    one, other = planned(fit), planned(fit, "align.crossfit.folds=3")
+    assert one.score_parts()[:-1] == other.score_parts()[:-1]
+    assert one.score_parts()[-1] != other.score_parts()[-1]

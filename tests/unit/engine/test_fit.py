@@ -107,6 +107,9 @@ def test_the_part_holds_what_was_found(parts, tmp_path):
     out = tmp_path / "out.parquet"
     assert fit.fit_corpus(Products(), 3, *parts, tmp_path / "kept", out).samples == 4
     assert (tmp_path / "kept" / "heads").read_text() == "kept"
+    assert fit.is_kept(tmp_path / "kept", out)
+    assert not fit.is_kept(tmp_path / "kept", tmp_path / "other.parquet")
+    assert not fit.is_kept(tmp_path, out)
     assert [path.name for path in tmp_path.glob("*.partial-*")] == []
     rows = pq.read_table(out).to_pylist()
     assert [(row["sample_id"], row["score"]) for row in rows] == [("b", 3.0), ("c", 6.0), ("d", 9.0), ("aa", 18.0)]
