@@ -390,10 +390,12 @@ def _total(crossings: list[dict[str, Any]], split: str) -> int:
 
 
 def _noise(row: dict[str, Any]) -> str:
-    if row["problem"]:
+    if row["noise"] is None:
         return f"{row['aligner']}.{row['edge']}: not calibrated: {row['problem']}"
     low, share, high = (f"{100 * row[name]:.0f}" for name in ("noise_low", "noise", "noise_high"))
-    return f"{row['aligner']}.{row['edge']}: {share} % of {row['pairs']} pairs mismatched (95 %: {low} to {high} %)"
+    besides = f"; {row['problem']}" if row["problem"] else ""
+    found = f"{share} % of {row['pairs']} pairs mismatched (95 %: {low} to {high} %)"
+    return f"{row['aligner']}.{row['edge']}: {found}{besides}"
 
 
 def _sum(counts: dict[str, int]) -> str:

@@ -232,8 +232,7 @@ def _edge(connection: duckdb.DuckDBPyConnection, step: Align, edge: Edge, parts:
         null_strength_M=found.null_strength_M,
         reference=_reference(step, edge),
     )
-    if calibration.why and skipped:
-        calibration = replace(calibration, why=f"{calibration.why}; {skipped}")
+    calibration = replace(calibration, why="; ".join(filter(None, (calibration.why, skipped))))
     return _Fitted(step.label, edge, calibration, strength)
 
 

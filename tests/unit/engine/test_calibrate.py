@@ -4,10 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from mmdata.cli import _noise
 from mmdata.engine.calibrate import CALIBRATIONS, fit_curves
 from mmdata.models.two_groups import Curve, to_json
 from mmdata.steps.align.clip import Clip
@@ -58,3 +60,17 @@ def test_what_could_not_be_judged_is_told(tmp_path, rows, problem):
     scores = part(tmp_path / "scores.parquet", "whisper", "speech_transcript", found)
     (fitted,) = fit_curves([step], NO_CHILDREN, {"whisper": [scores]}, sql.connect()).fitted
     assert fitted.summary()["problem"] == problem.format(few="needs at least 100 to calibrate")
+
+
+def test_what_could_not_be_judged_is_told_of_calibrated_pairs_too(tmp_path):
+    step, random = Whisper(model="tiny.en"), np.random.default_rng(0)
+    found: list[dict[str, Any]] = [{"measures": json.dumps({"skipped": "unknown"})}]
+    found += [
+        {"score": s, "null": n.tolist()}
+        for s, n in zip(random.normal(4, 1, 200), random.normal(0, 1, (200, 2)), strict=True)
+    ]
+    scores = part(tmp_path / "scores.parquet", "whisper", "speech_transcript", found)
+    (fitted,) = fit_curves([step], NO_CHILDREN, {"whisper": [scores]}, sql.connect()).fitted
+    told = _noise(fitted.summary())
+    assert told.startswith("whisper.speech_transcript: 0 % of 200 pairs mismatched (95 %: 0 to ")
+    assert told.endswith(" %); 1 not judged, most often: unknown")
