@@ -13,12 +13,12 @@ Everything is a function of one sample's texts and evidence: no batch or corpus 
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final
 
+from mmdata.models.word_alignment import EDGE, align_words, plain_letters, plain_word
 from mmdata.models.word_list import WordList, differing_words, edit_distance
 
 SPELLING: Final = "spelling"
@@ -34,11 +34,6 @@ MARGIN_NATS: Final = 4.0
 MIN_AGREEMENT: Final = 0.5
 _ROUNDS: Final = 8  # of evidence; two suffice where no edit spoils another
 _MOST_EDITS: Final = 32
-# Of alignment, in units of a whole word that differs: a pair of unlike words (1) is likelier than two gaps.
-_MOST_CELLS: Final = 40_000  # two texts of 200 words: 0.4 s
-_GAP_COST: Final = 0.7
-_SPLIT_COST: Final = 0.3
-_EDGE: Final = ".,;:!?…\"'()[]«»“”‘’-–—"  # noqa: RUF001 - typographic quotes and dashes are meant
 _SENTENCE_END: Final = ".!?…"
 
 
@@ -112,7 +107,7 @@ def agreement(one: str, other: str) -> float:
 
 def normalise(text: str) -> str:
     """NFKC, casefolded, without punctuation around words, one space between them."""
-    return " ".join(filter(None, map(_key, text.split())))
+    return " ".join(filter(None, map(plain_word, text.split())))
 
 
 def reconcile(problems: Sequence[Texts], evidence: Evidence, margin_nats: float = MARGIN_NATS) -> list[Corrected]:
@@ -272,7 +267,7 @@ def _differences(tokens: list[str], copy: Copy) -> list[_Edit]:
     return [
         _Edit(left.start, left.stop, _dressed(tokens[: left.start], tokens[left], theirs[right]), (copy.source,))
         for left, right in align_words(tokens, theirs)
-        if _joined(tokens[left]) != _joined(theirs[right])
+        if plain_letters(tokens[left]) != plain_letters(theirs[right])
         and (copy.votes or not _other_notation(tokens[left], theirs[right]))
     ]
 
@@ -281,7 +276,7 @@ def _mendings(tokens: list[str], words: WordList) -> list[_Edit]:
     """Two words that are one, split: it is commoner than the rarer of them (`sav ed`, but not `log in`)."""
     found = []
     for place in range(len(tokens) - 1):
-        parts = [_key(token) for token in tokens[place : place + 2]]
+        parts = [plain_word(token) for token in tokens[place : place + 2]]
         whole = "".join(parts)
         if all(map(str.isalpha, parts)) and words.rank(whole) < max(map(words.rank, parts)):
             now = _dressed(tokens[:place], tokens[place : place + 2], [whole])
@@ -291,7 +286,7 @@ def _mendings(tokens: list[str], words: WordList) -> list[_Edit]:
 
 def _other_notation(one: Sequence[str], other: Sequence[str]) -> bool:
     """Whether one is written in figures or signs and the other in letters: speech does not tell `3` from `three`."""
-    letters = [any(map(str.isalpha, _joined(side))) for side in (one, other)]
+    letters = [any(map(str.isalpha, plain_letters(side))) for side in (one, other)]
     return bool(one) and bool(other) and letters[0] != letters[1]
 
 
@@ -299,70 +294,19 @@ def _respellings(tokens: list[str], words: WordList) -> list[_Edit]:
     return [
         _Edit(place, place + 1, _dressed(tokens[:place], [token], [known]), (SPELLING,))
         for place, token in enumerate(tokens)
-        if words.cost_nats(_key(token)) > 0 and not token.strip(_EDGE).isupper()  # initials are in no list
-        for known in words.neighbours(_key(token))
+        if words.cost_nats(plain_word(token)) > 0 and not token.strip(EDGE).isupper()  # initials are in no list
+        for known in words.neighbours(plain_word(token))
     ]
-
-
-def align_words(left: Sequence[str], right: Sequence[str]) -> list[tuple[slice, slice]]:
-    """Slots: runs of words of either text that stand for each other, 1:1, 1:2, 2:1 or against a gap.
-
-    By dynamic programming over the share of characters that differ; of long texts only what lies between equal words,
-    and what is still long there is one slot. Its time and memory grow by the square: 1,600 words took 34 s and 0.8 GB.
-    """
-    if len(left) * len(right) <= _MOST_CELLS:
-        return _aligned(left, right)
-    slots, at = [], (0, 0)
-    for one, other in [*differing_words(left, right), (slice(len(left), None), slice(len(right), None))]:
-        slots += [(slice(at[0] + n, at[0] + n + 1), slice(at[1] + n, at[1] + n + 1)) for n in range(one.start - at[0])]
-        mine, theirs = left[one], right[other]
-        small = len(mine) * len(theirs) <= _MOST_CELLS
-        within = _aligned(mine, theirs) if small else [(slice(0, len(mine)), slice(0, len(theirs)))]
-        slots += [(_moved(a, one.start), _moved(b, other.start)) for a, b in within]
-        at = (one.stop, other.stop)
-    return slots
-
-
-def _moved(place: slice, by: int) -> slice:
-    return slice(place.start + by, place.stop + by)
-
-
-def _aligned(left: Sequence[str], right: Sequence[str]) -> list[tuple[slice, slice]]:
-    rows, columns = len(left), len(right)
-    best = {(0, 0): (0.0, (0, 0))}
-    for i in range(rows + 1):
-        for j in range(columns + 1):
-            ways = []
-            for a, b in ((1, 1), (1, 2), (2, 1), (1, 0), (0, 1)):
-                if i >= a and j >= b:
-                    cost = _slot_cost(left[i - a : i], right[j - b : j])
-                    ways.append((best[i - a, j - b][0] + cost, (i - a, j - b)))
-            if ways:
-                best[i, j] = min(ways, key=lambda way: way[0])
-    slots, at = [], (rows, columns)
-    while at != (0, 0):
-        before = best[at][1]
-        slots.append((slice(before[0], at[0]), slice(before[1], at[1])))
-        at = before
-    return slots[::-1]
-
-
-def _slot_cost(left: Sequence[str], right: Sequence[str]) -> float:
-    if not left or not right:
-        return _GAP_COST
-    one, other = _joined(left), _joined(right)
-    unlike = edit_distance()(one, other) / max(len(one), len(other), 1)
-    return unlike + _SPLIT_COST * (len(left) != len(right))
 
 
 def _dressed(before: Sequence[str], was: Sequence[str], now: Sequence[str]) -> tuple[str, ...]:
     """New words with the punctuation, and where it can be trusted the case, of those that they replace."""
-    words = [core for word in now if (core := word.strip(_EDGE))]
+    words = [core for word in now if (core := word.strip(EDGE))]
     if not was or not words:
         return tuple(words)
-    old = was[0].lstrip(_EDGE)
+    old = was[0].lstrip(EDGE)
     head = was[0][: len(was[0]) - len(old)]
-    tail = was[-1][len(was[-1].rstrip(_EDGE)) :]
+    tail = was[-1][len(was[-1].rstrip(EDGE)) :]
     starts = not before or before[-1][-1] in _SENTENCE_END
     first = words[0]
     if starts and not old[:1].islower():
@@ -397,13 +341,3 @@ def _block_nats(seen: Sequence[str], text: Sequence[str]) -> float:
 
 def _mixed_nats(word: str) -> float:
     return _MIXED_NATS if re.search(r"[^\W\d_]\d|\d[^\W\d_]", word) else 0.0
-
-
-@lru_cache(maxsize=65536)
-def _key(token: str) -> str:
-    return unicodedata.normalize("NFKC", token).strip(_EDGE).casefold()
-
-
-def _joined(tokens: Sequence[str]) -> str:
-    """Letters and digits only: whether words are joined by a blank or a hyphen is how one writes, not what one says."""
-    return "".join(char for token in tokens for char in _key(token) if char.isalnum())

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mmdata.cli import _noise
+from mmdata.build_text import _noise
 from mmdata.engine.calibrate import CALIBRATIONS, fit_curves
 from mmdata.models.two_groups import Curve, to_json
 from mmdata.steps.align.clip import Clip

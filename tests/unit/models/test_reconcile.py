@@ -13,17 +13,17 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from mmdata.errors import FatalError, WeightsError
-from mmdata.models import reconcile as reconcile_module
+from mmdata.models import word_alignment
 from mmdata.models.reconcile import (
     SPELLING,
     Change,
     Copy,
     Texts,
     agreement,
-    align_words,
     normalise,
     reconcile,
 )
+from mmdata.models.word_alignment import align_words
 from mmdata.models.word_list import WordList, read_words, shipped_list
 from mmdata.sample import Member, Sample
 from mmdata.steps.align.reconcile import Reconcile
@@ -92,7 +92,7 @@ def test_slots_cover_both_texts_once_and_in_order(left: list[str], right: list[s
 def test_slots_cover_long_texts_too(data: st.DataObject) -> None:
     left, right = (data.draw(st.lists(st.sampled_from("abcdef"), min_size=1, max_size=12)) for _ in range(2))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reconcile_module, "_MOST_CELLS", data.draw(st.integers(0, 20)))
+        patch.setattr(word_alignment, "_MOST_CELLS", data.draw(st.integers(0, 20)))
         slots = align_words(left, right)
     assert [n for mine, _ in slots for n in range(mine.start, mine.stop)] == list(range(len(left)))
     assert [n for _, other in slots for n in range(other.start, other.stop)] == list(range(len(right)))
