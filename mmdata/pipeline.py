@@ -219,8 +219,9 @@ class _Resolver:
 
     def _check_name(self, keys: Keys, label: str, members: dict[str, Declared]) -> None:
         kind = "an aligner" if keys[0] == "align" else "a measure"
+        fix = "give it another `name:`"
         if label in members or label in _RESERVED or not label.isidentifier():
-            self._problem(keys, f"{kind} cannot be called '{label}': rules could not tell it from a column")
+            self._problem(keys, f"{kind} cannot be called '{label}': rules could not tell it from a column; {fix}")
         if label in _OWN_PARTS:
             self._problem(keys, f"{kind} cannot be called '{label}': that is a folder of the build")
 

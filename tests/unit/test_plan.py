@@ -15,6 +15,7 @@ import pytest
 from mmdata.errors import MmdataError, PlanError
 from mmdata.listing import parse_line
 from mmdata.plan import Plan, make_plan, plan_to_build
+from mmdata.steps.exchange import Declared
 
 HEAD = """name: t
 sources:
@@ -41,6 +42,7 @@ curate:
 """
 PDQ, MINHASH = "'pdq' links samples up to 31", "'minhash' links samples up to 0.3"
 MORE = "of the measure for more"
+AS_A_COLUMN = "rules could not tell it from a column; give it another `name:`"
 NO_WEIGHTS = "model folder nowhere/x is not there; give the folder of an open_clip model, or run: mmdata fetch lite"
 
 
@@ -212,14 +214,14 @@ def test_a_good_plan_says_what_would_run() -> None:
         (
             "align:\n  - clip: {model: ./nowhere/x, name: image}\n",
             [
-                "p.yaml:9:5 align[0].clip: an aligner cannot be called 'image': rules could not tell it from a column",
+                f"p.yaml:9:5 align[0].clip: an aligner cannot be called 'image': {AS_A_COLUMN}",
                 f"p.yaml:9:12 align[0].clip.model: {NO_WEIGHTS}",
             ],
         ),
         (
             "align:\n  - clip: {model: ./nowhere/x, name: source}\n",
             [
-                "p.yaml:9:5 align[0].clip: an aligner cannot be called 'source': rules could not tell it from a column",
+                f"p.yaml:9:5 align[0].clip: an aligner cannot be called 'source': {AS_A_COLUMN}",
                 f"p.yaml:9:12 align[0].clip.model: {NO_WEIGHTS}",
             ],
         ),
@@ -534,3 +536,7 @@ def test_other_settings_of_a_fit_make_no_new_vectors() -> None:
     one, other = planned(fit), planned(fit, "align.crossfit.folds=3")
     assert one.score_parts()[:-1] == other.score_parts()[:-1]
     assert one.score_parts()[-1] != other.score_parts()[-1]
+
+
+def test_ocr_is_planned_as_it_comes() -> None:
+    assert planned(HEAD + "align:\n  - ocr\n").pipeline.members["written"] == Declared("text", False)

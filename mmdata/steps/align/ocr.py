@@ -42,7 +42,7 @@ class Ocr(Align):
     name: str | None = Field(None, description="the aligner's name in rules and in the catalog; default: ocr")
     image: str = Field("image", description="image member")
     caption: str = Field("caption", description="text member to look for in the image")
-    into: str | None = Field("ocr", description="text member that what is written becomes; null: none")
+    into: str | None = Field("written", description="text member that what is written becomes; null: none")
     min_confidence: float = Field(0.8, ge=0, le=1, description="least confidence of a line")
     mostly_text_overlap: float = Field(0.8, ge=0, le=1, description="mostly_text: least share of the caption's words")
     mostly_text_area: float = Field(0.2, ge=0, le=1, description="mostly_text: least share of the image's pixels")

@@ -116,7 +116,7 @@ def test_the_step_measures_and_makes_the_text() -> None:
     assert score.score is None
     assert set(score.measures) == set(step.measures())
     assert score.new_text is not None
-    assert (score.new_text.name, score.new_text.text) == ("ocr", "Big fireworks")
+    assert (score.new_text.name, score.new_text.text) == ("written", "Big fireworks")
     assert score.measures["mostly_text"] is True
     assert score.measures["ocr_words"] == 2
     assert score.measures["caption_overlap"] == 1.0
