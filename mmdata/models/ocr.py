@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 # rapidocr itself scales the shorter side up to 736 px. On 40 captions drawn at 224 to 640 px both read every character;
 # 0.30 s an image on one core here, 0.91 s there; a stamp takes 0.3 s here, 1.3 s there.
 _SHORTER_SIDE_PX: Final = 320
+_MOST_ASPECT: Final = 16  # 0.5 GB and 2 s at 80 by 1,280 pixels
 # Least confidence of a line: of 21 stamps rapidocr's own 0.5 reads 9, three of which hold writing (0.98 and more);
 # of 40 others 0.8 reads 10, eight of which do.
 MIN_CONFIDENCE: Final = 0.8
@@ -122,10 +123,7 @@ class Ocr:
 
     def read(self, image_HW3: NDArray[np.uint8]) -> Writing:
         """The lines of an image, RGB, of those that are certain enough."""
-        import numpy as np
-
-        # rapidocr takes arrays for OpenCV's BGR.
-        found: Any = self._engine(np.ascontiguousarray(image_HW3[:, :, ::-1]), text_score=self.min_confidence)
+        found: Any = self._engine(_for_engine(image_HW3), text_score=self.min_confidence)
         if not found.txts:
             return Writing((), None, 0.0)
         letters = [max(len(line), 1) for line in found.txts]
@@ -134,11 +132,22 @@ class Ocr:
 
     def find(self, image_HW3: NDArray[np.uint8]) -> tuple[int, float]:
         """How many lines there are in an image, RGB, unread, and the share of its pixels within them."""
-        import numpy as np
-
-        found: Any = self._engine(np.ascontiguousarray(image_HW3[:, :, ::-1]), use_rec=False, use_cls=False)
+        found: Any = self._engine(_for_engine(image_HW3), use_rec=False, use_cls=False)
         boxes = found.boxes if found.boxes is not None else ()
         return len(boxes), _covered(boxes, image_HW3.shape) if len(boxes) else 0.0
+
+
+def _for_engine(image_HW3: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The image as OpenCV's BGR, for which rapidocr takes arrays, with white beside it where it is too narrow.
+
+    rapidocr scales by the shorter side: a line of 1 by 1,280 pixels took more than 6 GB, and ended the process.
+    """
+    import numpy as np
+
+    height, width, _ = image_HW3.shape
+    least = -(-max(height, width) // _MOST_ASPECT)
+    beside = ((0, max(0, least - height)), (0, max(0, least - width)), (0, 0))
+    return np.ascontiguousarray(np.pad(image_HW3, beside, constant_values=255)[:, :, ::-1])
 
 
 def _covered(boxes: Any, shape: tuple[int, ...]) -> float:

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from pydantic import ValidationError
 
 from mmdata.models.ocr import Ocr as OcrModel
-from mmdata.models.ocr import caption_overlap, is_mostly_text, locate
+from mmdata.models.ocr import _for_engine, caption_overlap, is_mostly_text, locate
 from mmdata.sample import Member, Sample
 from mmdata.steps.align.ocr import Ocr
 
@@ -79,6 +79,14 @@ def test_area_is_that_of_the_boxes_counted_once(model: OcrModel) -> None:
 def test_nothing_is_read_where_nothing_is_written(model: OcrModel) -> None:
     empty = model.read(np.full((64, 200, 3), 200, np.uint8))
     assert (empty.lines, empty.confidence, empty.area, empty.text) == ((), None, 0.0, "")
+
+
+@pytest.mark.parametrize("size", [(1, 1280), (1280, 1), (10, 1280), (1, 1)])
+def test_a_line_is_read_in_bounded_memory(model: OcrModel, size: tuple[int, int]) -> None:
+    image_HW3 = np.zeros((*size, 3), np.uint8)
+    assert min(_for_engine(image_HW3).shape[:2]) * 16 >= max(size)
+    assert model.read(image_HW3).lines == ()
+    assert OcrModel().find(image_HW3)[0] == 0
 
 
 def test_the_same_image_reads_the_same_whatever_came_before(model: OcrModel) -> None:
