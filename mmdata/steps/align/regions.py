@@ -74,7 +74,9 @@ class Regions(Align):
     image: str = Field("image", description="image member")
     text: str = Field("caption", description="text member")
     boxes: str | None = Field(
-        None, description='text member with boxes in pixels, [{"box": [x0, y0, x1, y1]}]; without it: windows'
+        None,
+        description='text member with boxes, [{"box": [x0, y0, x1, y1]}], in pixels of the image as it is stored; '
+        "without it: windows",
     )
     grounded_above: float | None = Field(
         None, description="a phrase with a higher score is grounded; default: 1.0, for a detector what its authors take"
