@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator
 
 from mmdata.document import Document, Keys, nearest, read_yaml
 from mmdata.errors import SpecError
@@ -25,10 +26,14 @@ MAX_SETS = 32
 REPLAY = "replay"
 
 
+# A folder, or its URL; `~` is the home folder, as it is in a pipeline file.
+Folder = Annotated[str, AfterValidator(os.path.expanduser)]
+
+
 class SetConfig(Frozen):
     """One of several data sets."""
 
-    shards: str = Field(description="folder or URL with manifest.json and the shards")
+    shards: Folder = Field(description="folder or URL with manifest.json and the shards")
     share: float = Field(1.0, ge=0, description="its share of the samples beside those of the others")
 
 
@@ -47,7 +52,7 @@ class AnswerConfig(Frozen):
 class DataConfig(Frozen):
     """Which shards are read, and how each member becomes a tensor."""
 
-    shards: str | None = Field(
+    shards: Folder | None = Field(
         None, description="folder or URL with manifest.json and the shards; a path is relative to the working directory"
     )
     sets: dict[str, SetConfig] = Field({}, description="several folders of shards by name, instead of one")
@@ -147,7 +152,7 @@ class StageConfig(Frozen):
 class StartConfig(Frozen):
     """Begin with the model of a finished run instead of fresh weights; its tokenizer goes with it."""
 
-    run: str = Field(description="folder of the run")
+    run: Folder = Field(description="folder of the run")
     add_modality: str | None = Field(None, description="a modality that the run lacks, and this training adds")
     freeze: bool = Field(True, description="with add_modality: train the new modality's parameters alone")
     replay: float = Field(0.0, ge=0, lt=1, description="share of the samples that come from the run's own shards")
@@ -156,7 +161,7 @@ class StartConfig(Frozen):
 class TeacherConfig(Frozen):
     """A live teacher, whose embeddings of each batch the model learns from by distillation."""
 
-    run: str | None = Field(None, description="folder of a finished run; the student takes its tokenizer")
+    run: Folder | None = Field(None, description="folder of a finished run; the student takes its tokenizer")
     open_clip: str | None = Field(None, description="an open_clip model: its folder or name")
     pretrained: str | None = Field(None, description="weights of the open_clip model: a file or a tag")
 
@@ -177,7 +182,9 @@ class TrainConfig(Frozen):
     start: StartConfig | None = Field(None, description="a finished run to begin with")
     teacher: TeacherConfig | None = Field(None, description="a live teacher")
     seed: int = Field(0, ge=0, description="seed of the weights, the order and every random choice")
-    output: str = Field(description="folder of model, checkpoint, log and metrics; relative to the working directory")
+    output: Folder = Field(
+        description="folder of model, checkpoint, log and metrics; relative to the working directory"
+    )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
     workers: int = Field(1, ge=0, le=256, description="processes that decode; 0 decodes in the training process")
     threads: int = Field(

@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError
 from mmdata.document import Keys, read_yaml
 from mmdata.errors import SpecError
 from mmdata.spec import Frozen, explain
+from mmdata.train.config import Folder
 from mmdata.train.model.sizes import PretrainedTower
 
 Task = Literal["retrieval", "missing", "consistency", "zero_shot", "probe", "captions", "images", "detector"]
@@ -33,7 +34,7 @@ class EvalConfig(Frozen):
     """How a run is evaluated."""
 
     tasks: list[Task] = Field([], description="default: all that the run and these settings have something for")
-    shards: str | None = Field(None, description="folder or URL of shards; default: those of the training")
+    shards: Folder | None = Field(None, description="folder or URL of shards; default: those of the training")
     split: str | None = Field(None, description="split that is measured on; default: the training's val_split")
     ks: list[int] = Field([1, 5, 10], min_length=1, description="the k of recall@k")
     seed: int = Field(0, ge=0, description="seed of every random choice")

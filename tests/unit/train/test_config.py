@@ -8,6 +8,7 @@ import pytest
 
 from mmdata.errors import SpecError
 from mmdata.train.config import TrainConfig, load_config
+from mmdata.train.evaluate.config import load_settings
 
 GOOD = """\
 data:
@@ -93,6 +94,19 @@ def test_defaults_and_overrides(tmp_path: Path):
 def test_a_fault_names_place_value_and_fix(tmp_path: Path, old, new, expected):
     found = problems(tmp_path, GOOD.replace(old, new))
     assert [line for line in found if line.startswith(expected)], found
+
+
+def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """`output: ~/runs/a` made a folder that is called `~`."""
+    monkeypatch.setenv("HOME", "/home/me")
+    path = tmp_path / "train.yaml"
+    path.write_text(GOOD)
+    config = load_config(path, ["output=~/runs/a", "data.shards=~/shards", "start.run=~/old", "teacher.run=~/big"])
+    assert config.start is not None
+    assert config.teacher is not None
+    paths = (config.output, config.data.shards, config.start.run, config.teacher.run)
+    assert paths == ("/home/me/runs/a", "/home/me/shards", "/home/me/old", "/home/me/big")
+    assert load_settings(None, ["shards=~/held-out"]).shards == "/home/me/held-out"
 
 
 def test_an_override_is_named_as_typed(tmp_path: Path):
