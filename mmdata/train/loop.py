@@ -26,6 +26,7 @@ from mmdata.train.ema import Ema
 from mmdata.train.guard import Guard
 from mmdata.train.launch import is_main, rank, summed, whole, world_size
 from mmdata.train.log import TrainLog, Window
+from mmdata.train.losses.config import TERM_NAMES
 from mmdata.train.losses.objective import Objective
 from mmdata.train.model.fused import FusedModel
 from mmdata.train.order import Mix, StepSampler
@@ -41,6 +42,8 @@ from mmdata.train.parallel import (
 from mmdata.train.stages import Stage, freeze, settle_modes
 from mmdata.train.teacher import Teacher
 
+# So many steps in a row without a loss are told of.
+_MOST_SILENT = 10
 # Below so many samples a share of failures says little.
 _MIN_SEEN_TO_JUDGE = 64
 
@@ -122,6 +125,7 @@ class Trainer:
         self._failed: set[str] = set()
         self._guard = Guard(config.spike_factor)
         self._saved_at = time.monotonic()
+        self._silent = 0
 
     @property
     def parts(self) -> Parts:
@@ -224,6 +228,7 @@ class Trainer:
         mine = [float(loss.detach()) / world_size(), asked, *self._clock(), len(batch) + len(batch.failures)]
         value, stop, out_of_time, save, seen, failed = summed([*mine, len(batch.failures)], self.device)
         self._judge_failures(int(seen), int(failed), batch)
+        self._note_silence(bool(terms), log)
         done = bool(terms) and self._take(value, norm, lr, log)
         return Taken(value, terms, lr, stop > 0, out_of_time > 0, save > 0, done)
 
@@ -259,6 +264,14 @@ class Trainer:
         if self.ema:
             self.ema.update(self.model, step)
         return True
+
+    def _note_silence(self, said: bool, log: TrainLog) -> None:
+        """Tell, once, of so many steps in a row that taught nothing."""
+        self._silent = 0 if said else self._silent + 1
+        if self._silent == _MOST_SILENT:
+            weighed = ", ".join(name for name in TERM_NAMES if getattr(self.stage.loss, name))
+            why = f"no term of the loss ({weighed}) had two samples to compare, or anything to make"
+            log.note(f"nothing was learnt in the last {_MOST_SILENT} steps of stage '{self.stage.name}': {why}")
 
     def _note_failures(self, batch: Batch, log: TrainLog) -> None:
         for failure in batch.failures:

@@ -309,6 +309,18 @@ def test_what_cannot_be_decoded_is_named_once_also_after_a_kill(
     assert result["samples"]["train_members_failed"] == 6
 
 
+def test_steps_that_teach_nothing_are_told_of_once(
+    write_config: Callable[..., Path], shape_shards: Path, tmp_path: Path
+):
+    """Of two modalities that never meet, say: all steps went by without a line, as if all were well."""
+    two = "data.modalities={image: [image], text: [caption]}"
+    lines = Lines()
+    train(write_config(shape_shards), [two, "loss.without=[image~text]", "steps=25"], tmp_path / "run", lines)
+    told = [line for line in lines if line.startswith("nothing was learnt in the last 10 steps of stage 'train'")]
+    assert len(told) == 1
+    assert "no term of the loss (pair, fusion) had" in told[0]
+
+
 def test_too_many_failures_stop_with_the_last_of_them(
     write_config: Callable[..., Path], shape_shards: Path, tmp_path: Path
 ):
