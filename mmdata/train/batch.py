@@ -85,6 +85,12 @@ class Failure:
         return f"'{self.member}' of {self.key} ({self.sample_id} in {self.shard}): {self.message}"
 
 
+def told_failures(failures: Sequence[Failure], samples: int) -> str:
+    """What is said of held-out samples that were left out of figures."""
+    share = f"{len(failures)} of {samples} held-out samples cannot be decoded and are not measured"
+    return f"{share}; the first: {failures[0]}"
+
+
 @dataclass(frozen=True)
 class Inputs:
     """One modality of a batch; only the samples that have it.

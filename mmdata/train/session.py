@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from mmdata.train import checkpoint, data, growth
-from mmdata.train.batch import Lesson
+from mmdata.train.batch import Lesson, told_failures
 from mmdata.train.checkpoint import Checkpoint, Progress
 from mmdata.train.config import SetConfig, TrainConfig
 from mmdata.train.data import OpenSet
@@ -199,6 +199,8 @@ class Session:
         # As it is trained: an accelerator would else measure in other bits than the file asks for.
         with autocast(self.config, self._device):
             embedded = embed(self._plain_model(weights), eval_loader(dataset, self.config), self._device)
+        if embedded.failures:
+            self.say(told_failures(embedded.failures, len(dataset)))
         return measure(embedded, self.modalities, self.config.eval_ks), len(embedded.failures)
 
     def _plain_model(self, weights: Mapping[str, Tensor]) -> FusedModel:

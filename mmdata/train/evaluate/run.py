@@ -26,6 +26,7 @@ def evaluate(
     """
     config = load_settings(settings, overrides)
     _check_installed()
+    from mmdata.train.batch import told_failures
     from mmdata.train.evaluate.bench import Bench
     from mmdata.train.export import write_json
 
@@ -39,6 +40,8 @@ def evaluate(
         say(f"{said['samples']} samples: {path}")
         return said
     report: dict[str, Any] = {"run": str(folder), "split": bench.split, **bench.counts(), "seed": config.seed}
+    if failures := bench.features.failures:
+        say(told_failures(failures, report["samples"] + report["failed"]))
     report["tasks"] = {task: _carry_out(bench, task, say) for task in _tasks(bench, config)}
     (folder / "eval").mkdir(exist_ok=True)
     path = folder / "eval" / f"{name}.json"

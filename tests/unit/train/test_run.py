@@ -20,6 +20,7 @@ from mmdata.errors import SpecError, TrainError
 from mmdata.train import checkpoint, launch
 from mmdata.train import eval as measuring
 from mmdata.train.dice import Dice
+from mmdata.train.evaluate.run import evaluate
 from mmdata.train.export import load_model
 from mmdata.train.parallel import clip_gradients
 from mmdata.train.run import train
@@ -268,9 +269,9 @@ def test_a_member_that_the_shards_lack_is_named_with_its_place(write_config: Cal
     assert second == "6:7 data.modalities.audio[0]: the shards have no member 'image2'; did you mean 'image'?"
 
 
-def spoil(shards: Path, ending: str, count: int) -> None:
-    """Overwrite the first members of a kind in the first train shard, leaving sizes as they are."""
-    tar_path = shards / "train-000000.tar"
+def spoil(shards: Path, ending: str, count: int, split: str = "train") -> None:
+    """Overwrite the first members of a kind in the first shard of a split, leaving sizes as they are."""
+    tar_path = shards / f"{split}-000000.tar"
     with tarfile.open(tar_path) as tar:
         members = [info for info in tar if info.name.endswith(ending)][:count]
     with tar_path.open("r+b") as file:
@@ -307,6 +308,19 @@ def test_what_cannot_be_decoded_is_named_once_also_after_a_kill(
     keys = [json.loads(line)["key"] for line in (tmp_path / "run" / "failures.jsonl").read_text().splitlines()]
     assert sorted(keys) == [f"key-{number}" for number in range(6)]
     assert result["samples"]["train_members_failed"] == 6
+
+
+def test_held_out_samples_that_cannot_be_decoded_are_told_by_train_and_eval(
+    write_config: Callable[..., Path], shape_shards: Path, tmp_path: Path
+):
+    """Figures of a remnant looked like those of the split."""
+    spoil(shape_shards, ".png", 5, "val")
+    expected = "5 of 12 held-out samples cannot be decoded and are not measured; the first: 'image' of key-"
+    lines, evaluated = Lines(), Lines()
+    train(write_config(shape_shards), [], tmp_path / "run", lines)
+    evaluate(tmp_path / "run", None, ["tasks=[retrieval]"], None, evaluated)
+    for told in (lines, evaluated):
+        assert [line[: len(expected)] for line in told if "held-out samples cannot" in line] == [expected]
 
 
 def test_steps_that_teach_nothing_are_told_of_once(
