@@ -234,17 +234,19 @@ def _onnx(module: nn.Module, arguments: tuple[Any, ...]) -> bytes:
 
 
 def _dynamic(argument: Tensor | list[Tensor]) -> Any:
-    if isinstance(argument, list):
-        return [_dynamic(part) for part in argument]
+    """Axes of any size: the samples, and the one in time, which is the last but of tokens (N, S, W), which are listed.
+
+    Pictures (N, 3, H, W) have none in time.
+    """
     auto = torch.export.Dim.AUTO
-    axes = {0: auto}
-    if argument.ndim > 1 and argument.dtype != torch.uint8:
-        axes[1 if argument.ndim == _TOKEN_AXES and argument.is_floating_point() else argument.ndim - 1] = auto
-    return axes
+    if isinstance(argument, list):
+        return [{0: auto, 1: auto} for _ in argument]
+    is_picture = argument.dtype == torch.uint8 and argument.ndim == _PICTURE_AXES
+    return {0: auto} if argument.ndim == 1 or is_picture else {0: auto, argument.ndim - 1: auto}
 
 
-# (N, S, W).
-_TOKEN_AXES = 3
+# N, colours, height, width; those of a video have frames beside them.
+_PICTURE_AXES = 4
 
 
 @contextlib.contextmanager

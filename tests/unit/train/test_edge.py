@@ -15,26 +15,32 @@ from mmdata.errors import TrainError
 from mmdata.train.edge import RealLogMel, export
 from mmdata.train.export import load_model
 from mmdata.train.losses.config import LossConfig
+from mmdata.train.model.fused import FusedModel
 from mmdata.train.model.mel import LogMel
+from mmdata.train.model.towers import Limits
 
 # Each graph takes seconds to write; text's is as image's.
 NAMES = ("image", "audio")
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    """A model with experts and a decoder, as a run leaves it."""
-    pytest.importorskip("onnxruntime")
-    model = make_model(LossConfig(), NAMES, decoders=["image"], moe={"experts": 2, "every": 1})
-    folder = tmp_path / "run"
+def left_by_a_run(folder: Path, model: FusedModel) -> Path:
+    """The folder, with a model as a run leaves it."""
     folder.mkdir()
     save_file(dict(model.state_dict()), folder / "model.safetensors")
     description = {
-        "format": "mmdata-model", "version": 2, "modalities": list(NAMES),
+        "format": "mmdata-model", "version": 2, "modalities": list(model.modalities),
         "architecture": model.architecture.model_dump(), "limits": asdict(model.limits),
     }  # fmt: skip
     (folder / "config.json").write_text(json.dumps(description))
     return folder
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A model with experts and a decoder."""
+    pytest.importorskip("onnxruntime")
+    model = make_model(LossConfig(), NAMES, decoders=["image"], moe={"experts": 2, "every": 1})
+    return left_by_a_run(tmp_path / "run", model)
 
 
 def embed(folder: Path, ending: str, batch) -> list[torch.Tensor]:
@@ -79,6 +85,17 @@ def test_graphs_of_onnx_give_the_model_s_embeddings(run: Path, tmp_path: Path):
     assert (described["int8"], described["graphs"][2]["file"]) == (True, "fusion.int8.onnx")
     assert described["left_out"] == ["decoders.image"]
     assert not list((tmp_path / "out").glob(".*"))
+
+
+@pytest.mark.slow
+def test_recordings_and_videos_are_exported_for_any_length(tmp_path: Path):
+    """The axis of a recording's channels was taken for its time: export ended in onnxruntime's traceback."""
+    pytest.importorskip("onnxruntime")
+    model = make_model(LossConfig(), ("tensor", "video"), Limits(64, 10, 16, 0.3, tensor_channels=2))
+    found = export(left_by_a_run(tmp_path / "run", model), tmp_path / "out", "onnx", False, print)
+    assert [(parity.graph, parity.cosine > 0.99999) for parity in found] == [
+        ("tensor", True), ("video", True), ("fusion", True),
+    ]  # fmt: skip
 
 
 @pytest.mark.slow
