@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -42,12 +44,25 @@ def evaluate(
     report: dict[str, Any] = {"run": str(folder), "split": bench.split, **bench.counts(), "seed": config.seed}
     if failures := bench.features.failures:
         say(told_failures(failures, report["samples"] + report["failed"]))
-    report["tasks"] = {task: _carry_out(bench, task, say) for task in _tasks(bench, config)}
+    report["shards"] = [one.shards for one in bench.run.config.data.all_sets().values()]
+    report["model"] = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     (folder / "eval").mkdir(exist_ok=True)
     path = folder / "eval" / f"{name}.json"
+    found = _known(path, report) | {task: _carry_out(bench, task, say) for task in _tasks(bench, config)}
+    report["tasks"] = {task: found[task] for task in TASKS if task in found}
     write_json(path, _plain(report))
     say(f"{path}")
     return report
+
+
+def _known(path: Path, report: dict[str, Any]) -> dict[str, Any]:
+    """Tasks that were measured before, of the same model on the same samples: another task does not take them away."""
+    try:
+        before = json.loads(path.read_text())
+        same = all(before[key] == value for key, value in report.items())
+        return dict(before["tasks"]) if same else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def _tasks(bench: Bench, config: EvalConfig) -> list[Task]:

@@ -166,6 +166,18 @@ def test_the_command_writes_the_same_figures_twice_and_a_table(run: Path):
     assert json.loads((run / "eval" / "train.json").read_text())["samples"] == 24
 
 
+def test_one_task_does_not_take_away_what_others_measured(run: Path):
+    """`--tasks detector` after an evaluation left the detector's figures alone in the file."""
+    path = run / "eval" / "val.json"
+    assert run_cli(str(run), "--tasks", "retrieval").exit_code == 0
+    assert run_cli(str(run), "--tasks", "missing").exit_code == 0
+    report = json.loads(path.read_text())
+    assert list(report["tasks"]) == ["retrieval", "missing"]
+    path.write_text(json.dumps({**report, "model": "another"}))
+    assert run_cli(str(run), "--tasks", "consistency").exit_code == 0
+    assert list(json.loads(path.read_text())["tasks"]) == ["consistency"]
+
+
 def test_shards_of_other_members_are_told(run: Path, write_shards: Callable[..., Path], shapes):
     """That none of them `can be decoded` sent people to look for damage."""
     write_shards({"val": [[{"txt": files["txt"]} for files in shapes(4, 0)]]})
