@@ -114,7 +114,7 @@ def sites() -> Iterator[list[Site]]:
 
 
 def spec(cli, sites: list[Site], source: dict[str, Any]) -> None:
-    limits = {"idle_s": 1, "timeout_s": 2, "attempts": 2, "max_wait_s": 5, "connections_per_host": PER_HOST}
+    limits = {"idle_s": 2, "timeout_s": 4, "attempts": 2, "max_wait_s": 5, "connections_per_host": PER_HOST}
     cli.spec(
         sources=[source],
         ingest=[{"image": {"max_bytes": "1MB"}}],
@@ -154,7 +154,8 @@ def test_thousands_of_pages_have_their_outcome_and_an_archive_gives_the_same(cli
            "max_page_bytes": "1MB", "name": "site"}  # fmt: skip
     spec(cli, sites, {"web": web})
     out = cli.build().stdout
-    assert {site.most_at_once for site in sites[:HOSTS]} == {PER_HOST}
+    # Answers come at once, so a host that is never slow may never have met all that it may.
+    assert max(site.most_at_once for site in sites[:HOSTS]) == PER_HOST
     assert resting.seen["/wait-long"] == 1
 
     # Every page has its outcome.
