@@ -99,7 +99,7 @@ class ShardFolder:
         splits = self.manifest.splits
         if name not in splits:
             raise TrainError(f"{self.place}: the shards have no split '{name}'{nearest(name, splits)}")
-        if not splits[name].samples:
+        if not (splits[name].samples and splits[name].shards):
             raise TrainError(f"{self.place}: the split '{name}' has no samples; build one, or name another split")
         return splits[name]
 

@@ -90,6 +90,15 @@ def test_shards_that_disagree_with_the_manifest_stop_the_start(write_shards: Cal
     assert "no manifest of shards of version 1: version" in error()
 
 
+def test_a_split_whose_shards_were_taken_out_has_no_samples(write_shards: Callable[..., Path]):
+    shards = write_shards({"train": [[FIRST]]})
+    manifest = json.loads((shards / "manifest.json").read_text())
+    manifest["splits"]["train"]["shards"] = []
+    (shards / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(TrainError, match="the split 'train' has no samples; build one"):
+        open_folder(shards).split("train")
+
+
 def test_a_missing_split_or_folder_names_the_nearest(write_shards: Callable[..., Path], tmp_path: Path):
     folder = open_folder(write_shards({"train": [[FIRST]]}))
     with pytest.raises(TrainError, match="no split 'trian'; did you mean 'train'"):
