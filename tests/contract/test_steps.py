@@ -575,6 +575,7 @@ def test_a_writer_reads_what_it_was_told_to_write(name: str) -> None:
     assert min(step.samples_per_shard, step.bytes_per_shard) >= 1
 
 
+@pytest.mark.slow
 def test_an_order_that_hashes_decide_is_in_no_item(tmp_path: Path) -> None:
     """Two processes hash names differently; a batch must be the same in both."""
     code = (

@@ -115,6 +115,7 @@ def test_children_are_in_the_ledger_in_the_report_and_can_be_replayed(scenes):
         }
 
 
+@pytest.mark.slow
 def test_the_number_of_workers_and_of_children_changes_no_child(scenes):
     build(scenes, "one", workers=1, children=2)
     build(scenes, "three", workers=3, children=2)
@@ -160,6 +161,7 @@ def assert_online_is(shards: Path, made: dict[tuple[str, str], dict[str, bytes]]
 MIXERS = [{"mixgen": {"p": 0.6}}, {"cutmix": {"p": 0.8}}, {"mix_sounds": {"p": 0.8}}, {"GaussNoise": {"p": 0.3}}]
 
 
+@pytest.mark.slow
 def test_online_mixes_the_partners_that_a_build_mixes_on_any_number_of_workers(scenes):
     # A corner that few patches cover.
     for caption in (scenes.folder / "media").rglob("*.txt"):
@@ -218,6 +220,7 @@ def test_what_is_mixed_of_two_splits_is_dropped(scenes):
     assert all(row["own"] != row["other"] for row in mixed)
 
 
+@pytest.mark.slow
 def test_a_second_build_makes_nothing_and_a_new_policy_only_children(scenes):
     build(scenes, "out", children=1)
     assert "nothing to do" in build(scenes, "out", children=1)

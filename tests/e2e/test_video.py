@@ -53,6 +53,7 @@ def test_subtitles_that_cannot_be_read_cost_a_film_its_words_alone(cli):
     assert all(row["error"].startswith("not_utf8: its subtitles talk.srt: not UTF-8 at byte 4") for row in bad)
 
 
+@pytest.mark.slow
 def test_clip_looks_at_frames_spread_over_a_film(cli):
     write_film(cli.folder / "media" / "talk.mp4", [2.0, 3.0, 2.0])
     (cli.folder / "media" / "talk.srt").write_text(SRT)
