@@ -20,7 +20,7 @@ Clip = tuple[float, float]
 
 # RFC 6716, section 2: what Opus codes; all else is resampled to the first.
 _OPUS_RATES: Final = (48_000, 24_000, 16_000, 12_000, 8_000)
-_ALL: Final = (0.0, float("inf"))
+WHOLE: Final[Clip] = (0.0, float("inf"))
 _MOST_CHANNELS: Final = {"flac": 8, "opus": 2}
 _DEEP: Final = frozenset({"s32", "s32p", "s64", "s64p"})
 # What a container's index may be off by, and codecs need before they sound right (Opus: 80 ms).
@@ -59,7 +59,7 @@ def normalise(data: bytes, target: Target, max_duration_s: float, clip: Clip | N
         # The sound of a film is not the film.
         if not info.has_video:
             return data, info
-    return _encoded(data, target, max_duration_s, clip or _ALL)
+    return _encoded(data, target, max_duration_s, clip or WHOLE)
 
 
 def _encoded(data: bytes, target: Target, max_duration_s: float, clip: Clip) -> tuple[bytes, AudioInfo]:
@@ -86,7 +86,7 @@ def _encoded(data: bytes, target: Target, max_duration_s: float, clip: Clip) -> 
                 if done > max_duration_s * rate:
                     raise SampleError("too_long", f"more than max_duration_s: {max_duration_s:g}")
                 out.mux(stream.encode(frame))
-            if not done or clip == _ALL:
+            if not done or clip == WHOLE:
                 check_length(source, data, done / rate, whole=target.whole)
             out.mux(stream.encode(None))
             channels = len(stream.layout.channels)

@@ -15,7 +15,7 @@ from itertools import chain
 from typing import Any, BinaryIO, Final
 
 from mmdata.errors import SampleError
-from mmdata.media.audio_write import Clip, cut_samples
+from mmdata.media.audio_write import WHOLE, Clip, cut_samples
 from mmdata.media.clock import last_key_frame, seek_key_frame, since_beginning, told_length_s
 from mmdata.media.upright import Turn, turn_of, upright_image, upright_rgb, upright_yuv
 
@@ -139,7 +139,6 @@ def _again(container: Any, source: bytes | BinaryIO) -> Any:
 
 # Pictures that went through an operator are encoded once more: the loss should not show.
 _AS_IT_IS: Final = Target(encode=True, crf=18)
-_ALL: Final = (0.0, math.inf)
 
 
 def normalise(data: bytes, target: Target, limits: Limits, clip: Clip | None = None) -> tuple[bytes, VideoInfo]:
@@ -156,7 +155,7 @@ def normalise(data: bytes, target: Target, limits: Limits, clip: Clip | None = N
         with source:
             data, start_s = copied(source, clip, key_s, sound=target.sound)
     elif target.encode or clip or target.fps or target.side_px or not target.sound:
-        data = _encoded(data, target, limits, clip or (0.0, math.inf))
+        data = _encoded(data, target, limits, clip or WHOLE)
     return data, replace(measure_video(data, limits), start_s=start_s)
 
 
@@ -297,7 +296,7 @@ def frames_of_film(data: bytes, limits: Limits, max_bytes: int) -> list[Any]:
     """All frames, uint8 `[H, W, 3]`. Raises SampleError as `normalise` does, `too_many_frames` for their bytes too."""
     frames: list[Any] = []
     with open_video(data) as source:
-        for frame in _shown(source, _AS_IT_IS, limits, _ALL):
+        for frame in _shown(source, _AS_IT_IS, limits, WHOLE):
             frames.append(upright_rgb(frame))
             if len(frames) * frames[0].nbytes > max_bytes:
                 raise SampleError("too_many_frames", f"its frames take more than {max_bytes >> 20} MiB")
@@ -317,14 +316,14 @@ def redrawn(data: bytes, frames: Sequence[Any], limits: Limits) -> bytes:
         picture = _picture_stream(out, source, _AS_IT_IS, Turn())
         picture.width, picture.height = (max(2, round(side / 2) * 2) for side in frames[0].shape[1::-1])
         sound = _sound_stream(out) if heard.streams.audio else None
-        for old, rgb_HWC in zip(_shown(source, _AS_IT_IS, limits, _ALL), frames, strict=True):
+        for old, rgb_HWC in zip(_shown(source, _AS_IT_IS, limits, WHOLE), frames, strict=True):
             frame = av.VideoFrame.from_ndarray(rgb_HWC, format="rgb24")
             new = frame.reformat(width=picture.width, height=picture.height, format="yuv420p")
             new.pts, new.time_base = old.pts, Fraction(1, _TICKS_A_SECOND)
             out.mux(picture.encode(new))
         out.mux(picture.encode(None))
         if sound is not None:
-            _copy_sound(out, sound, heard, _ALL, limits)
+            _copy_sound(out, sound, heard, WHOLE, limits)
     return buffer.getvalue()
 
 

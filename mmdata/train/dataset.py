@@ -11,6 +11,7 @@ import os
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import accumulate
 from typing import cast
 
@@ -149,13 +150,12 @@ class SampleDataset(Dataset[Example | Failure]):
         self._cache: dict[tuple[int, str], npt.NDArray[np.generic]] = {}
         self._cache_bytes_left = cache_mib << 20
         self._has = {member: split.index.has(member) for member in split.index.members}
-        self._lessons = self.lessons
 
     def __len__(self) -> int:
         """Usable samples."""
         return len(self._split.index)
 
-    @property
+    @cached_property
     def lessons(self) -> Mapping[tuple[str, str], Lesson]:
         """What the stored vectors teach, by modality and name; a space of its own for each name where none is said."""
         return {
@@ -195,7 +195,7 @@ class SampleDataset(Dataset[Example | Failure]):
 
     def _taught(self, row: int) -> dict[Lesson, npt.NDArray[np.float32]]:
         """The stored vectors of a sample, of each space the first; a child learns from those of its original."""
-        found = [(self._lessons[key], self._reader.vector(row, entry)) for key, entry in self._split.teachers.items()]
+        found = [(self.lessons[key], self._reader.vector(row, entry)) for key, entry in self._split.teachers.items()]
         return {lesson: vector for lesson, vector in reversed(found) if vector is not None}
 
     def _asked(self, row: int, child: Mapping[str, bytes] | None) -> dict[str, npt.NDArray[np.int64]]:

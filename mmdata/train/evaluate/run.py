@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
 import math
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmdata.errors import MissingExtraError, TrainError
+from mmdata.models.weights import content_identity
 from mmdata.train.evaluate.config import TASKS, EvalConfig, Task, load_settings
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def evaluate(
     if failures := bench.features.failures:
         say(told_failures(failures, report["samples"] + report["failed"]))
     report["shards"] = [one.shards for one in bench.run.config.data.all_sets().values()]
-    report["model"] = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    report["model"] = content_identity([folder / "model.safetensors"])
     (folder / "eval").mkdir(exist_ok=True)
     path = folder / "eval" / f"{name}.json"
     found = _known(path, report) | {task: _carry_out(bench, task, say) for task in _tasks(bench, config)}
