@@ -21,7 +21,12 @@ _PICTURE = {"width": "INTEGER", "height": "INTEGER"}
 _SOUND = {"duration_s": "DOUBLE", "sample_rate": "INTEGER", "channels": "INTEGER"}
 MEASURES: dict[Modality, dict[str, str]] = {
     "image": {**_ALWAYS, **_PICTURE, "faces": "INTEGER"},
-    "text": {**_ALWAYS, "text": "VARCHAR", "lang": "VARCHAR", **dict.fromkeys(("chars", "words", "masked"), "INTEGER")},
+    "text": {
+        **_ALWAYS,
+        **dict.fromkeys(("text", "lang"), "VARCHAR"),
+        "lang_guessed": "BOOLEAN",
+        **dict.fromkeys(("chars", "words", "masked"), "INTEGER"),
+    },
     "audio": {**_ALWAYS, "lang": "VARCHAR", **_SOUND},
     "video": {**_ALWAYS, **_PICTURE, "duration_s": "DOUBLE", "start_s": "DOUBLE"},
     "tensor": {
@@ -71,6 +76,11 @@ class Member:
     def language(self) -> str | None:
         """`lang` as models name it, without the region: `en` of `en-US`, `EN` and `en_GB`."""
         return re.split("[-_@]", self.lang)[0].lower() if self.lang else None
+
+    @property
+    def told_language(self) -> str | None:
+        """`language` where the source gave it; None where it was guessed from the text."""
+        return None if self.measures.get("lang_guessed") else self.language
 
     @property
     def text(self) -> str:

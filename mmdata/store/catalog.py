@@ -25,8 +25,8 @@ from mmdata.store.sql import parquet, quoted
 _MEMBER: Final = (
     "STRUCT(modality VARCHAR, name VARCHAR, mime VARCHAR, bytes BIGINT, sha256 VARCHAR, width INTEGER, height INTEGER, "
     "faces INTEGER, duration_s DOUBLE, start_s DOUBLE, sample_rate INTEGER, channels INTEGER, lang VARCHAR, "
-    "text VARCHAR, chars INTEGER, words INTEGER, masked INTEGER, shape INTEGER[], dtype VARCHAR, ndim INTEGER, "
-    "elements BIGINT, finite_share DOUBLE, "
+    "lang_guessed BOOLEAN, text VARCHAR, chars INTEGER, words INTEGER, masked INTEGER, shape INTEGER[], dtype VARCHAR, "
+    "ndim INTEGER, elements BIGINT, finite_share DOUBLE, "
     '"min" DOUBLE, "max" DOUBLE, "mean" DOUBLE, rate_hz DOUBLE, error VARCHAR)[]'
 )
 _TEXT: Final = "VARCHAR"
@@ -90,8 +90,8 @@ LEFT JOIN (SELECT sample_id, match FROM calibrated WHERE aligner = '') c USING (
 """,
     "members": """
 SELECT sample_id, m.modality, m.name, m.mime, m.bytes, m.sha256, m.width, m.height, m.faces, m.duration_s,
-    m.start_s, m.sample_rate, m.channels, m.lang, m.text, m.chars, m.words, m.masked, m.shape, m.dtype, m.ndim,
-    m.elements, m.finite_share, m.min, m.max, m.mean, m.rate_hz, m.error, NULL AS made_by
+    m.start_s, m.sample_rate, m.channels, m.lang, m.lang_guessed, m.text, m.chars, m.words, m.masked, m.shape, m.dtype,
+    m.ndim, m.elements, m.finite_share, m.min, m.max, m.mean, m.rate_hz, m.error, NULL AS made_by
 FROM (SELECT sample_id, unnest(members) AS m FROM base)
 UNION ALL BY NAME
 SELECT sample_id, 'text' AS modality, new_name AS name, 'text/plain' AS mime,

@@ -44,6 +44,7 @@ MEMBER = pa.struct(
         ("sample_rate", pa.int32()),
         ("channels", pa.int32()),
         ("text", pa.string()),
+        ("lang_guessed", pa.bool_()),
         ("chars", pa.int32()),
         ("words", pa.int32()),
         ("masked", pa.int32()),

@@ -26,7 +26,7 @@ sources:
         caption: "{stem}.txt"
 """
 COLUMNS = (
-    "attributes, caption.bytes, caption.chars, caption.lang, caption.masked, caption.mime, caption.sha256, "
+    "attributes, caption.bytes, caption.chars, caption.lang, caption.lang_guessed, caption.masked, caption.mime, caption.sha256, "
     "caption.text, caption.words, image.bytes, image.faces, image.height, image.mime, image.sha256, image.width, "
     "key, match, parent_id, sample_id, source, variant"
 )

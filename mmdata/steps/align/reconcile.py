@@ -15,6 +15,7 @@ from mmdata.errors import SampleError, WeightsError
 from mmdata.models.weights import Weights, content_identity
 from mmdata.sample import Modality, Sample
 from mmdata.spec import Names
+from mmdata.steps.align.spoken import spoken_language
 from mmdata.steps.base import Align
 from mmdata.steps.exchange import Declared, Edge, Found, NewText, Score
 
@@ -179,7 +180,7 @@ class Reconcile(Align):
             return None
         texts = [there[name] for name in self.texts if name in there]
         correct = any(edge.right == self.into for edge in wanted)
-        spoken = self._spoken(sample) if correct else None
+        spoken = self._spoken(recipe, sample) if correct else None
         return _Item(
             {text.name: text.text for text in texts},
             {text.name: text.language for text in texts},
@@ -189,9 +190,9 @@ class Reconcile(Align):
             self._prepare_image(recipe, sample) if correct else None,
         )
 
-    def _spoken(self, sample: Sample) -> str | None:
-        speech = sample.members.get(self.speech or "")
-        return (speech.language if speech else None) or sample.members[self.texts[0]].language
+    def _spoken(self, recipe: _Recipe, sample: Sample) -> str | None:
+        members = sample.members
+        return spoken_language(members.get(self.speech or ""), members[self.texts[0]], recipe.languages)
 
     def _prepare_speech(
         self, recipe: _Recipe, sample: Sample, spoken: str | None

@@ -11,6 +11,7 @@ from pydantic import Field
 from mmdata.errors import SampleError
 from mmdata.models.weights import Weights
 from mmdata.sample import Modality, Sample
+from mmdata.steps.align.spoken import spoken_language
 from mmdata.steps.base import Align
 from mmdata.steps.exchange import Edge, Found, Score
 
@@ -91,7 +92,7 @@ class Timing(Align):
         if not edges or speech is None or subtitles is None:
             return None
         cues = parse_subtitles(subtitles.text)
-        lang = speech.language or subtitles.language
+        lang = spoken_language(speech, subtitles, recipe)
         if speech.measures["duration_s"] > self.max_duration_s:
             return _unplaced(edges[0].name, len(cues), "recording_too_long")
         if lang and recipe is not None and lang not in recipe:

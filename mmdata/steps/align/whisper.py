@@ -12,6 +12,7 @@ from mmdata.errors import SampleError
 from mmdata.models.device import PRECISION_MEANS, Precision
 from mmdata.models.weights import Weights
 from mmdata.sample import Modality, Sample
+from mmdata.steps.align.spoken import spoken_language
 from mmdata.steps.base import Align
 from mmdata.steps.exchange import Declared, Edge, Found, NewText, Score
 
@@ -116,7 +117,7 @@ class Whisper(Align):
         from mmdata.media.audio import decode_mono
 
         speech, text = sample.members[edge.left], sample.members.get(edge.right)
-        lang = speech.language or (text.language if text else None)
+        lang = spoken_language(speech, text, languages)
         duration_s = speech.measures["duration_s"]
         if not _SHORTEST_S <= duration_s <= _WINDOW_S:
             return _skipped(edge, f"{duration_s:.2f} s of audio, Whisper judges {_SHORTEST_S} to {_WINDOW_S:g} s")

@@ -120,6 +120,8 @@ def _clip(speech: Member, pcm_T: np.ndarray[Any, np.dtype[np.int16]]) -> Member:
 def _words(name: str, text: str, subtitles: Member | None) -> Member:
     from mmdata.media.text import count_words
 
-    measures = {"text": text, "chars": len(text), "words": count_words(text)}
+    counts = {"text": text, "chars": len(text), "words": count_words(text)}
+    whole = subtitles.measures if subtitles else {}
+    guessed = {name: whole[name] for name in ("lang_guessed",) if name in whole}
     lang = subtitles.lang if subtitles else None
-    return Member(name, "text", "text/plain", "txt", text.encode(), lang, measures)
+    return Member(name, "text", "text/plain", "txt", text.encode(), lang, {**guessed, **counts})

@@ -20,7 +20,7 @@ class Text(Ingest):
     """Text: strict UTF-8, NFC, blanks around it removed; one line of many where the source says so; its language."""
 
     step: ClassVar[str] = "text"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     modality: ClassVar[Modality] = "text"
     max_bytes: ByteSize = Field(ByteSize(1 << 20), description="larger files have failed, unread")
     controls: Literal["strip", "keep"] = Field(
@@ -48,9 +48,11 @@ class Text(Ingest):
         )
         if not text:
             raise SampleError("empty_text", "the text is empty")
-        lang = ref.lang or (detect_language(text) if self.detect_language else None)
+        guess = detect_language(text) if self.detect_language and not ref.lang else None
+        lang = ref.lang or guess
         text, hidden = self._masked(text, lang)
-        measures = {"text": text, "chars": len(text), "words": count_words(text), **hidden}
+        guessed = {"lang_guessed": bool(guess)} if lang else {}
+        measures = {"text": text, **guessed, "chars": len(text), "words": count_words(text), **hidden}
         return Member(ref.name, "text", "text/plain", "txt", text.encode(), lang, measures)
 
     def _masked(self, text: str, lang: str | None) -> tuple[str, dict[str, int]]:

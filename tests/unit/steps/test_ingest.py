@@ -248,6 +248,9 @@ def test_the_language_is_that_of_the_source_else_a_guess_else_unknown() -> None:
     english = b"the quick brown fox jumps over the lazy dog"
     assert decode(Text(), english, lang="xx").lang == "xx"
     assert decode(Text(), english).lang == "en"
+    assert decode(Text(), english).measures["lang_guessed"] is True
+    assert decode(Text(), english, lang="xx").measures["lang_guessed"] is False
+    assert "lang_guessed" not in decode(Text(), b"1234").measures
     assert decode(Text(), "Der schnelle braune Fuchs springt über den Hund".encode()).lang == "de"
     assert decode(Text(detect_language=False), english).lang is None
     assert detect_language("1234 !?") is None

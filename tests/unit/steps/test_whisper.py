@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from mmdata.sample import Member, Sample
-from mmdata.steps.align.reconcile import Reconcile
+from mmdata.steps.align.reconcile import Reconcile, _Recipe
 from mmdata.steps.align.timing import Timing
 from mmdata.steps.align.whisper import Whisper
 
@@ -29,7 +29,20 @@ def test_a_language_is_known_whatever_its_region(lang, text_lang):
     reconcile = Reconcile(texts=["transcript"], into="said", speech="speech", whisper="tiny.en")
     assert whisper.prepare(languages, sample, whisper.edges())["speech_transcript"].lang == "en"
     assert timing.prepare(languages, sample, timing.edges()).lang == "en"
-    assert reconcile._spoken(sample) == "en"
+    assert reconcile._spoken(_Recipe(languages, None), sample) == "en"
+
+
+@pytest.mark.parametrize(
+    ("guess", "known", "expected"),
+    [("it", {"en"}, "en"), ("it", {"en", "it"}, "it"), ("war", {"en", "it"}, None), (None, {"en"}, None)],
+)
+def test_a_guessed_language_keeps_no_model_from_listening(guess, known, expected):
+    sample = spoken(None, guess)
+    for member in sample.members.values():
+        if member.modality == "text":
+            member.measures["lang_guessed"] = True
+    step = Whisper(model="tiny", pairs={"speech": "transcript"})
+    assert step.prepare(frozenset(known), sample, step.edges())["speech_transcript"].lang == expected
 
 
 def test_a_language_that_the_model_does_not_know_is_said():
