@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from mmdata.models.crossfit_aligner import PAIRS_A_PASS, Aligner, Block, FoldModel, judge
 from mmdata.models.crossfit_bank import Bank, evidence, kernels, make_bank
-from mmdata.models.crossfit_folds import assign_folds, cut_blocks, draw_partners, group_pairs, pick, to_local
+from mmdata.models.crossfit_folds import assign_folds, cut_blocks, draw_partners, number_pairs, pick, to_local
 from mmdata.models.crossfit_heads import Floats, Heads, Ints, Weighing, fit_heads, fit_space, fit_weighing
 
 __all__ = ["Aligner", "Crossfit", "CrossfitConfig", "Examples", "Features", "FoldFit", "crossfit", "fit_fold"]
@@ -138,7 +138,7 @@ class Crossfit:
         own_N: each pair's row among the examples, -1 where it is none.
         score_N: log of how much likelier the evidence is for an observed pair than for a null; higher agrees better.
         null_NR: the same for the left with the rights of `partner_NR`; NaN where there is no partner.
-        partner_NR: row numbers; -1 where the fold holds no other group of the stratum.
+        partner_NR: row numbers; -1 where a pair's block holds none with another left and another right.
         match_prob_N: estimated chance that the pair matches.
         mismatched_share: estimated share of mismatched pairs.
         aligner: scores and embeds with any fold's model, or with that of all (`aligner.everyone`).
@@ -155,15 +155,16 @@ class Crossfit:
 
 
 def can_hold_out(features: Features, config: CrossfitConfig) -> bool:
-    """Whether there are pairs enough for `crossfit`: two groups a fold that share nothing."""
-    return len(np.unique(group_pairs(features.left_id_N, features.right_id_N))) >= 2 * config.folds
+    """Whether there are pairs enough for `crossfit`: beside those of the commonest left, or right, two a fold."""
+    ends_2G = np.unique(np.stack([features.left_id_N, features.right_id_N]), axis=1)
+    return all(len(ids_G) - np.bincount(ids_G).max(initial=0) >= 2 * config.folds for ids_G in ends_2G)
 
 
 def crossfit(features: Features, config: CrossfitConfig, each: Each = map) -> Crossfit:
     """Fit and score.
 
     Args:
-        features: at least two groups a fold; some hundred pairs for scores that say anything.
+        features: of different pairs, see `can_hold_out`; some hundred for scores that say anything.
         config: settings.
         each: runs the folds of a round; an executor's `map` runs them in parallel.
 
@@ -172,17 +173,17 @@ def crossfit(features: Features, config: CrossfitConfig, each: Each = map) -> Cr
     """
     if not can_hold_out(features, config):
         raise ValueError(f"too few different pairs for {config.folds} folds")
-    group_N = group_pairs(features.left_id_N, features.right_id_N)
-    fold_N = assign_folds(group_N, config.folds, config.seed)
+    fold_N = assign_folds(number_pairs(features.left_id_N, features.right_id_N), config.folds, config.seed)
     block_N = cut_blocks(fold_N, features.strata(), config.seed, PAIRS_A_PASS)
     chosen_M, own_N = _choose_examples(features, config)
     left_space = fit_space(features.left_NF[chosen_M], config.components, config.left_whitening)
     right_space = fit_space(features.right_NE[chosen_M], config.components, config.right_whitening, shift=False)
     bank = make_bank(left_space(features.left_NF[chosen_M]), right_space(features.right_NE[chosen_M]))
-    partner_MR = draw_partners(block_N[chosen_M], group_N[chosen_M], _FIT_NULLS, config.seed)
+    ids = features.left_id_N, features.right_id_N
+    partner_MR = draw_partners(block_N[chosen_M], *(id_N[chosen_M] for id_N in ids), _FIT_NULLS, config.seed)
     examples = Examples(bank, fold_N[chosen_M], block_N[chosen_M], partner_MR, config)
     aligner = Aligner(left_space, right_space, bank, _fit_models(examples, each))
-    partner_NR = draw_partners(block_N, group_N, config.nulls, config.seed)
+    partner_NR = draw_partners(block_N, *ids, config.nulls, config.seed)
     score_N, null_NR = _score_all(aligner, features, (fold_N, block_N, own_N), partner_NR, each)
     share = mismatched_share(score_N, null_NR[np.isfinite(null_NR)])
     return Crossfit(fold_N, own_N, score_N, null_NR, partner_NR, match_prob(score_N, share), share, aligner)
@@ -224,8 +225,7 @@ def fit_fold(examples: Examples, fold: int, weight_M: Floats) -> FoldFit:
 
 def _choose_examples(features: Features, config: CrossfitConfig) -> tuple[Ints, Ints]:
     """Rows of the examples, none the copy of another, and for each pair the example that it equals (-1: none)."""
-    ends_2N = np.stack([features.left_id_N, features.right_id_N])
-    copy_N = np.unique(ends_2N, axis=1, return_inverse=True)[1].reshape(-1).astype(np.int64)
+    copy_N = number_pairs(features.left_id_N, features.right_id_N)
     chosen_M = pick(copy_N, config.max_examples, config.seed)
     example_of = np.full(int(copy_N.max()) + 1, -1)
     example_of[copy_N[chosen_M]] = np.arange(len(chosen_M))

@@ -1,4 +1,7 @@
-"""Cut pairs into folds that share nothing, and draw nulls within them.
+"""Cut pairs into folds, copies together, and draw nulls within them.
+
+A left or a right alone may stand in several folds: what other pairs say of it, a caption that thousands have, a picture with
+five captions, is evidence like any other, and the same for a pair as for a null.
 
 Shapes: N pairs, G groups, R nulls of a pair.
 """
@@ -13,7 +16,7 @@ import numpy.typing as npt
 from mmdata.models.crossfit_heads import Ints
 
 NO_PARTNER = -1
-# Draws for a partner outside the own group before all candidates are listed.
+# Draws for a partner that shares neither end before all candidates are listed.
 _DRAWS = 8
 
 
@@ -23,19 +26,10 @@ def ids_of(values: Sequence[str | bytes]) -> Ints:
     return np.array([numbers.setdefault(value, len(numbers)) for value in values], dtype=np.int64)
 
 
-def group_pairs(left_id_N: Ints, right_id_N: Ints) -> Ints:
-    """Number the groups of pairs that hang together by an equal left or an equal right, int64 `[N]`."""
-    lowest_N = np.arange(len(left_id_N))
-    while True:
-        before_N = lowest_N
-        for ids_N in (left_id_N, right_id_N):
-            _, place_N = np.unique(ids_N, return_inverse=True)
-            lowest_G = np.full(int(place_N.max(initial=0)) + 1, len(ids_N))
-            np.minimum.at(lowest_G, place_N, lowest_N)
-            lowest_N = lowest_G[place_N]
-        lowest_N = lowest_N[lowest_N]
-        if np.array_equal(before_N, lowest_N):
-            return np.unique(lowest_N, return_inverse=True)[1].astype(np.int64)
+def number_pairs(left_id_N: Ints, right_id_N: Ints) -> Ints:
+    """Number the pairs, those alike whose lefts and rights are both equal, int64 `[N]`."""
+    ends_2N = np.stack([left_id_N, right_id_N])
+    return np.unique(ends_2N, axis=1, return_inverse=True)[1].reshape(-1).astype(np.int64)
 
 
 def assign_folds(group_N: Ints, folds: int, seed: int) -> Ints:
@@ -64,32 +58,38 @@ def cut_blocks(fold_N: Ints, stratum_N: Ints, seed: int, block: int) -> Ints:
     return block_N
 
 
-def draw_partners(block_N: Ints, group_N: Ints, nulls: int, seed: int) -> Ints:
-    """Draw for each pair R others of its block and of other groups, all as a permutation would where groups are small.
+def draw_partners(block_N: Ints, left_id_N: Ints, right_id_N: Ints, nulls: int, seed: int) -> Ints:
+    """Draw for each pair R others of its block that have another left and another right.
 
     Returns:
-        Row numbers, int64 `[N, R]`; `NO_PARTNER` where the block is one group.
+        Row numbers, int64 `[N, R]`; `NO_PARTNER` where the block has none.
     """
     rng = np.random.default_rng([seed, 3])
     partner_NR = np.full((len(block_N), nulls), NO_PARTNER, np.int64)
     order_N = np.argsort(block_N, kind="stable")
     for rows_N in np.split(order_N, np.flatnonzero(np.diff(block_N[order_N])) + 1):
         for null in range(nulls):
-            partner_NR[rows_N, null] = _derange(rows_N, group_N, rng)
+            partner_NR[rows_N, null] = _derange(rows_N, left_id_N[rows_N], right_id_N[rows_N], rng)
     return partner_NR
 
 
-def _derange(rows_N: Ints, group_N: Ints, rng: np.random.Generator) -> Ints:
-    given_N = rng.permutation(rows_N)
+def _derange(rows_N: Ints, left_N: Ints, right_N: Ints, rng: np.random.Generator) -> Ints:
+    place_N = np.arange(len(rows_N))
+
+    def shares_end(own_N: Ints, other_N: Ints) -> npt.NDArray[np.bool_]:
+        return (left_N[own_N] == left_N[other_N]) | (right_N[own_N] == right_N[other_N])
+
+    given_N = rng.permutation(place_N)
     for _ in range(_DRAWS):
-        same_N = np.flatnonzero(group_N[given_N] == group_N[rows_N])
+        same_N = np.flatnonzero(shares_end(place_N, given_N))
         if not len(same_N):
-            return given_N
-        given_N[same_N] = rng.choice(rows_N, len(same_N))
-    for place in np.flatnonzero(group_N[given_N] == group_N[rows_N]):
-        others_N = rows_N[group_N[rows_N] != group_N[rows_N[place]]]
-        given_N[place] = rng.choice(others_N) if len(others_N) else NO_PARTNER
-    return given_N
+            return rows_N[given_N]
+        given_N[same_N] = rng.choice(place_N, len(same_N))
+    partner_N = rows_N[given_N]
+    for place in np.flatnonzero(shares_end(place_N, given_N)):
+        others_N = rows_N[~shares_end(np.array([place]), place_N)]
+        partner_N[place] = rng.choice(others_N) if len(others_N) else NO_PARTNER
+    return partner_N
 
 
 def to_local(partner_NR: Ints, rows_N: Ints) -> Ints:

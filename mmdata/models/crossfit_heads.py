@@ -166,8 +166,11 @@ def fit_weighing(observed_NS: Floats, null_NS: Floats) -> Weighing:
     """Logistic regression of observed pairs against null pairs, both sides counting the same.
 
     No label is needed: where some observed pairs are mismatched, and those look as nulls do, the likelihood ratio of
-    observed to null is a rising function of that of matched to null (Elkan and Noto 2008), so it ranks as well.
+    observed to null is a rising function of that of matched to null (Elkan and Noto 2008), so it ranks as well. Without
+    nulls nothing is known, and every score is 0.
     """
+    if not len(null_NS):
+        return Weighing(np.zeros(observed_NS.shape[1], np.float32), 0.0)
     rows_NS = np.concatenate([observed_NS, null_NS]).astype(np.float64)
     mean_S, std_S = rows_NS.mean(axis=0), rows_NS.std(axis=0) + 1e-9
     rows_NS = np.column_stack([(rows_NS - mean_S) / std_S, np.ones(len(rows_NS))])

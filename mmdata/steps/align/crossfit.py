@@ -58,7 +58,7 @@ class Crossfit(Fitted):
     """
 
     step: ClassVar[str] = "crossfit"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     modalities: ClassVar[tuple[Modality, Modality]] = ("image", "text")
     only_fitting: ClassVar[frozenset[str]] = frozenset({"folds", "rounds", "max_examples"})
     name: str | None = Field(None, description="the aligner's name in rules and in the catalog; default: crossfit")

@@ -21,6 +21,7 @@ from mmdata.models.crossfit import (
     CrossfitConfig,
     Examples,
     Features,
+    can_hold_out,
     crossfit,
     fit_fold,
     match_prob,
@@ -28,7 +29,7 @@ from mmdata.models.crossfit import (
 )
 from mmdata.models.crossfit_aligner import load_aligner, save_aligner
 from mmdata.models.crossfit_bank import WIDTHS, evidence, kernels, make_bank, null_evidence
-from mmdata.models.crossfit_folds import NO_PARTNER, assign_folds, cut_blocks, draw_partners, group_pairs, ids_of, pick
+from mmdata.models.crossfit_folds import NO_PARTNER, assign_folds, cut_blocks, draw_partners, ids_of, number_pairs, pick
 from mmdata.models.crossfit_heads import fit_heads, fit_space, fit_weighing, unit_rows
 
 SMALL = CrossfitConfig(rounds=2, nulls=4, components=32, embed_dim=8)
@@ -58,10 +59,10 @@ def noisy() -> tuple[Features, np.ndarray, Crossfit]:
 def examples_of(features: Features, config: CrossfitConfig) -> Examples:
     left_space = fit_space(features.left_NF, config.components, 0.25)
     right_space = fit_space(features.right_NE, config.components, 0.0, shift=False)
-    group = group_pairs(features.left_id_N, features.right_id_N)
-    fold = assign_folds(group, config.folds, 0)
+    ids = features.left_id_N, features.right_id_N
+    fold = assign_folds(number_pairs(*ids), config.folds, 0)
     block = cut_blocks(fold, features.strata(), 0, 1024)
-    partner = draw_partners(block, group, 3, 0)
+    partner = draw_partners(block, *ids, 3, 0)
     return Examples(
         make_bank(left_space(features.left_NF), right_space(features.right_NE)), fold, block, partner, config
     )
@@ -278,24 +279,52 @@ def test_constant_features_do_not_break():
 
 
 @given(ids, st.integers(2, 5), st.integers(0, 3))
-def test_folds_and_partners_never_share_ends(left, folds, seed):
+def test_copies_share_a_fold_and_partners_no_end(left, folds, seed):
     right = np.random.default_rng(seed).permutation(left) % 7
-    group = group_pairs(left, right)
-    fold = assign_folds(group, folds, seed)
-    for ends in (left, right):
-        for value in np.unique(ends):
-            assert len(np.unique(fold[ends == value])) == 1
+    fold = assign_folds(number_pairs(left, right), folds, seed)
+    for ends in np.unique(np.stack([left, right]), axis=1).T:
+        assert len(np.unique(fold[(left == ends[0]) & (right == ends[1])])) == 1
     block = cut_blocks(fold, np.zeros_like(left), seed, 10)
-    partner = draw_partners(block, group, 3, seed)
+    partner = draw_partners(block, left, right, 3, seed)
     for row, partners in enumerate(partner):
-        others = (block == block[row]) & (group != group[row])
+        others = (block == block[row]) & (left != left[row]) & (right != right[row])
         assert ((partners == NO_PARTNER) == (not others.any())).all()
         assert others[partners[partners != NO_PARTNER]].all()
 
 
-def test_groups_reach_over_chains():
-    group = group_pairs(np.array([0, 0, 1, 2, 3]), np.array([5, 6, 6, 7, 8]))
-    np.testing.assert_array_equal(group, [0, 0, 0, 1, 2])
+def test_pairs_are_alike_where_both_ends_are():
+    numbers = number_pairs(np.array([0, 0, 1, 0, 3]), np.array([5, 6, 6, 5, 8]))
+    np.testing.assert_array_equal(numbers, [0, 1, 2, 0, 3])
+
+
+@pytest.mark.parametrize("labels", [2, 5])
+def test_captions_that_are_labels(labels):
+    """Hundreds of pairs have one caption: each is judged by the others that have it."""
+    features, _ = pairs(600, share=0.0)
+    rng = np.random.default_rng(2)
+    kind, centre = rng.integers(0, labels, 600), rng.normal(size=(labels, 40))
+    left = np.tanh(centre[kind] + rng.normal(size=(600, 40))).astype(np.float32)
+    given = np.where(rng.random(600) < 0.2, rng.integers(0, labels, 600), kind)
+    found = crossfit(Features(left, features.right_NE[given], np.arange(600), given), SMALL)
+    assert roc_auc_score(given == kind, found.score_N) > 0.95
+    assert np.isfinite(found.null_NR).all()
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "enough"),
+    [
+        (np.arange(11), np.arange(11), True),
+        (np.arange(10), np.arange(10), False),
+        (np.arange(40), np.zeros(40, np.int64), False),
+        (np.arange(40), (np.arange(40) < 10).astype(np.int64), True),
+        (np.repeat(np.arange(3), 40), np.repeat(np.arange(3), 40), False),
+    ],
+)
+def test_what_can_be_held_out(left, right, enough):
+    features = Features(np.eye(len(left), dtype=np.float32), np.eye(len(left), dtype=np.float32), left, right)
+    assert can_hold_out(features, SMALL) == enough
+    if enough:
+        assert np.isfinite(crossfit(features, SMALL).score_N).all()
 
 
 def test_folds_are_balanced_and_blocks_hold_their_size():
