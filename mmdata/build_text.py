@@ -70,7 +70,7 @@ def _noise(row: dict[str, Any]) -> str:
         return f"{row['aligner']}.{row['edge']}: not calibrated: {row['problem']}"
     low, share, high = (f"{100 * row[name]:.0f}" for name in ("noise_low", "noise", "noise_high"))
     besides = f"; {row['problem']}" if row["problem"] else ""
-    found = f"{share} % of {row['pairs']} pairs mismatched (95 %: {low} to {high} %)"
+    found = f"{share} % of {row['pairs']} pairs look mismatched (95 %: {low} to {high} %)"
     return f"{row['aligner']}.{row['edge']}: {found}{besides}"
 
 

@@ -95,7 +95,7 @@ def _matches(catalog: Any) -> Iterator[str]:
         if noise is None:
             yield f"<p>{pairs} pairs, not calibrated: {_text(problem)}</p>"
             continue
-        share = f"{100 * noise:.1f} % of {pairs} pairs mismatched (95 %: {100 * low:.1f} to {100 * high:.1f} %)"
+        share = f"{100 * noise:.1f} % of {pairs} pairs look mismatched (95 %: {100 * low:.1f} to {100 * high:.1f} %)"
         share += f"; {_text(problem)}" if problem else ""
         yield f"<p>{share}</p><p class='dim'>probability that a pair belongs together, 0 to 1</p>"
         counted = f"SELECT least(floor(match * {_BINS}), {_BINS - 1})::INTEGER AS bin, count(*) FROM scores"

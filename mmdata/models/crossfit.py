@@ -88,6 +88,10 @@ class Features:
     right_id_N: Ints
     stratum_N: Ints | None = None
 
+    def ids(self) -> Ints:
+        """`left_id_N` and `right_id_N`, int64 `[2, N]`."""
+        return np.stack([self.left_id_N, self.right_id_N])
+
     def strata(self) -> Ints:
         """`stratum_N`, zeros where it is None."""
         return np.zeros(len(self.left_NF), np.int64) if self.stratum_N is None else self.stratum_N
@@ -156,7 +160,7 @@ class Crossfit:
 
 def can_hold_out(features: Features, config: CrossfitConfig) -> bool:
     """Whether there are pairs enough for `crossfit`: beside those of the commonest left, or right, two a fold."""
-    ends_2G = np.unique(np.stack([features.left_id_N, features.right_id_N]), axis=1)
+    ends_2G = np.unique(features.ids(), axis=1)
     return all(len(ids_G) - np.bincount(ids_G).max(initial=0) >= 2 * config.folds for ids_G in ends_2G)
 
 
@@ -173,17 +177,17 @@ def crossfit(features: Features, config: CrossfitConfig, each: Each = map) -> Cr
     """
     if not can_hold_out(features, config):
         raise ValueError(f"too few different pairs for {config.folds} folds")
-    fold_N = assign_folds(number_pairs(features.left_id_N, features.right_id_N), config.folds, config.seed)
+    ids_2N = features.ids()
+    fold_N = assign_folds(number_pairs(ids_2N), config.folds, config.seed)
     block_N = cut_blocks(fold_N, features.strata(), config.seed, PAIRS_A_PASS)
     chosen_M, own_N = _choose_examples(features, config)
     left_space = fit_space(features.left_NF[chosen_M], config.components, config.left_whitening)
     right_space = fit_space(features.right_NE[chosen_M], config.components, config.right_whitening, shift=False)
     bank = make_bank(left_space(features.left_NF[chosen_M]), right_space(features.right_NE[chosen_M]))
-    ids = features.left_id_N, features.right_id_N
-    partner_MR = draw_partners(block_N[chosen_M], *(id_N[chosen_M] for id_N in ids), _FIT_NULLS, config.seed)
+    partner_MR = draw_partners(block_N[chosen_M], ids_2N[:, chosen_M], _FIT_NULLS, config.seed)
     examples = Examples(bank, fold_N[chosen_M], block_N[chosen_M], partner_MR, config)
     aligner = Aligner(left_space, right_space, bank, _fit_models(examples, each))
-    partner_NR = draw_partners(block_N, *ids, config.nulls, config.seed)
+    partner_NR = draw_partners(block_N, ids_2N, config.nulls, config.seed)
     score_N, null_NR = _score_all(aligner, features, (fold_N, block_N, own_N), partner_NR, each)
     share = mismatched_share(score_N, null_NR[np.isfinite(null_NR)])
     return Crossfit(fold_N, own_N, score_N, null_NR, partner_NR, match_prob(score_N, share), share, aligner)
@@ -225,7 +229,7 @@ def fit_fold(examples: Examples, fold: int, weight_M: Floats) -> FoldFit:
 
 def _choose_examples(features: Features, config: CrossfitConfig) -> tuple[Ints, Ints]:
     """Rows of the examples, none the copy of another, and for each pair the example that it equals (-1: none)."""
-    copy_N = number_pairs(features.left_id_N, features.right_id_N)
+    copy_N = number_pairs(features.ids())
     chosen_M = pick(copy_N, config.max_examples, config.seed)
     example_of = np.full(int(copy_N.max()) + 1, -1)
     example_of[copy_N[chosen_M]] = np.arange(len(chosen_M))

@@ -1,7 +1,7 @@
 """Cut pairs into folds, copies together, and draw nulls within them.
 
-A left or a right alone may stand in several folds: what other pairs say of it, a caption that thousands have, a picture with
-five captions, is evidence like any other, and the same for a pair as for a null.
+A left or a right alone may stand in several folds: what other pairs say of it, a caption that thousands have, a picture
+with five captions, is evidence like any other, and the same for a pair as for a null.
 
 Shapes: N pairs, G groups, R nulls of a pair.
 """
@@ -26,10 +26,9 @@ def ids_of(values: Sequence[str | bytes]) -> Ints:
     return np.array([numbers.setdefault(value, len(numbers)) for value in values], dtype=np.int64)
 
 
-def number_pairs(left_id_N: Ints, right_id_N: Ints) -> Ints:
+def number_pairs(ids_2N: Ints) -> Ints:
     """Number the pairs, those alike whose lefts and rights are both equal, int64 `[N]`."""
-    ends_2N = np.stack([left_id_N, right_id_N])
-    return np.unique(ends_2N, axis=1, return_inverse=True)[1].reshape(-1).astype(np.int64)
+    return np.unique(ids_2N, axis=1, return_inverse=True)[1].reshape(-1).astype(np.int64)
 
 
 def assign_folds(group_N: Ints, folds: int, seed: int) -> Ints:
@@ -58,7 +57,7 @@ def cut_blocks(fold_N: Ints, stratum_N: Ints, seed: int, block: int) -> Ints:
     return block_N
 
 
-def draw_partners(block_N: Ints, left_id_N: Ints, right_id_N: Ints, nulls: int, seed: int) -> Ints:
+def draw_partners(block_N: Ints, ids_2N: Ints, nulls: int, seed: int) -> Ints:
     """Draw for each pair R others of its block that have another left and another right.
 
     Returns:
@@ -69,23 +68,24 @@ def draw_partners(block_N: Ints, left_id_N: Ints, right_id_N: Ints, nulls: int, 
     order_N = np.argsort(block_N, kind="stable")
     for rows_N in np.split(order_N, np.flatnonzero(np.diff(block_N[order_N])) + 1):
         for null in range(nulls):
-            partner_NR[rows_N, null] = _derange(rows_N, left_id_N[rows_N], right_id_N[rows_N], rng)
+            partner_NR[rows_N, null] = _derange(rows_N, ids_2N[:, rows_N], rng)
     return partner_NR
 
 
-def _derange(rows_N: Ints, left_N: Ints, right_N: Ints, rng: np.random.Generator) -> Ints:
+def _derange(rows_N: Ints, ids_2N: Ints, rng: np.random.Generator) -> Ints:
     place_N = np.arange(len(rows_N))
 
     def shares_end(own_N: Ints, other_N: Ints) -> npt.NDArray[np.bool_]:
-        return (left_N[own_N] == left_N[other_N]) | (right_N[own_N] == right_N[other_N])
+        shared_N: npt.NDArray[np.bool_] = (ids_2N[:, own_N] == ids_2N[:, other_N]).any(axis=0)
+        return shared_N
 
     given_N = rng.permutation(place_N)
     for _ in range(_DRAWS):
         same_N = np.flatnonzero(shares_end(place_N, given_N))
         if not len(same_N):
-            return rows_N[given_N]
+            return np.asarray(rows_N[given_N])
         given_N[same_N] = rng.choice(place_N, len(same_N))
-    partner_N = rows_N[given_N]
+    partner_N: Ints = rows_N[given_N]
     for place in np.flatnonzero(shares_end(place_N, given_N)):
         others_N = rows_N[~shares_end(np.array([place]), place_N)]
         partner_N[place] = rng.choice(others_N) if len(others_N) else NO_PARTNER

@@ -26,9 +26,9 @@ sources:
         caption: "{stem}.txt"
 """
 COLUMNS = (
-    "attributes, caption.bytes, caption.chars, caption.lang, caption.lang_guessed, caption.masked, caption.mime, caption.sha256, "
-    "caption.text, caption.words, image.bytes, image.faces, image.height, image.mime, image.sha256, image.width, "
-    "key, match, parent_id, sample_id, source, variant"
+    "attributes, caption.bytes, caption.chars, caption.lang, caption.lang_guessed, caption.masked, caption.mime, "
+    "caption.sha256, caption.text, caption.words, image.bytes, image.faces, image.height, image.mime, image.sha256, "
+    "image.width, key, match, parent_id, sample_id, source, variant"
 )
 ALIGNERS = "clap, clip, crossfit, ocr, reconcile, regions, tags, timing, whisper"
 NOT_SELECT = "does not parse: Only SELECT statements can be serialized to json!"

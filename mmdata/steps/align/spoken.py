@@ -8,10 +8,12 @@ from mmdata.sample import Member
 def spoken_language(speech: Member | None, text: Member | None, known: frozenset[str] | None) -> str | None:
     """What the source says of the speech, else of its text, else what was guessed from the text where a model knows it.
 
-    The guess for a short text is often wrong (every eleventh of 568 English telephone prompts), so that it keeps no model
-    from listening, and one that knows a single language takes it to be that.
+    The guess for a short text is often wrong (every eleventh of 568 English telephone prompts), so that it keeps no
+    model from listening, and one that knows a single language takes it to be that.
 
     Args:
+        speech: the recording.
+        text: what it is held against.
         known: languages of the model; None where there is none.
 
     Returns:

@@ -72,5 +72,5 @@ def test_what_could_not_be_judged_is_told_of_calibrated_pairs_too(tmp_path):
     scores = part(tmp_path / "scores.parquet", "whisper", "speech_transcript", found)
     (fitted,) = fit_curves([step], NO_CHILDREN, {"whisper": [scores]}, sql.connect()).fitted
     told = _noise(fitted.summary())
-    assert told.startswith("whisper.speech_transcript: 0 % of 200 pairs mismatched (95 %: 0 to ")
+    assert told.startswith("whisper.speech_transcript: 0 % of 200 pairs look mismatched (95 %: 0 to ")
     assert told.endswith(" %); 1 not judged, most often: unknown")

@@ -59,10 +59,9 @@ def noisy() -> tuple[Features, np.ndarray, Crossfit]:
 def examples_of(features: Features, config: CrossfitConfig) -> Examples:
     left_space = fit_space(features.left_NF, config.components, 0.25)
     right_space = fit_space(features.right_NE, config.components, 0.0, shift=False)
-    ids = features.left_id_N, features.right_id_N
-    fold = assign_folds(number_pairs(*ids), config.folds, 0)
+    fold = assign_folds(number_pairs(features.ids()), config.folds, 0)
     block = cut_blocks(fold, features.strata(), 0, 1024)
-    partner = draw_partners(block, *ids, 3, 0)
+    partner = draw_partners(block, features.ids(), 3, 0)
     return Examples(
         make_bank(left_space(features.left_NF), right_space(features.right_NE)), fold, block, partner, config
     )
@@ -281,11 +280,11 @@ def test_constant_features_do_not_break():
 @given(ids, st.integers(2, 5), st.integers(0, 3))
 def test_copies_share_a_fold_and_partners_no_end(left, folds, seed):
     right = np.random.default_rng(seed).permutation(left) % 7
-    fold = assign_folds(number_pairs(left, right), folds, seed)
+    fold = assign_folds(number_pairs(np.stack([left, right])), folds, seed)
     for ends in np.unique(np.stack([left, right]), axis=1).T:
         assert len(np.unique(fold[(left == ends[0]) & (right == ends[1])])) == 1
     block = cut_blocks(fold, np.zeros_like(left), seed, 10)
-    partner = draw_partners(block, left, right, 3, seed)
+    partner = draw_partners(block, np.stack([left, right]), 3, seed)
     for row, partners in enumerate(partner):
         others = (block == block[row]) & (left != left[row]) & (right != right[row])
         assert ((partners == NO_PARTNER) == (not others.any())).all()
@@ -293,7 +292,7 @@ def test_copies_share_a_fold_and_partners_no_end(left, folds, seed):
 
 
 def test_pairs_are_alike_where_both_ends_are():
-    numbers = number_pairs(np.array([0, 0, 1, 0, 3]), np.array([5, 6, 6, 5, 8]))
+    numbers = number_pairs(np.array([[0, 0, 1, 0, 3], [5, 6, 6, 5, 8]]))
     np.testing.assert_array_equal(numbers, [0, 1, 2, 0, 3])
 
 
