@@ -112,8 +112,11 @@ def _table(step: Fitted, rows: FittedRows) -> pa.Table:
         "null": pa.array(lists(rows.null_NR), pa.list_(pa.float32())),
         "null_strength": pa.array(lists(rows.null_strength_NR), pa.list_(pa.float32())),
     }
+    if rows.skipped:
+        columns["measures"] = pa.array([json.dumps({"skipped": rows.skipped})] * count, pa.string())
     columns |= {f.name: pa.nulls(count, f.type) for f in SCORE_SCHEMA if f.name not in columns}
-    return pa.table(columns, SCORE_SCHEMA).filter(pa.array(scored))
+    table = pa.table(columns, SCORE_SCHEMA)
+    return table if rows.skipped else table.filter(pa.array(scored))
 
 
 def _rows(part: Path, edge: Edge) -> Iterable[tuple[str, _Row]]:

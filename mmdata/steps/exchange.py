@@ -174,6 +174,7 @@ class FittedRows:
         null_NR: the same for R deranged pairs a sample, NaN where there is none.
         strength_N: see `mmdata.models.two_groups.pair_strength`.
         null_strength_NR: the same of the deranged pairs.
+        skipped: why there are no scores at all.
     """
 
     edge: str
@@ -182,6 +183,7 @@ class FittedRows:
     null_NR: Floats
     strength_N: Floats
     null_strength_NR: Floats
+    skipped: str | None = None
 
 
 @dataclass(frozen=True)

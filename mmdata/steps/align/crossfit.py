@@ -128,8 +128,9 @@ class Crossfit(Fitted):
         )
         config = CrossfitConfig(folds=self.folds, seed=seed, rounds=self.rounds, max_examples=self.max_examples)
         if not can_hold_out(features, config):
-            none_N, none_NR = np.empty(0, np.float32), np.empty((0, 0), np.float32)
-            return FittedRows(self.edges()[0].name, [], none_N, none_NR, none_N, none_NR)
+            none_N, none_NR = np.full(count, np.nan, np.float32), np.empty((count, 0), np.float32)
+            least = f"too few pairs to hold any out: {2 * self.folds} have to differ from the commonest at each end"
+            return FittedRows(self.edges()[0].name, pairs.ids[own], none_N, none_NR, none_N, none_NR, least)
         found = crossfit(features, config)
         aligner = found.aligner
         emb_left_ND = aligner.embed_left(features.left_NF, found.fold_N)
