@@ -25,8 +25,9 @@ _OF_LINES: Final = (
     "map_inference_threshold=-1)"
 )
 READERS: Final = {
-    ".csv": "read_csv({}, all_varchar=true, header=true, quote='\"', union_by_name=true)",
-    ".tsv": "read_csv({}, all_varchar=true, header=true, delim='\t', quote='\"', union_by_name=true)",
+    # A row that begins with '#' is a row: left to its guess, DuckDB takes it for a comment, and leaves it out.
+    ".csv": "read_csv({}, all_varchar=true, header=true, quote='\"', comment='', union_by_name=true)",
+    ".tsv": "read_csv({}, all_varchar=true, header=true, delim='\t', quote='\"', comment='', union_by_name=true)",
     ".jsonl": _OF_LINES,
     ".ndjson": _OF_LINES,
     ".parquet": "read_parquet({}, union_by_name=true)",

@@ -259,6 +259,15 @@ def test_a_table_that_is_not_there_or_is_none(tmp_path: Path) -> None:
             list(table(path).inputs())
 
 
+@pytest.mark.parametrize("suffix", ["csv", "tsv"])
+def test_a_row_that_begins_with_a_hash_is_no_comment(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"t.{suffix}"
+    rows = ["id,said", "#1,one", "#2,two", "3,three", "#4,four"]
+    path.write_text("\n".join(rows).replace(",", "," if suffix == "csv" else "\t") + "\n")
+    found = table(path, key="id", members={"caption": {"text": "said"}}).inputs()
+    assert [one.key for one in found] == ["#1", "#2", "#4", "3"]
+
+
 def test_a_table_without_rows_has_no_inputs(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_text("file,said\n")
