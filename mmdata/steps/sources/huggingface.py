@@ -147,8 +147,10 @@ class _Rows:
         return Input(key if own is None else str(own), tuple(refs), attributes, problem)
 
     def _plain(self, name: str, value: Any) -> Any:
-        """A label is its name."""
-        return self.labels[name].int2str(value) if name in self.labels and isinstance(value, int) else value
+        """A label is its name; -1, as unlabelled rows have it, is none."""
+        if name not in self.labels or not isinstance(value, int):
+            return value
+        return self.labels[name].int2str(value) if 0 <= value < self.labels[name].num_classes else None
 
     def _ref(self, name: str, column: Column, value: Any) -> Ref:
         kind, where = _kind(name, column), f"column {column.column}"

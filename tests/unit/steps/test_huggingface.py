@@ -90,6 +90,15 @@ def test_a_column_may_name_the_row_and_a_label_is_a_text(parquet: Path):
     assert found[1].refs[1].text == "dog"
 
 
+def test_a_row_without_a_label_has_none(tmp_path: Path):
+    """-1 is what data sets have there whose labels are kept back."""
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["cat"])})
+    rows = {"text": ["a", "b", "c"], "label": [0, -1, None]}
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "a.parquet")
+    found, _ = look(path=str(tmp_path), members={"caption": "text"})
+    assert [one.attributes for one in found] == [{"label": "cat"}, {}, {}]
+
+
 def test_a_folder_of_images_with_their_texts(tmp_path: Path):
     (tmp_path / "train").mkdir()
     for n in range(3):
