@@ -7,6 +7,7 @@ Importing a step must be light (no torch): `mmdata plan` imports all that a file
 
 from __future__ import annotations
 
+import json
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -355,6 +356,11 @@ class Augment(Step):
 
 class Curate(Step):
     """Decides in SQL. Steps run in the order of the file, each over the candidates that are still in."""
+
+    def identity(self) -> dict[str, Any]:
+        """Parameters in their order: the first of several rules is named, and shares lie side by side in theirs."""
+        mine = super().identity()
+        return {**mine, "params": json.dumps(mine["params"])}
 
     @abstractmethod
     def check(self, curation: Curation) -> None:

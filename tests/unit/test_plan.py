@@ -460,6 +460,20 @@ def test_an_edit_makes_new_only_what_it_decides(before: Plan, override: str, exp
     assert changed(before, planned(FULL, override)) == expected
 
 
+@pytest.mark.parametrize(
+    ("override", "other"),
+    [
+        ("curate.rules.keep={a: key > 'a', b: key < 'b'}", "curate.rules.keep={b: key < 'b', a: key > 'a'}"),
+        ("curate=[splits: {shares: {a: 0.5, b: 0.5}}]", "curate=[splits: {shares: {b: 0.5, a: 0.5}}]"),
+    ],
+)
+def test_another_order_of_rules_or_shares_decides_anew(tmp_path: Path, override: str, other: str) -> None:
+    """The first of several rules is the one that drops a sample, and the first share begins where hashes do."""
+    clip_folder(tmp_path / "model")
+    assert changed(planned(FULL, override), planned(FULL, override)) == set()
+    assert changed(planned(FULL, override), planned(FULL, other)) == {"selection"}
+
+
 def test_other_weights_make_the_scores_new_wherever_they_lie(before: Plan, tmp_path: Path) -> None:
     assert changed(before, planned(FULL, f"align.clip.model={clip_folder(tmp_path / 'same')}")) == set()
     other = clip_folder(tmp_path / "other", b"others")
