@@ -12,6 +12,8 @@ from mmdata.store.sql import parquet, quoted
 from mmdata.store.versions import Kept, open_version
 
 COLUMNS: Final = ("sample_id", "source", "key", "change", "split_before", "split_after", "why")
+# Mappings of a pipeline file whose order decides.
+_ORDERED: Final = ("keep", "shares", "near")
 _CHANGES: Final = ("in", "out", "moved", "other_fate", "new", "gone")
 
 
@@ -96,6 +98,9 @@ def _spec_changes(old: Any, new: Any, path: str) -> Iterator[tuple[str, str | No
 def _of_mappings(old: dict[str, Any], new: dict[str, Any], path: str) -> Iterator[tuple[str, str | None, str | None]]:
     for key in dict.fromkeys([*old, *new]):
         yield from _spec_changes(old.get(key), new.get(key), f"{path}.{key}".removeprefix("."))
+    before, after = ([key for key in one if key in other] for one, other in ((old, new), (new, old)))
+    if path.rpartition(".")[2] in _ORDERED and before != after:
+        yield f"order of {path}", _as_json(before), _as_json(after)
 
 
 def _named(steps: list[Any]) -> dict[str, Any]:

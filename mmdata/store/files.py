@@ -46,10 +46,11 @@ def appearing(path: Path) -> Iterator[Path]:
         scratch.unlink(missing_ok=True)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON with sorted keys, whole or not at all."""
+def write_json(path: Path, value: Any, *, sort_keys: bool = True) -> None:
+    """Write JSON, with sorted keys where their order says nothing, whole or not at all."""
     with appearing(path) as scratch:
-        scratch.write_text(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(value, indent=1, sort_keys=sort_keys, ensure_ascii=False)
+        scratch.write_text(text + "\n", encoding="utf-8")
 
 
 def sweep_scratch(folder: Path, shared: str = "") -> None:

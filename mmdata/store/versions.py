@@ -89,7 +89,9 @@ class Kept:
 def note_version(folder: Path, decided: Path, version: Version) -> None:
     """Write the version of decisions in `folder`; to be renamed to `decided`; its number follows those beside that."""
     number = 1 + max((kept.version.number for kept in iter_versions(decided.parents[1])), default=0)
-    write_json(folder / _FILE, {**json.loads(json.dumps(asdict(version), default=str)), "number": number})
+    noted = {**json.loads(json.dumps(asdict(version), default=str)), "number": number}
+    # As the file has them: the first of several rules is named, and shares lie side by side in their order.
+    write_json(folder / _FILE, noted, sort_keys=False)
 
 
 def now() -> str:

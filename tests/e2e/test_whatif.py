@@ -79,6 +79,21 @@ def test_rules_are_counted_in_their_order_and_alone_with_samples_at_the_border(t
     assert answer["borders"][1]["text"] == "w7x0 w7x1 w7x2 w7x3 w7x4 w7x5 w7x6"
 
 
+def test_rules_and_shares_keep_the_order_of_the_file(own):
+    """Who fails several rules is dropped by the first; shares lie side by side in their order."""
+    rules = {"keep": {"second_letter": "text.words >= 9", "a_first": "text.words >= 5"}}
+    splits = {"shares": {"train": 0.5, "val": 0.2, "held": 0.3}}
+    own.spec(sources=[SOURCE], curate=[{"rules": rules}, {"splits": splits}])
+    own.build()
+    answer = asked(own)
+    assert answer["rules"] == [["rules", "second_letter", 8, 8, 8]]
+    assert [(now, then) for _, now, then in answer["splits"]] == [(now, now) for _, now, _ in answer["splits"]]
+    own.build("--set", "curate.splits.shares={held: 0.3, val: 0.2, train: 0.5}")
+    changed = own.run("diff", "out@2", "out").stdout
+    assert "order of curate.splits.shares" in changed
+    assert "moved" in changed
+
+
 def test_a_quantile_a_rule_left_out_and_a_curve(texts):
     answer = asked(texts, "--rule", "half: {top: 0.5, by: text.words}", "--without", "enough", "--curve", "text.words")
     # The rules of a step judge all who come into it: half of forty, and one of those has not seven words.
