@@ -168,6 +168,9 @@ def _parsed(rule: str, known: Sequence[str]) -> tuple[str, Any]:
     A name is a word, or one that a rule of the file has.
     """
     name, colon, text = (part.strip() for part in rule.partition(":"))
+    for one in sorted(known, key=len):
+        if rule.strip().startswith(f"{one}:"):
+            name, text = one, rule.strip().removeprefix(f"{one}:").strip()
     if not (colon and text and (name.isidentifier() or name in known)):
         fix = "write it as 'name: expression', for example 'sharp: picture.image.sharpness >= 0.1'"
         raise SpecError([f"--rule {rule}: {fix}"])
@@ -199,8 +202,10 @@ def _put_rule(spec: dict[str, Any], name: str, rule: Any) -> Keys:
     """Replace the rule of that name, or add it; gives its place."""
     steps = _rule_steps(spec)
     if not steps:
-        # Before all else that decides: quotas and splits are of what the rules leave.
-        spec["curate"] = [{"rules": {"keep": {}}}, *(spec.get("curate") or [])]
+        # Before all else that decides: quotas and splits are of what the rules leave. Rules may speak of clusters.
+        curate = spec.get("curate") or []
+        first = next((n for n, step in enumerate(curate) if not _is_of_clusters(step)), len(curate))
+        spec["curate"] = [*curate[:first], {"rules": {"keep": {}}}, *curate[first:]]
         steps = _rule_steps(spec)
     place = next((place for place, keep in steps.items() if name in keep), list(steps)[-1])
     steps[place][name] = rule
@@ -216,6 +221,10 @@ def _remove_rule(spec: dict[str, Any], name: str) -> None:
     spec["curate"] = [step for step in spec["curate"] if not (isinstance(step, dict) and _is_empty(step))]
 
 
+def _is_of_clusters(step: Any) -> bool:
+    return isinstance(step, dict) and Clusters.step in step
+
+
 def _is_empty(step: dict[str, Any]) -> bool:
     return "rules" in step and not step["rules"]["keep"]
 
@@ -229,12 +238,12 @@ def _tests(curation: Curation, pipeline: Pipeline) -> Iterator[tuple[str, Test]]
     Here they meet all samples, also those that a step before would have dropped, or the rest of the rule: where a value
     cannot be what a rule takes it for, the test has no answer. A quantile over such values is left out.
     """
-    steps = [step for step in pipeline.curate if isinstance(step, Rules)]
-    for number, step in enumerate(steps):
-        for name, rule in step.rules.items():
-            with suppress(sql.Error):
-                for test in rule.tests(curation, f"whatif {number} {name}"):
-                    yield name, replace(test, fails=f"TRY({test.fails})", value=f"TRY({test.value})")
+    rules = [item for step in pipeline.curate if isinstance(step, Rules) for item in step.rules.items()]
+    for number, (name, rule) in enumerate(rules):
+        with suppress(sql.Error):
+            # Not by its name, which may have any letters.
+            for test in rule.tests(curation, f"whatif {number}"):
+                yield name, replace(test, fails=f"TRY({test.fails})", value=f"TRY({test.value})")
 
 
 def _alone(curation: Curation, pipeline: Pipeline) -> Iterator[tuple[str, int]]:
@@ -257,10 +266,10 @@ def _borders(curation: Curation, pipeline: Pipeline, rule: str, asked: Asked) ->
         for kept in (True, False):
             side = f"NOT coalesce(({test.fails}), false)" if kept else f"({test.fails})"
             rows = curation.connection.execute(
-                f"""SELECT CAST({test.value} AS DOUBLE) AS value, CAST({test.threshold} AS DOUBLE) AS threshold,
+                f"""SELECT CAST({test.value} AS DOUBLE) AS "#value", CAST({test.threshold} AS DOUBLE) AS "#threshold",
                 sample_id, key, left({text}, {_SHOWN_CHARS}) FROM undecided AS candidates {test.join}
                 WHERE ({side}) AND ({test.value}) IS NOT NULL AND parent_id IS NULL
-                ORDER BY abs(value - threshold), sample_id LIMIT {int(asked.examples)}"""
+                ORDER BY abs("#value" - "#threshold"), sample_id LIMIT {int(asked.examples)}"""
             ).fetchall()
             yield from (Border(rule, kept, *row) for row in rows)
 
@@ -271,12 +280,13 @@ def _curve(curation: Curation, expression: str) -> list[tuple[float, float, int]
     except ValueError as error:
         raise SpecError([f"--curve {expression}: {error}"]) from None
     value = f"CAST(({written(curation, expression)}) AS DOUBLE)"
-    rows = f"SELECT {value} AS value FROM undecided AS candidates WHERE parent_id IS NULL AND value IS NOT NULL"
-    finite = f"SELECT quantile_disc(value, {list(_QUANTILES)}) FROM ({rows}) WHERE isfinite(value)"
+    # Names that no member can have.
+    rows = f'SELECT {value} AS "#value" FROM undecided AS candidates WHERE parent_id IS NULL AND "#value" IS NOT NULL'
+    finite = f'SELECT quantile_disc("#value", {list(_QUANTILES)}) FROM ({rows}) WHERE isfinite("#value")'
     try:
         values = curation.one(finite) or []
         return [
-            (share, bound, curation.one(f"SELECT count(*) FROM ({rows}) WHERE value >= {bound!r}"))
+            (share, bound, curation.one(f'SELECT count(*) FROM ({rows}) WHERE "#value" >= {bound!r}'))
             for share, bound in zip(_QUANTILES, values, strict=False)
         ]
     except sql.Error as error:

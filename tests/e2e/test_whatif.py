@@ -94,6 +94,20 @@ def test_rules_and_shares_keep_the_order_of_the_file(own):
     assert "moved" in changed
 
 
+def test_members_and_rules_may_be_called_anything(cli):
+    lines = [{"id": f"{n}", "text": "w " * n} for n in range(1, 9)]
+    (cli.folder / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    members = {"value": {"text": "text"}, "threshold": {"text": "id"}}
+    table = {"table": {"file": "rows.jsonl", "key": "id", "members": members}}
+    keep = {'half of "all"': {"top": 0.5, "by": "value.words"}, "few: 1": "value.words < 8"}
+    cli.spec(sources=[table], curate=[{"rules": {"keep": keep}}])
+    cli.build()
+    answer = asked(cli, "--rule", "few: 1: value.words < 6", "--curve", "value.words", "--examples", "1")
+    assert sorted(answer["rules"]) == [["rules", "few: 1", 1, 3, 3], ["rules", 'half of "all"', 4, 4, 4]]
+    assert [(b["kept"], b["value"], b["threshold"]) for b in answer["borders"]] == [(True, 5, 6), (False, 6, 6)]
+    assert answer["curves"]["value.words"][0] == [0.0, 1.0, 8]
+
+
 def test_a_quantile_a_rule_left_out_and_a_curve(texts):
     answer = asked(texts, "--rule", "half: {top: 0.5, by: text.words}", "--without", "enough", "--curve", "text.words")
     # The rules of a step judge all who come into it: half of forty, and one of those has not seven words.
