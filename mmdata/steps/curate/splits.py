@@ -140,9 +140,7 @@ class Splits(Curate):
         # Keys of different expressions must not meet; the first stands as it is, so that one key is its own hash.
         anchors = [keys[0], *(f"{n} || ':' || {key}" for n, key in enumerate(keys[1:], 1)), "sample_id"]
         first = written(curation, self.first) if self.first else "NULL::INTEGER"
-        stratum = " || '/' || ".join(
-            f"coalesce(CAST(({written(curation, one)}) AS VARCHAR), '')" for one in self.stratify
-        )
+        stratum = " || '/' || ".join(_apart(f"CAST(({written(curation, one)}) AS VARCHAR)") for one in self.stratify)
         columns = "".join(f", {key} AS k{n}" for n, key in enumerate(keys))
         return f"""SELECT sample_id, md5(coalesce({", ".join(anchors)})) AS anchor, ({first}) AS first_of,
             {stratum or "''"} AS stratum{columns} FROM candidates WHERE parent_id IS NULL"""
@@ -226,6 +224,11 @@ class Splits(Curate):
         children = "SELECT sample_id, parent_id FROM candidates WHERE parent_id IS NOT NULL"
         found.append(("children", f"SELECT 1 FROM ({children}) {other.format('parent_id')}"))
         return found
+
+
+def _apart(text: str) -> str:
+    """SQL of a text that may be joined by slashes: `a/b` and `c` are not `a` and `b/c`, and NULL is no empty text."""
+    return f"coalesce(replace(replace({text}, '~', '~~'), '/', '~s'), '~n')"
 
 
 def _by_link(links: str) -> str:

@@ -165,6 +165,19 @@ def test_strata_have_the_shares_as_nearly_as_groups_allow(tmp_path: Path) -> Non
     assert counts == {"en": 20, "fr": 2, "ru": 1}
 
 
+def test_strata_of_several_expressions_are_told_apart(tmp_path: Path) -> None:
+    def row(number: int, one: str | None, other: str | None) -> Row:
+        said = {"one": one, "other": other}
+        return Row(f"{one}-{other}-{number}", None, attributes={key: v for key, v in said.items() if v is not None})
+
+    for pair in ((("x", "y/z"), ("x/y", "z")), ((None, "z"), ("", "z")), (("~", None), ("", "~n"))):
+        rows = [row(number, *kind) for kind in pair for number in range(20)]
+        splits = Splits(shares=HALVES, stratify=["attributes['one']", "attributes['other']"])
+        for seed in range(3):
+            found = places(tmp_path / f"{pair}-{seed}".replace("/", "_"), rows, splits, seed=seed)
+            assert [sum(found[r.key] == "val" for r in rows[n : n + 20]) for n in (0, 20)] == [10, 10]
+
+
 def test_strata_do_not_tear_groups(tmp_path: Path) -> None:
     rows = [Row(f"k{n}", f"c{n % 7}", lang="en" if n % 2 else "fr") for n in range(70)]
     splits = Splits(by=["caption.text"], shares=HALVES, stratify=["caption.lang"])
