@@ -29,6 +29,7 @@ from mmdata.store.curation import Curation
 from mmdata.store.files import write_json
 from mmdata.store.gather import DIGEST_BYTES
 from mmdata.store.sql import quoted
+from mmdata.store.tar import END_BYTES
 
 # Readers that infer a schema look at the first samples (HF datasets at five): these have the most members.
 _LEADERS: Final = 5
@@ -169,7 +170,7 @@ def _write_selection(curation: Curation, folder: Path, shard_samples: int, shard
     kept = sql.arrow(curation.connection, _KEPT)
     order_K = _in_order(kept)
     split_K, sizes_K = (kept.column(name).to_numpy()[order_K] for name in ("split", "tar_bytes"))
-    cuts = list(_cut(split_K, sizes_K, shard_samples, shard_bytes))
+    cuts = list(_cut(split_K, sizes_K, shard_samples, shard_bytes - END_BYTES))
     plans = _plans(cuts, [splits[split_K[first]] for first, _ in cuts], _taken(kept, "digest", order_K))
     columns = {name: _taken(kept, name, order_K) for name in ("sample_id", "block", "offset", "bytes")}
     shard_K = np.repeat(np.arange(len(cuts), dtype=np.int32), [last - first for first, last in cuts])

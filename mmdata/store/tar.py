@@ -22,7 +22,7 @@ _AFTER_SIZE: Final = b"00000000000\x00"
 _TAIL: Final = b"0" + bytes(100) + b"ustar\x0000" + bytes(64 + 16 + 167)
 _FIXED_SUM: Final = sum(_BEFORE_SIZE) + sum(_AFTER_SIZE) + sum(b" " * 8) + sum(_TAIL)
 # Two zero blocks end an archive; `tarfile` pads to 20 blocks, which no reader needs.
-_END: Final = b"\0" * (2 * BLOCK_BYTES)
+END_BYTES: Final = 2 * BLOCK_BYTES
 
 
 # Written at once: a system call for each member costs as much as its copy.
@@ -60,7 +60,7 @@ class TarWriter:
 
     def finish(self) -> None:
         """Write what is left, and the end of the archive."""
-        self._append(_END)
+        self._append(bytes(END_BYTES))
         self._write()
 
     def _append(self, *pieces: bytes) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pytest
+from candidates import Row, loaded
 
-from mmdata.store.selection import _cut, _in_order, _leaders
+from mmdata.store.selection import _cut, _in_order, _leaders, decide_fates, write_decisions
+from mmdata.store.tar import END_BYTES
 
 
 @pytest.mark.parametrize(
@@ -21,6 +23,15 @@ from mmdata.store.selection import _cut, _in_order, _leaders
 )
 def test_runs_are_of_one_split_and_within_both_limits(splits, sizes, samples, room, cuts):
     assert list(_cut(np.array(splits, np.int32), np.array(sizes, np.int64), samples, room)) == cuts
+
+
+@pytest.mark.parametrize(("missing", "shards"), [(0, [3]), (1, [2, 1])])
+def test_the_end_of_a_tar_counts_too(tmp_path, missing, shards):
+    curation = loaded(tmp_path, [Row("a"), Row("b"), Row("c")])
+    decide_fates(curation, 3)
+    (tmp_path / "decided").mkdir()
+    most = curation.one("SELECT sum(tar_bytes) FROM base") + END_BYTES - missing
+    assert [plan.samples for plan in write_decisions(curation, tmp_path / "decided", 100, most)] == shards
 
 
 def kept(split, shape, shuffled, offset):
