@@ -216,8 +216,13 @@ def _conjunct(curation: Curation, tree: dict[str, Any], node: dict[str, Any]) ->
     if node["type"] in _COMPARISONS:
         for value, constant in (("left", "right"), ("right", "left")):
             if node[constant]["class"] == "CONSTANT" and node[value]["class"] != "CONSTANT":
-                limit = _written(curation, tree, node[constant])
-                return Conjunct(text, _written(curation, tree, node[value]), f"TRY_CAST({limit} AS DOUBLE)")
+                limit, compared = (_written(curation, tree, node[end]) for end in (constant, value))
+                number = f"TRY_CAST({limit} AS DOUBLE)"
+                if limit.startswith("'"):
+                    # Of texts it is letters that are compared: '10' comes before '5', and no number says so.
+                    no_text = f"CASE WHEN typeof({compared}) <> 'VARCHAR' THEN"
+                    compared, number = f"{no_text} {compared} END", f"{no_text} {number} END"
+                return Conjunct(text, compared, number)
     return Conjunct(text)
 
 

@@ -30,6 +30,18 @@ def out(found: dict[str, tuple[Any, ...]]) -> str:
     return " ".join(sorted(found))
 
 
+def test_texts_that_are_compared_are_no_numbers_in_the_ledger(tmp_path: Path) -> None:
+    """'10' comes before '5': a value of 10 and a threshold of 5 would say that it was kept."""
+    rows = [Row("a", side=10, attributes={"n": "10"}), Row("b", side=4, attributes={"n": "7"})]
+    text, number = "attributes['n'] >= '5'", "image.width >= '5'"
+    assert decided(tmp_path / "text", rows, rules(one=text)) == {
+        "a": ("dropped", "one", None, None, "(attributes['n'] >= '5')")
+    }
+    assert decided(tmp_path / "number", rows, rules(one=number)) == {
+        "b": ("dropped", "one", 4, 5, "(image.width >= '5')")
+    }
+
+
 # --- quantiles --------------------------------------------------------------------------------------------------------
 
 BY = "clip.image_caption.score"
