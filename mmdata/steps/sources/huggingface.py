@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from datetime import date, time
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final
 
@@ -20,6 +22,8 @@ from mmdata.steps.sources.files import modality_of
 from mmdata.steps.sources.places import text_ref
 
 _MOST_TEXT: Final = 10_000
+# What attributes are made of: as a text, which for lists and objects of any length is none.
+_PLAIN: Final = (str, int, float, bool, Decimal, date, time)
 _MEDIA: Final = frozenset({"Image", "Audio", "Video"})
 
 
@@ -35,10 +39,11 @@ class Column(Frozen):
 class HuggingFace(Discovered):
     """Rows of a data set: Image, Audio and Video features as they are stored, texts, lists, and the rest as attributes.
 
-    Code of a data set is never run.
+    Lists and objects that are no members are left out. Code of a data set is never run.
     """
 
     step: ClassVar[str] = "huggingface"
+    version: ClassVar[int] = 2
     name: str | None = Field(None, description="names the source in every sample_id; default: huggingface")
     path: str = Field(
         description="hub id, local folder, or a builder: parquet, imagefolder, audiofolder, webdataset, ..."
@@ -141,7 +146,7 @@ class _Rows:
         attributes = {
             str(name): str(value)[:_MOST_TEXT]
             for name, value in values.items()
-            if name not in used and isinstance(value, str | int | float | bool)
+            if name not in used and isinstance(value, _PLAIN)
         }
         own = values.get(self.source.key) if self.source.key else None
         return Input(key if own is None else str(own), tuple(refs), attributes, problem)

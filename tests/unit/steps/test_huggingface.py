@@ -4,6 +4,8 @@ import gc
 import io
 import os
 from collections.abc import Iterator
+from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +99,16 @@ def test_a_row_without_a_label_has_none(tmp_path: Path):
     datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "a.parquet")
     found, _ = look(path=str(tmp_path), members={"caption": "text"})
     assert [one.attributes for one in found] == [{"label": "cat"}, {}, {}]
+
+
+def test_dates_and_decimals_are_attributes(tmp_path: Path):
+    when = datetime(2020, 1, 31, 12, 30, tzinfo=UTC).replace(tzinfo=None)
+    kinds = {"text": "string", "when": "timestamp[s]", "day": "date32", "at": "time32[s]", "price": "decimal128(6, 2)"}
+    features = datasets.Features({name: datasets.Value(kind) for name, kind in kinds.items()})
+    rows = {"text": ["a"], "when": [when], "day": [when.date()], "at": [when.time()], "price": [Decimal("1.50")]}
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "a.parquet")
+    (found,), _ = look(path=str(tmp_path), members={"caption": "text"})
+    assert found.attributes == {"when": "2020-01-31 12:30:00", "day": "2020-01-31", "at": "12:30:00", "price": "1.50"}
 
 
 def test_a_folder_of_images_with_their_texts(tmp_path: Path):
