@@ -44,6 +44,11 @@ REGIONS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 
 
+# What a typesetter puts between groups of digits, letter for letter: blanks and hyphens at which no line breaks.
+_BLANKS, _HYPHENS = "\u00a0\u2007\u2009\u202f", "\u2010\u2011\u2012\u2013"
+_AS_TYPED: Final = str.maketrans(dict.fromkeys(_BLANKS, " ") | dict.fromkeys(_HYPHENS, "-"))
+
+
 @dataclass(frozen=True, order=True)
 class Find:
     """One piece of personal data: where it begins and ends in the text, and what it is."""
@@ -65,6 +70,7 @@ def find_personal(text: str, kinds: Collection[Kind], regions: Sequence[str]) ->
         MissingExtraError: phonenumbers or python-stdnum is not installed.
     """
     found: list[Find] = []
+    text = text.translate(_AS_TYPED)
     # Two that stand together may hide each other: what is left is looked through again without those that were found.
     for _ in range(_MOST_ROUNDS):
         new = _found_once(text, kinds, regions)

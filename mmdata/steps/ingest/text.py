@@ -13,6 +13,8 @@ from mmdata.steps.base import Ingest
 from mmdata.steps.exchange import Ref
 
 PersonalKind = Literal["email", "iban", "card", "id", "phone", "ip"]
+# Goes into fingerprints where something is masked: raise it when more is found.
+_MASKED_AS_OF = 2
 Region = Annotated[str, StringConstraints(pattern=r"^[A-Z]{2}$")]
 
 
@@ -65,11 +67,13 @@ class Text(Ingest):
 
     def identity(self) -> dict[str, Any]:
         """Raises MissingExtraError where what masks is not installed."""
-        if self.mask:
-            from mmdata.media.personal import check_installed
+        mine = super().identity()
+        if not self.mask:
+            return mine
+        from mmdata.media.personal import check_installed
 
-            check_installed(self.mask)
-        return super().identity()
+        check_installed(self.mask)
+        return {**mine, "masked_as_of": _MASKED_AS_OF}
 
 
 def _line(data: bytes, line: int | str) -> bytes:

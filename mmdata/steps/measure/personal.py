@@ -32,6 +32,7 @@ class Personal(Measure):
     """
 
     step: ClassVar[str] = "personal"
+    version: ClassVar[int] = 2
     modality: ClassVar[Modality] = "text"
     of: Names = Field(["caption"], min_length=1, description="text members to look into")
     kinds: list[PersonalKind] = Field(list(_COLUMNS), min_length=1, description="what to look for")
