@@ -128,6 +128,7 @@ class _Resolver:
         sources = tuple(step for _, step in steps["sources"] if isinstance(step, Source))
         ingest = self._ingest(steps["ingest"])
         members = self._members(steps, ingest)
+        self._check_masked_keys(steps["sources"], ingest)
         written = [step for _, step in steps["write"] if isinstance(step, Write)] or [_default("write", "webdataset")]
         self._check_labels(steps, members)
         self._check_reads(steps, members)
@@ -202,6 +203,15 @@ class _Resolver:
             step = _default("ingest", name)
             found.setdefault(step.modality, step)
         return found
+
+    def _check_masked_keys(self, sources: list[tuple[Keys, Step]], ingest: Mapping[Modality, Ingest]) -> None:
+        """What is masked in a text must not stand in the sample's key."""
+        if not getattr(ingest["text"], "mask", None):
+            return
+        for keys, source in sources:
+            for column in source.texts_in_keys() if isinstance(source, Source) else ():
+                fix = "give a `key:` column that holds no such text"
+                self._problem(keys, f"'{column}' is masked as a text, but names the samples too, as it stands; {fix}")
 
     def _check_labels(self, steps: dict[str, list[tuple[Keys, Step]]], members: dict[str, Declared]) -> None:
         for block in (("sources",), ("align", "measure"), ("augment",)):

@@ -62,6 +62,10 @@ class Source(Step):
         """Whether inputs are taken in the order of their ids: neighbours by URL share a host."""
         return False
 
+    def texts_in_keys(self) -> list[str]:
+        """Columns whose texts are members and name the inputs too: keys stand in shards as they are."""
+        return []
+
     @abstractmethod
     def members(self) -> dict[str, Declared]:
         """Every member that a sample of this source can have, by name."""

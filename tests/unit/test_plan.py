@@ -403,6 +403,18 @@ def test_two_sources_of_one_name_and_a_member_of_two_modalities() -> None:
     ]
 
 
+@pytest.mark.parametrize("kind", ["table: {file: t.csv, members: {", "huggingface: {path: x, key: said, members: {"])
+def test_what_is_masked_must_not_stand_in_keys(kind: str) -> None:
+    """Keys are stored and written into shards as they are."""
+    column = "text: said" if "table" in kind else "column: said"
+    content = f"name: t\nsources:\n  - {kind}caption: {{{column}}}}}}}\ningest:\n  - text: {{mask: [email]}}\n"
+    name = kind.partition(":")[0]
+    told = "'said' is masked as a text, but names the samples too, as it stands"
+    assert problems(content) == [
+        f"p.yaml:3:5 sources[0].{name}: {told}; give a `key:` column that holds no such text",
+    ]
+
+
 def test_faults_of_all_lists_are_said_at_once() -> None:
     augment = "augment:\n  - joint: {apply: [HorizontalFlip], modus: online}\n"
     added = f"align:\n  - clp\n{augment}curate:\n  - splits: {{shares: {{a: 2}}}}\n"

@@ -31,7 +31,9 @@ class Text(Ingest):
     entities: bool = Field(True, description="turn HTML entities (&eacute;) into what they stand for")
     detect_language: bool = Field(True, description="guess the language where the source does not give it")
     mask: list[PersonalKind] = Field(
-        [], description="personal data that <EMAIL>, <PHONE>, ... stand for; the column `masked` counts it"
+        [],
+        description="personal data that <EMAIL>, <PHONE>, ... stand for in the text, not in keys nor in columns that "
+        "are carried along; the column `masked` counts it",
     )
     phone_regions: list[Region] | None = Field(
         None,

@@ -74,6 +74,11 @@ class HuggingFace(Discovered):
         """One a column."""
         return {name: Declared(_kind(name, c), c.required, c.lang) for name, c in self.columns.items()}
 
+    def texts_in_keys(self) -> list[str]:
+        """The column that names the rows, where it is a text of a member."""
+        texts = {column.column for name, column in self.columns.items() if _kind(name, column) == "text"}
+        return [self.key] if self.key in texts else []
+
     def places(self, crawled: Path) -> Iterator[Place]:  # noqa: ARG002 - nothing was crawled
         """The shards of the data set. Raises PlanError."""
         data, version = self._open()

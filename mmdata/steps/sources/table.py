@@ -117,6 +117,11 @@ class Table(Source):
             self._check(rows.names, rows.of_bytes)
             yield from self._read(rows)
 
+    def texts_in_keys(self) -> list[str]:
+        """Columns that are texts of members and name the rows."""
+        texts = {member.text for member in self.columns.values()}
+        return [column for column in self._keys if column in texts]
+
     @property
     def _keys(self) -> list[str]:
         """The columns that name a row."""
