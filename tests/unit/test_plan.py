@@ -294,6 +294,12 @@ ALONE = (
                 f"write attributes['site'] where the source has a column of that name, else one of {COLUMNS}"
             ),
         ),
+        ("caption.text ~ '('", "Invalid Input Error: missing ): ("),
+        ("image.width >= 'wide'", "Conversion Error: Could not convert string 'wide' to INT32"),
+        (
+            "attributes['day']::DATE >= '2020-13-01'",
+            'Conversion Error: date field value out of range: "2020-13-01"',
+        ),
         ("image.width >=", 'does not parse: syntax error at or near "FROM"'),
         ("true, false", ONE),
         ("true FROM candidates; SELECT 1", ONE),
@@ -320,6 +326,19 @@ ALONE = (
 def test_a_rule_that_cannot_hold_is_said_at_its_place(rule: str, expected: str) -> None:
     added = f"curate:\n  - rules:\n      keep:\n        good: 'true'\n        bad: {json.dumps(rule)}\n"
     assert problems(HEAD + added) == [f"p.yaml:12:9 curate[0].rules.keep.bad: rule 'bad': {expected}"]
+
+
+def test_texts_are_compared_with_what_they_can_be() -> None:
+    rules = [
+        "caption.text = 'wide'",
+        "image.width >= '9'",
+        "attributes['day']::DATE >= '2020-02-29'",
+        "len(list_filter(['a'], lambda image: image = 'a')) > 0",
+        "len([image for image in ['a'] if image = 'a']) > 0",
+        "'a' <> 'b'",
+    ]
+    keep = "".join(f"        r{number}: {json.dumps(rule)}\n" for number, rule in enumerate(rules))
+    planned(f"{HEAD}curate:\n  - rules:\n      keep:\n{keep}")
 
 
 ONE_STEM = "must have {stem} once, may have {lang} once, and nothing else"

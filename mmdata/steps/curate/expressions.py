@@ -8,7 +8,7 @@ catalogue of functions says which).
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -89,15 +89,36 @@ def checked_type(curation: Curation, expression: str) -> str:
     Raises ValueError, with the nearest name where a column is unknown, for what does not bind, looks at other samples,
     or does not give the same twice.
     """
-    _refuse_unsteady(curation, _selected(_parsed(curation, expression)))
+    tree = _parsed(curation, expression)
+    _refuse_unsteady(curation, _selected(tree))
     text = written(curation, expression)
     try:
-        # As steps use it: what may not stand in WHERE (an aggregate, a window) is refused.
-        curation.connection.execute(f"EXPLAIN SELECT 1 FROM candidates WHERE ({text}) IS NULL")
+        # As steps use it: what may not stand in WHERE (an aggregate, a window) is refused. Not EXPLAIN: a pattern that
+        # does not compile is found when it runs, over the empty tables of a plan too.
+        curation.connection.execute(f"SELECT 1 FROM candidates WHERE ({text}) IS NULL")
         kind = curation.one(f"SELECT column_type FROM (DESCRIBE SELECT {text} FROM candidates)")
+        _check_constants(curation, tree)
     except sql.Error as error:
         raise ValueError(explained(error, curation.columns)) from None
     return str(kind)
+
+
+def _check_constants(curation: Curation, tree: dict[str, Any]) -> None:
+    """Raises sql.Error for a text that what it is compared with can never be: `date >= '2020-13-01'` of a DATE."""
+    kinds: dict[str, str] = {}
+    # What a lambda calls its argument is no column.
+    for node in _nodes(_selected(tree), closed=("SUBQUERY", "LAMBDA")):
+        if node["class"] != "COMPARISON":
+            continue
+        for one, other in (("left", "right"), ("right", "left")):
+            is_text = node[one].get("literal", {}).get("kind") == "STRING"
+            if is_text and node[other]["class"] != "CONSTANT":
+                constant, compared = (_written(curation, tree, node[end]) for end in (one, other))
+                if compared not in kinds:
+                    described = f"DESCRIBE SELECT {compared} FROM candidates"
+                    kinds[compared] = curation.one(f"SELECT column_type FROM ({described})")
+                if kinds[compared] != "VARCHAR":
+                    curation.one(f"SELECT CAST({constant} AS {kinds[compared]})")
 
 
 def check_condition(curation: Curation, expression: str) -> None:
@@ -228,9 +249,10 @@ def _conjunct(curation: Curation, tree: dict[str, Any], node: dict[str, Any]) ->
 
 def _written(curation: Curation, tree: dict[str, Any], node: dict[str, Any]) -> str:
     """The SQL of one node of the tree, written by DuckDB."""
-    statement = json.loads(json.dumps(tree))
-    statement["statements"][0]["node"]["select_list"] = [node]
-    text = str(curation.one(f"SELECT json_deserialize_sql({quoted(json.dumps(statement))})"))
+    # Of what is around it a copy that is not deep: a rule may have a thousand parts.
+    (first,) = tree["statements"]
+    alone = {**tree, "statements": [{**first, "node": {**first["node"], "select_list": [node]}}]}
+    text = str(curation.one(f"SELECT json_deserialize_sql({quoted(json.dumps(alone))})"))
     return text.removeprefix("SELECT ").removesuffix(" FROM candidates")
 
 
@@ -261,16 +283,16 @@ def _is_unsteady(curation: Curation, name: str, arguments: int) -> bool:
     return name in _CLOCKS or (name == "age" and arguments == 1) or name in _unsteady(curation)
 
 
-def _nodes(value: Any) -> Iterator[dict[str, Any]]:
-    """All nodes of a parsed expression, but those inside of subqueries."""
+def _nodes(value: Any, closed: Sequence[str] = ("SUBQUERY",)) -> Iterator[dict[str, Any]]:
+    """All nodes of a parsed expression, but those inside of `closed` ones."""
     if isinstance(value, list):
         for one in value:
-            yield from _nodes(one)
+            yield from _nodes(one, closed)
     elif isinstance(value, dict):
         if "class" in value:
             yield value
-        if value.get("class") != "SUBQUERY":
-            yield from _nodes(list(value.values()))
+        if value.get("class") not in closed:
+            yield from _nodes(list(value.values()), closed)
 
 
 def _unsteady(curation: Curation) -> frozenset[str]:
