@@ -34,6 +34,9 @@ READERS: Final = {
 }
 _SEPARATED: Final = frozenset({".csv", ".tsv"})
 _LINES: Final = frozenset({".jsonl", ".ndjson"})
+# What DuckDB calls the one column of lines that are lists, or pieces of a file that is one value.
+_NO_OBJECTS: Final = ["json"]
+_FIX_LINES: Final = "write an object a line: jq -c '.[]' makes lines of a list, jq -c . of objects over several lines"
 _PACKED: Final = ".gz"
 _MOST_UNPACKED: Final = 64 << 30  # a few MB may unpack to what fills a disk
 _BLOCK: Final = 1 << 20
@@ -89,7 +92,11 @@ class Rows:
         self._as_written = False
         self._broken: list[BadRow] = []
         self.of_bytes: frozenset[str] = frozenset()
+        if self._suffix in _SEPARATED | _LINES and any(map(_is_utf16, self._files)):
+            raise PlanError([f"table {self._called}: is UTF-16; save it as UTF-8"])
         self.names = self._names(frozenset(wanted))
+        if self._suffix in _LINES and self.names == _NO_OBJECTS and not set(wanted) <= set(self.names):
+            raise PlanError([f"table {self._called}: no line is a JSON object; {_FIX_LINES}"])
 
     def close(self) -> None:
         """Nothing is read any more."""
@@ -200,6 +207,14 @@ class Rows:
 
     def _unreadable(self, error: Exception) -> PlanError:
         return PlanError([f"table {self._called}: cannot be read: {str(error).splitlines()[0]}"])
+
+
+def _is_utf16(file: str) -> bool:
+    try:
+        with Path(file).open("rb") as opened:
+            return opened.read(2) in {codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE}
+    except OSError:
+        return False
 
 
 def _bounded(lines: BinaryIO) -> Iterator[bytes]:

@@ -268,6 +268,24 @@ def test_a_row_that_begins_with_a_hash_is_no_comment(tmp_path: Path, suffix: str
     assert [one.key for one in found] == ["#1", "#2", "#4", "3"]
 
 
+@pytest.mark.parametrize(
+    "text", ['[{"file": "a.wav", "said": "x"},\n{"file": "b.wav", "said": "y"}]', '{\n "file": "a.wav"\n}']
+)
+def test_json_that_is_no_lines_says_what_to_do(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_text(text)
+    with pytest.raises(PlanError, match=r"t\.jsonl: no line is a JSON object; write an object a line: jq"):
+        list(table(path).inputs())
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl"])
+def test_utf_16_is_told(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"t.{suffix}"
+    path.write_text("file,said\na.wav,größe\n", encoding="utf-16")
+    with pytest.raises(PlanError, match=r"is UTF-16; save it as UTF-8"):
+        list(table(path).inputs())
+
+
 def test_a_table_without_rows_has_no_inputs(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_text("file,said\n")
