@@ -2,7 +2,7 @@
 
 A path template names the files of a member: `{stem}.png` and `{stem}.txt` belong together where `{stem}` is the same.
 `{stem}` may contain folders and is the sample's key; `{lang}` makes one member for each language listed. Where a file
-fits several templates, the one with the most literal characters takes it.
+fits several templates, the one with the most literal characters takes it. Extensions are told in any case: `a.PNG`.
 """
 
 from __future__ import annotations
@@ -157,7 +157,9 @@ class Files(Source):
 
     def _matches(self, root: str) -> Iterator[tuple[str, int, str, str, str]]:
         """(stem, number of the template, language, path, version) of every file that a template takes."""
-        patterns = [(_regex(template), index) for index, template in self._by_literal_length()]
+        templates = self._by_literal_length()
+        # As it is written, else in any case: cameras write .JPG.
+        patterns = [(_regex(one, any_case=case), index) for case in (False, True) for index, one in templates]
         wanted = {lang for files in self.files.values() for lang in files.langs}
         for path, version in walk("files", root) if is_remote(root) else _local(Path(root)):
             for pattern, index in patterns:
@@ -231,9 +233,13 @@ def _named(name: str, lang: str) -> str:
     return name.replace("{lang}", lang.lower().replace("-", "_").replace("@", "_"))
 
 
-def _regex(template: str) -> re.Pattern[str]:
-    parts = _HOLE.split(template)
-    return re.compile("".join(_PATTERNS[part] if i % 2 else re.escape(part) for i, part in enumerate(parts)), re.DOTALL)
+def _regex(template: str, *, any_case: bool = False) -> re.Pattern[str]:
+    """What paths of a template look like; with `any_case` the extension may be in capitals or not, as it comes."""
+    *parts, last = _HOLE.split(template)
+    before, dot, extension = last.rpartition(".")
+    fixed = "".join(_PATTERNS[part] if i % 2 else re.escape(part) for i, part in enumerate(parts))
+    end = f"(?i:{re.escape(extension)})" if any_case and dot else re.escape(extension)
+    return re.compile(f"{fixed}{re.escape(before + dot)}{end}", re.DOTALL)
 
 
 def _local(root: Path) -> Iterator[tuple[str, str]]:

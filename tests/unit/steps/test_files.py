@@ -44,6 +44,19 @@ def test_files_of_one_stem_are_one_input_sorted_by_stem(tmp_path: Path) -> None:
     assert [i.problem for i in found] == [None, None, None]
 
 
+def test_extensions_are_told_in_any_case_the_one_that_is_written_first(tmp_path: Path) -> None:
+    touch(tmp_path, "IMG_1.JPG", "img_2.Jpg", "c.jpg", "c.JPG", "d_mask.JPG", "IMG_1.TXT", "E.jpg/x.txt")
+    members = {"image": "{stem}.jpg", "mask": "{stem}_mask.jpg", "caption": "{stem}.txt"}
+    optional = {name: {"path": path, "required": False} for name, path in members.items()}
+    assert {found.key: there(found) for found in source(tmp_path, **optional).inputs()} == {
+        "IMG_1": {"image": "IMG_1.JPG", "caption": "IMG_1.TXT"},
+        "E.jpg/x": {"caption": "x.txt"},
+        "c": {"image": "c.jpg"},
+        "d": {"mask": "d_mask.JPG"},
+        "img_2": {"image": "img_2.Jpg"},
+    }
+
+
 def test_a_required_member_that_is_missing_stands_there_without_a_version(tmp_path: Path) -> None:
     touch(tmp_path, "a.png", "b.txt")
     files = source(tmp_path, image=["{stem}.png", "{stem}.svg"], caption="{stem}.txt")
