@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Final, Literal
 
 from pydantic import Field
 
@@ -21,6 +21,8 @@ from mmdata.steps.curate import lists
 from mmdata.steps.curate.draws import unit_interval
 from mmdata.steps.curate.expressions import check_condition, check_text, written
 from mmdata.store.curation import Curation
+
+_MOST_WORDS: Final = 4
 
 
 class Terms(Curate):
@@ -37,7 +39,9 @@ class Terms(Curate):
         description="files of the list: .txt (a term a line), .csv, .tsv or .parquet; default: the captions' own terms",
     )
     column: str | None = Field(None, description="of a table; may be left out where it has but one")
-    words: int = Field(1, ge=1, le=4, description="words of the longest terms that are looked for")
+    words: int = Field(
+        1, ge=1, le=_MOST_WORDS, description="words of the longest terms that are looked for; in Chinese, characters"
+    )
     at_least: int = Field(5, ge=1, description="captions that must have a term of their own for it to count")
     unmatched: Literal["keep", "drop"] | None = Field(
         None, description="samples without any term; default: with a list they are dropped, as in the paper, else kept"
@@ -62,8 +66,23 @@ class Terms(Curate):
                 lists.check_list(Path(file), self.column)
             except ValueError as error:
                 problems.append((("entries",), str(error)))
+        if not problems and "words" not in self.model_fields_set:
+            problems += self._too_long(curation)
         if problems:
             raise ParameterError(problems)
+
+    def _too_long(self, curation: Curation) -> Iterator[tuple[Keys, str]]:
+        """A term of the list that no text would be found to have, where nothing says that it is meant so."""
+        if not self.entries:
+            return
+        lists.load_list(curation, [Path(file) for file in self.entries], self.column, "words", "entries")
+        counted = "SELECT entry, len(string_split(entry, ' ')) AS words FROM entries ORDER BY words DESC, entry LIMIT 1"
+        for entry, words in curation.connection.execute(counted).fetchall():
+            if words > self.words:
+                most = min(words, _MOST_WORDS)
+                fix = f"say `words: {most}`, or `words: 1` to do without longer ones"
+                yield ("entries",), f"'{entry}' is {words} words, but terms of one word are looked for; {fix}"
+        curation.connection.execute("DROP TABLE entries")
 
     def sql_texts(self) -> Iterator[tuple[Keys, str]]:
         """The text, and who is counted."""

@@ -154,6 +154,26 @@ def test_terms_of_a_list_of_several_words(tmp_path: Path) -> None:
     assert "k2" not in kept
 
 
+def test_terms_longer_than_what_is_looked_for_are_refused_unless_it_is_said(tmp_path: Path) -> None:
+    """No text would be found to have them, and who has no term is dropped."""
+    curation = Curation.empty(COLUMNS)
+    for content, told in (
+        ("owl\nRed-car\n", "'red car' is 2 words, but terms of one word are looked for; say `words: 2`, or `words: 1`"),
+        ("红色的猫狗\n", "'红 色 的 猫 狗' is 5 words, but terms of one word are looked for; say `words: 4`"),
+        ("owl\n\n", None),
+    ):
+        (tmp_path / "terms.txt").write_text(content)
+        terms = Terms(of="caption.text", most=1, entries=[str(tmp_path / "terms.txt")])
+        if told is None:
+            terms.check(curation)
+            continue
+        with pytest.raises(ParameterError) as error:
+            terms.check(curation)
+        assert error.value.problems[0][0] == ("entries",)
+        assert error.value.problems[0][1].startswith(told)
+        Terms.model_validate({**terms.model_dump(), "words": 1}).check(curation)
+
+
 def test_rare_terms_of_the_captions_own_do_not_count(tmp_path: Path) -> None:
     rows = said(*[f"dog x{n}" for n in range(50)], "zzz")
     counted = decided(tmp_path / "a", rows, Terms(of="caption.text", most=5, at_least=2))
