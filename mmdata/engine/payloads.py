@@ -64,14 +64,19 @@ class Payloads:
 
 def _read(ref: Ref, max_bytes: int) -> bytes:
     offset, length = ref.span or (0, max_bytes + 1)
+    wanted = min(length, max_bytes + 1)
     if is_remote(str(ref.url)):
-        return _checked(read_range(str(ref.url), offset, min(length, max_bytes + 1)), max_bytes)
-    try:
-        with Path(str(ref.url)).open("rb") as file:
-            file.seek(offset)
-            data = file.read(min(length, max_bytes + 1))
-    except (OSError, ValueError) as error:
-        raise SampleError("unreadable", f"cannot be read: {error}") from None
+        data = read_range(str(ref.url), offset, wanted)
+    else:
+        try:
+            with Path(str(ref.url)).open("rb") as file:
+                file.seek(offset)
+                data = file.read(wanted)
+        except (OSError, ValueError) as error:
+            raise SampleError("unreadable", f"cannot be read: {error}") from None
+    # Half a caption would be taken for a whole one.
+    if ref.span and len(data) < wanted:
+        raise SampleError("cut_off", f"the file ends after {len(data)} of its {length} bytes")
     return _checked(data, max_bytes)
 
 

@@ -25,6 +25,7 @@ from mmdata.sample import MODALITIES, Modality
 from mmdata.spec import Frozen, Location, Names
 from mmdata.steps.base import Source
 from mmdata.steps.exchange import Declared, Input, Ref
+from mmdata.steps.sources.places import printable
 from mmdata.store.remote import is_remote, walk
 
 _BY_EXTENSION: dict[str, Modality] = {
@@ -248,7 +249,7 @@ def _local(root: Path) -> Iterator[tuple[str, str]]:
         raise PlanError([f"files: the folder {root} is not there"])
     real_root = os.path.realpath(root) + os.sep
     for path, entry in _walk(root):
-        shown = _printable(path)
+        shown = printable(path)
         yield shown, _version(entry, real_root) if shown == path else _NO_TEXT
 
 
@@ -274,13 +275,3 @@ def _version(entry: os.DirEntry[str], real_root: str) -> str:
         return _OUTSIDE
     stat = entry.stat()
     return f"{stat.st_size}-{stat.st_mtime_ns}"
-
-
-def _printable(path: str) -> str:
-    """The name itself; one that is not UTF-8 is shown escaped, after what no name begins with."""
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        escaped = path.replace("\\", "\\\\").encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-        return f"//{escaped}"
-    return path

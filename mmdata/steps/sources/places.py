@@ -77,6 +77,16 @@ def text_ref(name: str, text: str | None, where: str, *, required: bool, lang: s
     return Ref(name, "text", None if text else where, text or None, lang, required=required, version=version)
 
 
+def printable(name: str) -> str:
+    """The name itself; one that is not UTF-8 is shown escaped, after what no name begins with."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        escaped = name.replace("\\", "\\\\").encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        return f"//{escaped}"
+    return name
+
+
 def _ranged(step: str, text: str) -> Iterator[str]:
     """`{000..012}` as webdataset writes it: every number, as wide as the first."""
     match = _RANGE.search(text)

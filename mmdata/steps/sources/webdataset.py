@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import lzma
 import tarfile
+import zlib
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final
 
@@ -16,7 +19,7 @@ from mmdata.spec import Frozen, Names
 from mmdata.steps.base import Discovered
 from mmdata.steps.exchange import Declared, Input, Keep, Place, Ref
 from mmdata.steps.sources.files import modality_of, modality_of_extension
-from mmdata.steps.sources.places import file_places, text_ref
+from mmdata.steps.sources.places import file_places, printable, text_ref
 from mmdata.store.remote import is_remote, opened
 
 _MOST_JSON: Final = 1 << 20
@@ -25,6 +28,11 @@ _MOST_TEXT: Final = 10_000
 _MOST_FILES_A_SAMPLE: Final = 1000
 # Of a header that says how long the next name is (GNU, PAX): the names themselves are short.
 _MOST_NAME: Final = 4096
+# What tarfile and what unpacks for it raise over bytes that are no tar; of headers within headers without end the last.
+_BROKEN: Final = (
+    *(tarfile.TarError, OSError, EOFError, ValueError, OverflowError, zlib.error, lzma.LZMAError),
+    RecursionError,
+)
 
 
 class TarMember(Frozen):
@@ -93,11 +101,34 @@ class WebDataset(Discovered):
         with opened(place.path) as file:
             try:
                 tar = tarfile.open(fileobj=file, mode="r:" if plain else "r:*", errorlevel=0)  # noqa: SIM115 - below
-            except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+            except _BROKEN as error:
                 raise SampleError("broken_tar", f"no tar that can be read: {error}") from None
             with tar:
                 in_place = plain and not is_remote(place.path)
                 yield from _Reader(self, tar, place, None if in_place else keep).samples()
+
+
+@dataclass(frozen=True)
+class _File:
+    """A file of a tar.
+
+    Attributes:
+        name: in the tar.
+        size: bytes.
+        at: offset of its header.
+        place: where it lies, path and span; None where nobody asks for it.
+        version: what tells it from another.
+        text: of a sample's JSON.
+        problem: why it cannot be read, if so.
+    """
+
+    name: str
+    size: int
+    at: int
+    version: str
+    place: tuple[str, tuple[int, int]] | None = None
+    text: bytes = b""
+    problem: tuple[str, str] | None = None
 
 
 class _Reader:
@@ -111,79 +142,101 @@ class _Reader:
         self.version = place.version
         self.keep = keep
         self.seen: set[str] = set()
+        self.wanted = {ext.lower() for part in source.parts.values() for ext in part.ext}
 
     def samples(self) -> Iterator[Input]:
         key = ""
-        files: dict[str, tarfile.TarInfo] = {}
+        files: dict[str, _File] = {}
         for number, (info, problem) in enumerate(_entries(self.tar)):
             if problem:
                 reason, detail = problem
                 yield Input(f"{self.name}/#{number}", (), {}, (reason, f"{self.path}: {detail}"))
                 continue
-            base, extension = _split(info.name)
+            base, extension = _split(printable(info.name))
             known = files.get(extension.lower())
             # A name that comes again begins another sample of its key.
             if base != key or (known and known.name == info.name):
                 yield from self._sample(key, files)
                 key, files = base, {}
             if len(files) < _MOST_FILES_A_SAMPLE:
-                files[extension.lower()] = info
+                files[extension.lower()] = self._file(info, extension.lower())
         yield from self._sample(key, files)
 
-    def _sample(self, key: str, files: Mapping[str, tarfile.TarInfo]) -> Iterator[Input]:
-        if not files:
-            return
-        name, problem = key, None
-        if key in self.seen:
-            name = f"{key}#{next(iter(files.values())).offset}"
-            problem = ("duplicate_key", f"{self.name} has '{key}' more than once")
-        self.seen.add(key)
-        about = self._json(files.get("json"))
-        parts = self.source.parts
-        refs = [self._ref(member, part, files, about) for member, part in parts.items()]
-        used = {part.from_json for part in parts.values()}
-        attributes = {
-            str(column): str(value)[:_MOST_TEXT]
-            for column, value in list(about.items())[:_MOST_ATTRIBUTES]
-            if column not in used and isinstance(value, str | int | float | bool)
-        }
-        yield Input(f"{self.name}/{name}", tuple(refs), attributes, problem or self._too_large(files))
-
-    def _too_large(self, files: Mapping[str, tarfile.TarInfo]) -> tuple[str, str] | None:
-        for info in (_chosen(part, files) for part in self.source.parts.values() if part.required):
-            if info and info.size > self.source.max_member_bytes:
-                most = f"more than max_member_bytes: {self.source.max_member_bytes}"
-                return "too_large", f"{self.name}: '{info.name}' has {info.size} bytes, {most}"
-        return None
-
-    def _ref(self, name: str, part: TarMember, files: Mapping[str, tarfile.TarInfo], about: Mapping[str, Any]) -> Ref:
-        if part.from_json:
-            found = _at(about, part.from_json)
-            return text_ref(name, found, f"json '{part.from_json}'", required=part.required, lang=part.lang)
-        kind = _kind(name, part) or "tensor"
-        info = _chosen(part, files)
-        if info is None or info.size > self.source.max_member_bytes:
-            missing = f"{self.name}: .{' or .'.join(part.ext)}"
-            return Ref(name, kind, missing, None, part.lang, required=part.required)
-        url, span = self._place(info)
+    def _file(self, info: tarfile.TarInfo, extension: str) -> _File:
+        """Read as it is passed: what is packed would have to be unpacked from its beginning to come back to it."""
         # Where it is says nothing of what it is: a tar may be written anew with every size as it was.
-        version = f"{self.version} {info.offset_data}-{info.size}"
-        return Ref(name, kind, url, None, part.lang, required=part.required, version=version, span=span)
+        found = _File(info.name, info.size, info.offset, f"{self.version} {info.offset_data}-{info.size}")
+        try:
+            if extension == "json" and info.size <= _MOST_JSON:
+                found = replace(found, text=self._bytes(info))
+            if extension in self.wanted and info.size <= self.source.max_member_bytes:
+                found = replace(found, place=self._place(info))
+        except _BROKEN as error:
+            words = f"{self.name}: '{printable(info.name)}' is cut off: {str(error) or type(error).__name__}"
+            found = replace(found, problem=("broken_tar", words))
+        return found
 
     def _place(self, info: tarfile.TarInfo) -> tuple[str, tuple[int, int]]:
         if self.keep is None:
             return self.path, (info.offset_data, info.size)
-        source = self.tar.extractfile(info)
-        return self.keep(source.read() if source else b"")
+        return self.keep(self._bytes(info))
 
-    def _json(self, info: tarfile.TarInfo | None) -> dict[str, Any]:
-        """The sample's JSON object; an empty one where there is none that can be read."""
-        source = self.tar.extractfile(info) if info and info.size <= _MOST_JSON else None
-        try:
-            value = json.loads(source.read()) if source else {}
-        except (ValueError, RecursionError):
-            return {}
-        return value if isinstance(value, dict) else {}
+    def _bytes(self, info: tarfile.TarInfo) -> bytes:
+        source = self.tar.extractfile(info)
+        return source.read() if source else b""
+
+    def _sample(self, key: str, files: Mapping[str, _File]) -> Iterator[Input]:
+        if not files:
+            return
+        name, problem = key, None
+        if key in self.seen:
+            name = f"{key}#{next(iter(files.values())).at}"
+            problem = ("duplicate_key", f"{self.name} has '{key}' more than once")
+        self.seen.add(key)
+        about = _object(files["json"].text) if "json" in files else {}
+        parts = self.source.parts
+        refs = [self._ref(member, part, files, about) for member, part in parts.items()]
+        used = {part.from_json for part in parts.values()}
+        attributes = {
+            _text(str(column)): _text(str(value)[:_MOST_TEXT])
+            for column, value in list(about.items())[:_MOST_ATTRIBUTES]
+            if column not in used and isinstance(value, str | int | float | bool)
+        }
+        problem = problem or next((file.problem for file in files.values() if file.problem), None)
+        yield Input(f"{self.name}/{name}", tuple(refs), attributes, problem or self._too_large(files))
+
+    def _too_large(self, files: Mapping[str, _File]) -> tuple[str, str] | None:
+        for file in (_chosen(part, files) for part in self.source.parts.values() if part.required):
+            if file and file.size > self.source.max_member_bytes:
+                most = f"more than max_member_bytes: {self.source.max_member_bytes}"
+                return "too_large", f"{self.name}: '{printable(file.name)}' has {file.size} bytes, {most}"
+        return None
+
+    def _ref(self, name: str, part: TarMember, files: Mapping[str, _File], about: Mapping[str, Any]) -> Ref:
+        if part.from_json:
+            found = _at(about, part.from_json)
+            return text_ref(name, found, f"json '{part.from_json}'", required=part.required, lang=part.lang)
+        kind = _kind(name, part) or "tensor"
+        file = _chosen(part, files)
+        if file is None or file.place is None:
+            missing = f"{self.name}: .{' or .'.join(part.ext)}"
+            return Ref(name, kind, missing, None, part.lang, required=part.required)
+        url, span = file.place
+        return Ref(name, kind, url, None, part.lang, required=part.required, version=file.version, span=span)
+
+
+def _object(text: bytes) -> dict[str, Any]:
+    """A sample's JSON; an empty object where it is none."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _text(value: str) -> str:
+    """Half of a surrogate pair, as JSON can have, is no character."""
+    return value.encode("utf-8", "ignore").decode()
 
 
 def _entries(tar: tarfile.TarFile) -> Iterator[tuple[Any, tuple[str, str] | None]]:
@@ -191,19 +244,22 @@ def _entries(tar: tarfile.TarFile) -> Iterator[tuple[Any, tuple[str, str] | None
     while True:
         try:
             info = tar.next()
-        except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+        except _BROKEN as error:
             yield None, ("broken_tar", f"broken after byte {tar.offset}: {str(error) or type(error).__name__}")
             return
         if info is None:
             if not _has_ended(tar):
                 yield None, ("broken_tar", f"broken off after byte {tar.offset}")
             return
+        if info.size < 0:  # its end is before its beginning, where it would be read again for ever
+            yield info, ("broken_tar", f"'{printable(info.name)[:200]}' has {info.size} bytes")
+            return
         # tarfile remembers every entry; a tar may have millions.
         vars(tar)["members"].clear()
         if info.isdir():
             continue
         if not info.isreg() or info.issparse():
-            yield info, ("no_file", f"'{info.name[:200]}' is no plain file")
+            yield info, ("no_file", f"'{printable(info.name)[:200]}' is no plain file")
         elif len(info.name) > _MOST_NAME:
             yield info, ("bad_name", f"a name of {len(info.name)} characters")
         else:
@@ -224,7 +280,7 @@ def _split(name: str) -> tuple[str, str]:
     return f"{folder}{slash}{stem}", extension
 
 
-def _chosen(part: TarMember, files: Mapping[str, tarfile.TarInfo]) -> tarfile.TarInfo | None:
+def _chosen(part: TarMember, files: Mapping[str, _File]) -> _File | None:
     return next((files[ext.lower()] for ext in part.ext if ext.lower() in files), None)
 
 
@@ -232,7 +288,7 @@ def _at(about: Mapping[str, Any], path: str) -> str | None:
     value: Any = about
     for part in path.split("."):
         value = value.get(part) if isinstance(value, dict) else None
-    return value if isinstance(value, str) else None
+    return _text(value) if isinstance(value, str) else None
 
 
 def _kind(name: str, part: TarMember) -> Modality | None:

@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+import bz2
 import gc
 import gzip
 import io
+import itertools
+import lzma
 import os
+import random
+import struct
 import tarfile
 import time
 from pathlib import Path
@@ -14,6 +19,7 @@ import webdataset
 
 from mmdata.engine.payloads import Payloads
 from mmdata.errors import PlanError, SampleError
+from mmdata.listing import input_line
 from mmdata.steps.exchange import Input
 from mmdata.steps.sources.webdataset import WebDataset
 
@@ -135,6 +141,81 @@ def test_a_tar_that_breaks_off_gives_what_is_whole(tmp_path: Path, share: float)
     assert 5 <= len(found) <= 21
 
 
+def test_half_a_caption_is_none(tmp_path: Path):
+    path = write(tmp_path / "a.tar", {"1.jpg": b"x", "1.txt": b"whole", "2.jpg": b"x", "2.txt": b"half" * 100})
+    data = path.read_bytes()
+    path.write_bytes(data[: data.index(b"halfhalf") + 40])
+    one, broken, two = look(path)
+    assert payloads(one)["caption"] == b"whole"
+    with pytest.raises(SampleError, match="ends after 40 of its 400 bytes"):
+        payloads(two)
+    assert problems([broken]) == ["broken_tar"]
+
+
+@pytest.mark.parametrize(("end", "share"), [("tar", 1), ("tar.gz", 0.7), ("tar.xz", 0.7), ("tar.bz2", 0.7)])
+def test_a_tar_that_breaks_off_within_a_file_that_is_read_costs_its_sample(tmp_path: Path, end: str, share: float):
+    noise = random.Random(0).randbytes
+    files = {f"{n:03d}.{ext}": noise(20_000) for n in range(120) for ext in ("jpg", "json")}
+    plain = write(tmp_path / "a.tar", files)
+    whole = plain.read_bytes()[: -(10240 + 15_000)] if end == "tar" else plain.read_bytes()
+    pack: Any = {"tar": bytes, "tar.gz": gzip.compress, "tar.xz": lzma.compress, "tar.bz2": bz2.compress}[end]
+    packed = pack(whole)
+    path = tmp_path / f"b.{end}"
+    path.write_bytes(packed[: int(len(packed) * share)])
+    found = look(path, {"image": "jpg"})
+    assert set(problems(found)) == {"broken_tar"}
+    assert len(found) - len(problems(found)) >= 60
+
+
+def test_names_and_values_that_are_no_text_cost_nothing_else(tmp_path: Path):
+    half = b'{"caption": "half \\ud83d", "note": "x\\ud83d", "k\\ud83d": "v"}'
+    path = write(tmp_path / "a.tar", {"caf\udce9.jpg": b"i", "caf\udce9.json": half, "ok.jpg": b"o", "ok.json": b"{}"})
+    with tarfile.open(path, "a") as tar:
+        info = tarfile.TarInfo("l\udce9.jpg")
+        info.type = tarfile.SYMTYPE
+        tar.addfile(info)
+    cafe, link, ok = look(path, {"image": "jpg", "caption": {"json": "caption", "required": False}})
+    assert (cafe.key, cafe.attributes) == ("a.tar///caf\\xe9", {"note": "x", "k": "v"})
+    assert payloads(cafe) == {"image": b"i", "caption": b"half "}
+    assert (ok.key, link.problem) == ("a.tar/ok", ("no_file", f"{path}: '//l\\xe9.jpg' is no plain file"))
+    for found in (cafe, ok, link):
+        input_line(found).decode("utf-8").encode()
+        str(vars(found)).encode()
+
+
+def header(name: bytes, size: bytes, kind: bytes = b"0", data: bytes = b"") -> bytes:
+    """A header as tarfile would never write it."""
+    block = bytearray(512)
+    block[: len(name)], block[124:136], block[156:157], block[257:263] = name, size, kind, b"ustar\x00"
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\x00 " % sum(block)
+    return bytes(block) + data.ljust(-(-len(data) // 512) * 512, b"\x00")
+
+
+NAME, PAX, OCTAL = b"y" * 120, b"99999999999999999999 path=a\n", b"%011o\x00"
+BACK_TO_ITSELF = b"\xff" * 4 + struct.pack(">q", -512)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        header(b"2.jpg", BACK_TO_ITSELF),
+        header(b"././@LongLink", OCTAL % len(NAME), b"L", NAME) * 3000,
+        header(b"pax", OCTAL % 13, b"x", b"13 path=abcd\n") * 3000,
+        header(b"pax", OCTAL % len(PAX), b"x", PAX),
+    ],
+    ids=["negative size", "names without end", "pax without end", "pax of a huge length"],
+)
+def test_headers_that_lie_end_the_tar_in_a_row(tmp_path: Path, bad: bytes):
+    path = tmp_path / "a.tar"
+    path.write_bytes(header(b"1.jpg", OCTAL % 3, data=b"abc") + bad + header(b"3.jpg", OCTAL % 0) + bytes(1024))
+    source = WebDataset.model_validate({"files": str(path), "members": {"image": "jpg"}})
+    (place,) = source.places(Path())
+    found = list(itertools.islice(source.look(place, lambda data: ("", (0, len(data)))), 10))
+    assert problems(found) == ["broken_tar"]
+    assert [one.key for one in found if not one.problem] == ["a.tar/1"]
+
+
 def test_no_tar_at_all(tmp_path: Path):
     (tmp_path / "a.tar").write_bytes(b"this is no archive" * 100)
     with pytest.raises(SampleError) as caught:
@@ -218,6 +299,19 @@ def test_what_is_no_readable_file_costs_itself(tmp_path: Path):
     with pytest.raises(SampleError, match="No such file") as caught:
         list(source.look(nowhere, lambda data: ("", (0, len(data)))))
     assert caught.value.reason == "unreadable"
+
+
+def test_a_packed_tar_is_unpacked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    noise = random.Random(0).randbytes
+    plain = write(tmp_path / "a.tar", {f"{n}.jpg": noise(20_000) for n in range(100)})
+    packed = tmp_path / "a.tar.gz"
+    packed.write_bytes(gzip.compress(plain.read_bytes()))
+    back: list[int] = []
+    rewind = gzip._GzipReader._rewind  # type: ignore[attr-defined]
+    monkeypatch.setattr(gzip._GzipReader, "_rewind", lambda reader: (back.append(1), rewind(reader)))  # type: ignore[attr-defined]
+    assert len(look(packed, {"image": "jpg"})) == 100
+    # To find out what packs it, and where it ends.
+    assert len(back) <= 5
 
 
 def test_a_tar_of_many_files_is_read_in_linear_time_and_little_memory(tmp_path: Path):
