@@ -129,9 +129,10 @@ class Frontier:
         pages, size = self._database.execute(query).fetchone()
         return int(pages), int(size)
 
-    def known(self) -> int:
-        """All URLs."""
-        return int(self._database.execute("SELECT count(*) FROM pages").fetchone()[0])
+    def known(self, kind: str | None = None) -> int:
+        """All URLs, or those of a kind."""
+        query = "SELECT count(*) FROM pages WHERE ? IS NULL OR kind = ?"
+        return int(self._database.execute(query, (kind, kind)).fetchone()[0])
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Every URL with its outcome, in order."""

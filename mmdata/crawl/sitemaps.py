@@ -14,7 +14,7 @@ MOST_BYTES: Final = 50 << 20
 _MOST_URLS: Final = 50_000
 _GZIP: Final = b"\x1f\x8b"
 _MOST_URL: Final = 2048
-_BLOCK: Final = 1 << 16
+_ENTRIES: Final = frozenset({"url", "sitemap"})
 
 
 @dataclass
@@ -40,7 +40,9 @@ def read_sitemap(data: bytes) -> Sitemap:
 
     def end(name: str) -> None:
         path.pop()
-        if name.rpartition(" ")[2] == "loc" and path and len(found.pages) + len(found.sitemaps) < _MOST_URLS:
+        # Pictures of a page have one too (sitemap-image), and are no pages.
+        is_named = name.rpartition(" ")[2] == "loc" and path and path[-1] in _ENTRIES
+        if is_named and len(found.pages) + len(found.sitemaps) < _MOST_URLS:
             url = "".join(text).strip()
             (found.sitemaps if path[-1] == "sitemap" else found.pages).append(url[:_MOST_URL])
 
@@ -52,7 +54,8 @@ def read_sitemap(data: bytes) -> Sitemap:
     parser.StartElementHandler, parser.EndElementHandler, parser.CharacterDataHandler = start, end, characters
     try:
         parser.Parse(_unpacked(data), True)
-    except (expat.ExpatError, zlib.error) as error:
+    # The last two are of encodings that expat does not know, or cannot read.
+    except (expat.ExpatError, zlib.error, LookupError, ValueError) as error:
         if not found.pages and not found.sitemaps:
             raise SampleError("bad_sitemap", f"no sitemap: {error}") from None
     return found

@@ -163,7 +163,7 @@ class _Walker:
         found = await asyncio.to_thread(read_sitemap, answer.data)
         # Pages of a sitemap are no links away from anything.
         self.frontier.add(self._inside(found.pages), "page", 0)
-        deeper = _normal(found.sitemaps) if self.frontier.known() < _MOST_SITEMAPS else []
+        deeper = _normal(found.sitemaps) if self.frontier.known("sitemap") < _MOST_SITEMAPS else []
         self.frontier.settle(visit, _outcome("done", answer), deeper, kind="sitemap")
 
     async def _page(self, visit: Visit, answer: Answer) -> None:

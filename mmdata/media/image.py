@@ -69,7 +69,8 @@ def _check_embedded(data: bytes, max_pixels: int) -> None:
     parser.StartElementHandler = start
     try:
         parser.Parse(data, True)
-    except expat.ExpatError as error:
+    # The last two are of encodings that expat does not know, or cannot read.
+    except (expat.ExpatError, LookupError, ValueError) as error:
         raise SampleError("bad_image", f"SVG that is no XML: {error}") from None
 
 

@@ -45,7 +45,7 @@ class Limits:
 
 # The last two are what numpy says of headers that are no Python literal.
 _BROKEN: Final = (
-    *(ValueError, KeyError, TypeError, EOFError, OSError, RuntimeError),
+    *(ValueError, KeyError, TypeError, EOFError, OSError, RuntimeError, OverflowError),
     *(zipfile.BadZipFile, zlib.error, SyntaxError, tokenize.TokenError),
 )
 
@@ -124,7 +124,10 @@ def _npy(data: bytes, limits: Limits, _: str | None) -> Array:
     reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of headers that Python 2 wrote
-        shape, by_columns, dtype = reader(file, max_header_size=_HEADER_BYTES)
+        try:
+            shape, by_columns, dtype = reader(file, max_header_size=_HEADER_BYTES)
+        except MemoryError:  # what Python's parser says of thousands of signs in a row
+            raise ValueError("the header is nested too deep") from None
     count = _checked(shape, dtype, limits)
     value = np.frombuffer(data, dtype, count, offset=file.tell())
     return _plain(value.reshape(shape, order="F" if by_columns else "C"))

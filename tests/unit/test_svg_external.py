@@ -216,6 +216,12 @@ def test_an_impossible_size_is_a_sample_error(size: str):
     assert refused.value.reason == "bad_image"
 
 
+@pytest.mark.parametrize("encoding", ["shift_jis", "gb2312", "no-such-encoding"])
+def test_an_encoding_that_cannot_be_read_is_a_sample_error(encoding: str):
+    with pytest.raises(SampleError, match="SVG that is no XML"):
+        rasterise_svg(svg("", f'<?xml version="1.0" encoding="{encoding}"?>'), SIDE_PX, MAX_PIXELS)
+
+
 def test_compressed_svg_is_not_taken_for_svg():
     """librsvg unpacks gzip without a limit: a gigabyte of blanks, packed to a megabyte, took 2.9 GB of memory."""
     import gzip

@@ -266,6 +266,40 @@ def test_a_sitemap_is_bounded_and_may_be_broken():
             read_sitemap(data)
 
 
+def test_pictures_that_a_sitemap_names_are_no_pages():
+    image = "<i:image><i:loc>http://x/1.jpg</i:loc></i:image>"
+    url = f"<url><loc>http://x/1</loc>{image}</url>"
+    found = read_sitemap(f"<urlset xmlns='http://s' xmlns:i='http://i'>{url}</urlset>".encode())
+    assert (found.pages, found.sitemaps) == (["http://x/1"], [])
+
+
+@pytest.mark.parametrize("encoding", ["gb2312", "shift_jis", "no-such-encoding"])
+def test_a_sitemap_whose_encoding_cannot_be_read_costs_itself(site: Site, tmp_path: Path, encoding: str):
+    text = f'<?xml version="1.0" encoding="{encoding}"?><urlset><url><loc>{site.url("/p/1")}</loc></url></urlset>'
+    site.extra |= {"/map.xml": lambda *_: Reply(body=text.encode())}
+    rows = crawl(site, tmp_path, "/p/39", sitemaps=[site.url("/map.xml")], max_depth=0)
+    assert {path: row["reason"] for path, row in rows.items()} == {"/p/39": None, "/map.xml": "bad_sitemap"}
+
+
+def test_many_pages_of_one_sitemap_do_not_keep_others_from_being_read(site: Site, tmp_path: Path):
+    pages = "".join(f"<url><loc>{site.url(f'/x/{n}')}</loc></url>" for n in range(10_000))
+    maps = {
+        "/1.xml": f"<urlset>{pages}</urlset>",
+        "/2.xml": f"<sitemapindex><sitemap><loc>{site.url('/3.xml')}</loc></sitemap></sitemapindex>",
+        "/3.xml": f"<urlset><url><loc>{site.url('/p/39')}</loc></url></urlset>",
+    }
+    # The second comes when the first was read.
+    late = {"/2.xml": 1.0}
+    site.extra |= {
+        path: lambda *_, body=body, path=path: Reply(body=body.encode(), delay_s=late.get(path, 0.0))
+        for path, body in maps.items()
+    }
+    first = [site.url("/1.xml"), site.url("/2.xml")]
+    rows = crawl(site, tmp_path, sitemaps=first, max_depth=0, max_pages=1, fetch={"idle_s": 9, "timeout_s": 20})
+    assert rows["/3.xml"]["state"] == "done"
+    assert "/p/39" in rows
+
+
 def test_what_failed_is_visited_again_where_a_crawl_is_reopened(site: Site, tmp_path: Path):
     down = {"/p/1": 503, "/p/2": 404}
     site.extra |= {path: lambda *_, code=code: Reply(code) for path, code in down.items()}
