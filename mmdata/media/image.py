@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 import re
 import warnings
 from dataclasses import dataclass
 from typing import Any, Final
 from xml.parsers import expat
 
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from mmdata.errors import SampleError
 
@@ -131,6 +132,8 @@ def open_upright(data: bytes, max_pixels: int, min_side_px: int | None = None) -
         if width * height > max_pixels:
             size = f"{width} x {height} = {width * height} pixels"
             raise SampleError("too_many_pixels", f"{size}, more than max_pixels: {max_pixels}")
+        if (tile := _tile_pixels(image)) > max_pixels:
+            raise SampleError("too_many_pixels", f"a tile of {tile} pixels, more than max_pixels: {max_pixels}")
         try:
             if min_side_px is not None:
                 _decode_reduced(image, min_side_px)
@@ -143,6 +146,13 @@ def open_upright(data: bytes, max_pixels: int, min_side_px: int | None = None) -
             raise SampleError("bad_image", f"cannot be decoded: {_first_line(error)}") from None
     image.format = kind
     return Opened(image, (height, width) if lies in _ON_A_SIDE else (width, height), lies in _TURNED)
+
+
+def _tile_pixels(image: Image.Image) -> int:
+    """Of one tile of a TIFF, which is decoded whole, however small the image is that shows a corner of it."""
+    tags = getattr(image, "tag_v2", {})
+    sides = [tags.get(tag, 0) for tag in (TiffImagePlugin.TILEWIDTH, TiffImagePlugin.TILELENGTH)]
+    return math.prod(sides) if all(isinstance(side, int) for side in sides) else 0
 
 
 _UPRIGHT: Final = 1

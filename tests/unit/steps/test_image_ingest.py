@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from typing import Any
 
 import numpy as np
@@ -195,6 +197,25 @@ def test_of_an_animation_the_first_frame_is_resized(kind: str):
     data = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
     found = pixels(opened(stored(data, resize="longest", side_px=20, encode="png")))
     assert np.abs(found - (255, 0, 0)).max() < 10
+
+
+def tiled(side_px: int, tile_px: int) -> bytes:
+    """A TIFF of one tile, which is larger than what it shows of it."""
+    tile = zlib.compress(bytes(tile_px * tile_px))
+    short, long = 3, 4
+    tags = [
+        *((256, short, side_px), (257, short, side_px), (258, short, 8), (259, short, 8), (262, short, 1)),
+        *((277, short, 1), (322, long, tile_px), (323, long, tile_px), (324, long, 8), (325, long, len(tile))),
+    ]
+    entries = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
+    return b"II*\x00" + struct.pack("<I", 8 + len(tile)) + tile + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+def test_a_tile_is_not_larger_than_a_picture_may_be():
+    assert stored(tiled(64, 256)).measures["width"] == 64
+    with pytest.raises(SampleError, match="a tile of 1048576 pixels, more than max_pixels: 1000000") as caught:
+        stored(tiled(64, 1024), max_pixels=1_000_000)
+    assert caught.value.reason == "too_many_pixels"
 
 
 def test_a_strip_is_not_blown_up_to_a_bomb():

@@ -307,8 +307,8 @@ def test_a_packed_tar_is_unpacked_once(tmp_path: Path, monkeypatch: pytest.Monke
     packed = tmp_path / "a.tar.gz"
     packed.write_bytes(gzip.compress(plain.read_bytes()))
     back: list[int] = []
-    rewind = gzip._GzipReader._rewind  # type: ignore[attr-defined]
-    monkeypatch.setattr(gzip._GzipReader, "_rewind", lambda reader: (back.append(1), rewind(reader)))  # type: ignore[attr-defined]
+    rewind = gzip._GzipReader._rewind
+    monkeypatch.setattr(gzip._GzipReader, "_rewind", lambda reader: (back.append(1), rewind(reader)))
     assert len(look(packed, {"image": "jpg"})) == 100
     # To find out what packs it, and where it ends.
     assert len(back) <= 5
