@@ -18,9 +18,14 @@ if TYPE_CHECKING:
 KINDS: Final = ("image", "video", "audio")
 TEXTS: Final = ("alt", "title", "figcaption", "aria_label", "heading", "og", "json_ld")
 """Where a text may stand that tells of a media."""
+_SHOWN: Final = ("img", "video", "audio")
 _HEADINGS: Final = ("h1", "h2", "h3", "h4", "h5", "h6")
 _PIXEL_PX: Final = 2  # what is no larger counts visitors
-_LAZY: Final = ("data-src", "data-lazy-src", "data-original")
+# Where scripts find the picture that takes the place of what `src` shows until then.
+_LAZY: Final = (
+    *("data-src", "data-lazy-src", "data-original", "data-lazy", "data-lazyload", "data-echo", "data-hi-res-src"),
+    *("data-img-src", "data-ll-src"),
+)
 _LAZY_SETS: Final = ("data-srcset", "data-lazy-srcset", "srcset")
 _PIXELS: Final = re.compile(r"\s*(\d{1,9})\s*(?:px)?\s*")
 _COMMONS: Final = re.compile(r"^https?://(?:www\.)?creativecommons\.org/(?:licenses|publicdomain)/", re.IGNORECASE)
@@ -138,8 +143,8 @@ class _Reader:
         )
 
     def media(self) -> list[Media]:
-        around = Around(self.tree, self.base, self.limits)
-        nodes = self.tree.css(",".join(("img", "video", "audio", *_HEADINGS)))
+        nodes = self.tree.css(",".join((*_SHOWN, *_HEADINGS)))
+        around = Around(self.tree, self.base, self.limits, nodes[: 3 * self.limits.media])
         # Some stand in a page more than once.
         for node in nodes[: 3 * self.limits.media]:
             if node.tag in _HEADINGS:
@@ -274,7 +279,14 @@ def _image_offers(node: Node) -> list[Offer]:
     for source in (*sources, node):
         for name in _LAZY_SETS:
             found += offers(source.attributes.get(name) or "", source.attributes.get("type"))
-    return found + [Offer(url) for name in (*_LAZY, "src") if (url := node.attributes.get(name))]
+    lazy = [Offer(url) for name in _LAZY if (url := node.attributes.get(name)) and _is_place(url)]
+    shown = node.attributes.get("src")
+    return [*found, *lazy, *([Offer(shown)] if shown else [])]
+
+
+def _is_place(value: str) -> bool:
+    """Whether it may lead to a picture: some write `true` or a number there."""
+    return "." in value or "/" in value
 
 
 def _is_pixel(node: Node) -> bool:

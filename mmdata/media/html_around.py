@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Final
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 _SECTIONS: Final = frozenset({"article", "section", "aside", "main", "nav", "body"})
 # What is near: inside the same of so many elements around, less those that are around everything.
 _NEAR_LEVELS: Final = 4
+_MEDIA: Final = frozenset({"img", "video", "audio"})
+_RECORDINGS: Final = frozenset({"video", "audio"})
 _AROUND_ALL: Final = frozenset({"main", "body", "html"})
 _MOST_LEVELS: Final = 256
 _TRANSCRIPTS: Final = ", ".join(
@@ -32,11 +34,12 @@ _TRANSCRIPT_FILE: Final = re.compile(r"\.(?:vtt|srt|(txt))(?:[?#]|$)", re.IGNORE
 class Around:
     """What stands around a media: its figure, its heading, its transcript."""
 
-    def __init__(self, tree: LexborHTMLParser, base: str, limits: Limits) -> None:
-        """Of a page whose relative URLs are meant from `base`."""
+    def __init__(self, tree: LexborHTMLParser, base: str, limits: Limits, nodes: Sequence[Node]) -> None:
+        """Of a page whose relative URLs are meant from `base`; `nodes` are its media and headings."""
         self._tree = tree
         self._base = base
         self._limits = limits
+        self._nodes = nodes
         self._headings: dict[int, Node] = {}
         self._cache: dict[int, str] = {}
 
@@ -46,7 +49,9 @@ class Around:
 
     def texts(self, node: Node) -> dict[str, str]:
         """By where they stand."""
-        heading = next((self._headings[s] for s in (*_sections(node), 0) if s in self._headings), None)
+        heading = self._of_card(node)
+        if heading is None:
+            heading = next((self._headings[s] for s in (*_sections(node), 0) if s in self._headings), None)
         figure = next((above for above in ancestors(node, _MOST_LEVELS) if above.mem_id in self._captions), None)
         return {
             "title": self._clean(node.attributes.get("title")),
@@ -55,11 +60,35 @@ class Around:
             "heading": self._text(heading) if heading is not None else "",
         }
 
+    def _of_card(self, node: Node) -> Node | None:
+        """The heading that a media shares the nearest element with, where that holds nothing else of the kind.
+
+        In a list of cards it may stand below its picture: what was passed last is the heading of the card before.
+        """
+        for above in _near(node):
+            media, headings = self._held.get(above.mem_id, (0, []))
+            if headings:
+                return headings[0] if media == len(headings) == 1 else None
+        return None
+
+    @cached_property
+    def _held(self) -> dict[int, tuple[int, list[Node]]]:
+        """By element: how many media are near in it, and the headings."""
+        found: dict[int, tuple[int, list[Node]]] = {}
+        for node in self._nodes:
+            for above in _near(node):
+                media, headings = found.setdefault(above.mem_id, (0, []))
+                if node.tag in _MEDIA:
+                    found[above.mem_id] = (media + 1, headings)
+                else:
+                    headings.append(node)
+        return found
+
     def transcript(self, node: Node) -> tuple[str | None, str | None]:
         """The text of a transcript nearby, or the URL of its file."""
         around = list(_near(node))
-        near = (self._transcripts[above.mem_id] for above in around if above.mem_id in self._transcripts)
-        found = next(near, None)
+        near = (self._spoken[above.mem_id] for above in around if above.mem_id in self._spoken)
+        found = next((_beside(node, some) for some in near if any(one.tag not in _RECORDINGS for one in some)), None)
         if found is None or found in around:
             return None, None
         if found.tag == "a":
@@ -95,10 +124,23 @@ class Around:
         )
 
     @cached_property
-    def _transcripts(self) -> dict[int, Node]:
-        """By each of the elements around them."""
-        nodes = [node for node in self._tree.css(_TRANSCRIPTS)[: self._limits.media] if _transcribes(node)]
-        return _first_ones((above.mem_id, node) for node in nodes for above in _near(node))
+    def _spoken(self) -> dict[int, list[Node]]:
+        """By each of the elements around them: recordings and transcripts, in the order of the page."""
+        found: dict[int, list[Node]] = {}
+        for node in self._tree.css(f"video, audio, {_TRANSCRIPTS}")[: 2 * self._limits.media]:
+            if node.tag in _RECORDINGS or _transcribes(node):
+                for above in _near(node):
+                    found.setdefault(above.mem_id, []).append(node)
+        return found
+
+
+def _beside(node: Node, spoken: Sequence[Node]) -> Node | None:
+    """The transcript of a recording among others: the one that follows it, or comes before it where one is first."""
+    if sum(one.tag in _RECORDINGS for one in spoken) == 1:
+        return next(one for one in spoken if one.tag not in _RECORDINGS)
+    at = next((n for n, one in enumerate(spoken) if one.mem_id == node.mem_id), -2)
+    at += 1 if spoken[0].tag in _RECORDINGS else -1
+    return spoken[at] if 0 <= at < len(spoken) and spoken[at].tag not in _RECORDINGS else None
 
 
 def _first_ones(pairs: Iterable[tuple[Any, Node]]) -> dict[Any, Node]:

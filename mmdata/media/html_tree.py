@@ -48,11 +48,33 @@ _ENCODINGS: Final[dict[str, str]] = {
     "cp949": "cp949",
     "tis-620": "cp874",
 }
+# Labels of the standard that Python does not know, and old pages have.
+_LABELS: Final = {
+    **dict.fromkeys(("unicode-1-1-utf-8", "unicode11utf8", "unicode20utf8", "x-unicode20utf8"), "utf-8"),
+    **{f"iso8859{n}": f"iso8859-{n}" for n in (1, 2, 5)},
+    **dict.fromkeys(("iso-8859-6-e", "iso-8859-6-i", "csiso88596e"), "iso8859-6"),
+    "sun_eu_greek": "iso8859-7",
+    **dict.fromkeys(("iso-8859-8-e", "iso-8859-8-i", "logical", "visual", "csiso88598i"), "iso8859-8"),
+    "csisolatin9": "iso8859-15",
+    **dict.fromkeys(("koi", "koi8"), "koi8-r"),
+    "koi8-ru": "koi8-u",
+    **dict.fromkeys(("csmacintosh", "mac", "x-mac-roman"), "mac-roman"),
+    **dict.fromkeys(("x-mac-cyrillic", "x-mac-ukrainian"), "mac-cyrillic"),
+    **dict.fromkeys(("dos-874", "windows-874", "iso-8859-11", "iso8859-11", "iso885911"), "tis-620"),
+    **{f"x-cp125{n}": f"cp125{n}" for n in range(9)},
+    **dict.fromkeys(("csgb2312", "gb_2312", "gb_2312-80", "x-gbk"), "gbk"),
+    **dict.fromkeys(("big5-hkscs", "cn-big5", "x-x-big5"), "big5"),
+    **dict.fromkeys(("cseucpkdfmtjapanese", "x-euc-jp"), "euc_jp"),
+    **dict.fromkeys(("windows-31j", "x-sjis"), "shift_jis"),
+    **dict.fromkeys(("cseuckr", "csksc56011987", "iso-ir-149", "ks_c_5601-1989", "ksc_5601", "windows-949"), "euc_kr"),
+}
 _MARKS: Final = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 _DECLARED: Final = re.compile(
     rb"""<meta[^>]{0,200}?charset\s{0,9}=\s{0,9}["']?\s{0,9}([A-Za-z0-9_.:-]{1,40})""", re.IGNORECASE
 )
 _DECLARED_WITHIN_BYTES: Final = 1024  # the standard's "prescan a byte stream"
+# What stands later makes a browser read the page again ("changing the encoding while parsing").
+_DECLARED_LATE_WITHIN_BYTES: Final = 1 << 16
 
 # Elements that the parser opens again after what closed them (the standard's formatting elements, less `a`).
 _FORMATTING: Final = re.compile(
@@ -135,23 +157,31 @@ def _decoded(html: bytes, charset: str | None) -> str:
     for mark, encoding in _MARKS:
         if html.startswith(mark):
             return html[len(mark) :].decode(encoding, "replace")
-    declared = _DECLARED.search(html[:_DECLARED_WITHIN_BYTES])
-    for label in (charset, declared[1].decode("ascii") if declared else None):
-        known = _encoding(label) if label else None
-        if known:
-            return html.decode(known, "replace")
+    known = _encoding(charset) or _declared(html[:_DECLARED_WITHIN_BYTES])
+    if known:
+        return html.decode(known, "replace")
     try:
         return html.decode("utf-8")
     except UnicodeDecodeError as error:
         # A page that was cut within a character is UTF-8 all the same.
         cut = error.start >= len(html) - 3
-        return html.decode("utf-8" if cut else "cp1252", "replace")
+        late = _declared(html[:_DECLARED_LATE_WITHIN_BYTES])
+        return html.decode("utf-8" if cut else late or "cp1252", "replace")
 
 
-def _encoding(label: str) -> str | None:
+def _declared(html: bytes) -> str | None:
+    """What a meta element says."""
+    found = _DECLARED.search(html)
+    return _encoding(found[1].decode("ascii")) if found else None
+
+
+def _encoding(label: str | None) -> str | None:
+    if not label:
+        return None
     # Python knows more codecs than pages may name: some are no encodings, some take quadratic time.
     try:
-        return _ENCODINGS.get(codecs.lookup(label).name)
+        label = label.strip().lower()
+        return _ENCODINGS.get(codecs.lookup(_LABELS.get(label, label)).name)
     except (LookupError, ValueError):
         return None
 

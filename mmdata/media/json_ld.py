@@ -40,7 +40,8 @@ class Described:
 def described(text: str) -> tuple[list[Described], str | None]:
     """The media objects of a script, and the licence of the page; nothing where it is no JSON."""
     try:
-        value = json.loads(text)
+        # Not strict: many write line breaks into texts as they are.
+        value = json.loads(text, strict=False)
     except (ValueError, RecursionError):
         return [], None
     found: list[Described] = []

@@ -102,6 +102,46 @@ def test_a_heading_counts_for_its_own_section_and_what_follows() -> None:
     assert [m.texts.get("heading") for m in page.media] == [None, "Inner", "Deep", "Inner", "Top", "Top"]
 
 
+@pytest.mark.parametrize(
+    "card", ["<img src={0}><div><h3>{0}</h3></div>", "<div><h3>{0}</h3></div><p><img src={0}></p>"]
+)
+@pytest.mark.parametrize("around", ["div", "li", "article"])
+def test_in_a_list_of_cards_each_has_its_own_heading(card: str, around: str) -> None:
+    cards = "".join(f"<{around}>{card.format(name)}</{around}>" for name in "abc")
+    page = read(f"<h1>All</h1><div>{cards}</div>")
+    assert [(m.url[-1], m.texts["heading"]) for m in page.media] == [("a", "a"), ("b", "b"), ("c", "c")]
+
+
+def test_a_picture_above_the_first_section_is_none_of_it() -> None:
+    page = read("<h1>Top</h1><div><img src=1><h2>A</h2><img src=2><h2>B</h2><img src=3></div>")
+    assert [m.texts.get("heading") for m in page.media] == ["Top", "A", "B"]
+
+
+@pytest.mark.parametrize(
+    ("html", "transcripts"),
+    [
+        (
+            "<audio src=1></audio><a href=1.vtt>T</a><audio src=2></audio><a href=2.vtt>T</a><audio src=3></audio>",
+            "12-",
+        ),
+        ("<a href=1.vtt>T</a><audio src=1></audio><a href=2.vtt>T</a><audio src=2></audio>", "12"),
+        ("<p><audio src=1></audio></p><p><a href=1.vtt>T</a></p><p><audio src=2></audio></p>", "1-"),
+        ("<ul><li><audio src=1></audio></li><li><audio src=2></audio><a href=2.srt>T</a></li></ul>", "-2"),
+    ],
+)
+def test_recordings_side_by_side_have_transcripts_of_their_own(html: str, transcripts: str) -> None:
+    found = [media.transcript_url for media in read(f"<section>{html}</section>").media]
+    assert "".join(url[-5] if url else "-" for url in found) == transcripts
+
+
+@pytest.mark.parametrize(
+    "name", ["data-src", "data-lazy", "data-lazyload", "data-echo", "data-hi-res-src", "data-ll-src"]
+)
+def test_what_scripts_show_later_is_the_picture(name: str) -> None:
+    assert urls(f"<img src=blank.gif {name}=1.jpg alt=fox>") == ["https://example.org/a/1.jpg"]
+    assert urls(f"<img src=1.jpg {name}=true alt=fox>") == ["https://example.org/a/1.jpg"]
+
+
 def test_aria_labelledby_names_other_elements_and_wins() -> None:
     html = "<img src=1 aria-label=x aria-labelledby='b none a'><p id=a>one</p><p id=b>two</p>"
     assert only(html).texts == {"aria_label": "two one"}
@@ -162,6 +202,8 @@ def test_json_ld() -> None:
         Media("image", "https://example.org/a/j.jpg", {"json_ld": "a & b"}, licence="https://l.org/own"),
         Media("video", "https://example.org/a/v.mp4", {"json_ld": "n"}, transcript="spoken"),
     ]
+    broken_line = '{"@type": "ImageObject", "contentUrl": "1.jpg", "caption": "two\nlines"}'
+    assert only(ld(broken_line)).texts == {"json_ld": "two lines"}
 
 
 @pytest.mark.parametrize(
@@ -191,6 +233,31 @@ def test_licence_of_a_page(html: str, expected: str | None) -> None:
 )
 def test_encodings(data: bytes, charset: str | None) -> None:
     assert read(data, charset).title == "Möwe 海鷗"
+
+
+@pytest.mark.parametrize(
+    ("label", "encoding", "text"),
+    [
+        ("x-sjis", "cp932", "日本"),
+        ("Windows-31J", "cp932", "日本"),
+        ("gb_2312-80", "gbk", "海鸥"),
+        ("x-euc-jp", "euc_jp", "海鷗"),
+        ("windows-949", "cp949", "갈매기"),
+        ("windows-874", "cp874", "นกนางนวล"),
+        ("x-mac-cyrillic", "mac-cyrillic", "чайка"),
+        ("x-cp1251", "cp1251", "чайка"),
+        ("koi8", "koi8-r", "чайка"),
+    ],
+)
+def test_every_label_of_the_standard_is_known(label: str, encoding: str, text: str) -> None:
+    assert read(f"<meta charset={label}><title>{text}</title>".encode(encoding)).title == text
+    assert read(f"<title>{text}</title>".encode(encoding), label).title == text
+
+
+def test_a_page_may_say_late_what_it_is_written_in() -> None:
+    late = f"<script>{'x' * 5000}</script><meta charset=windows-1251><title>чайка</title>"
+    assert read(late.encode("cp1251")).title == "чайка"
+    assert read(late.encode()).title == "чайка"
 
 
 def test_bytes_that_are_not_utf8_and_say_nothing_are_windows_1252() -> None:
