@@ -108,7 +108,8 @@ class _Walker:
         found: list[str] = []
         for origin in dict.fromkeys(str(checked_url(seed).origin()) for seed in start.seeds):
             try:
-                found += await self.fetcher.sitemaps(origin) or [f"{origin}/sitemap.xml"]
+                named = _normal(await self.fetcher.sitemaps(origin), f"{origin}/robots.txt")
+                found += named or [f"{origin}/sitemap.xml"]
             except FetchError:
                 continue  # its pages will say so
         return _normal(found)
@@ -162,8 +163,8 @@ class _Walker:
     async def _sitemap(self, visit: Visit, answer: Answer) -> None:
         found = await asyncio.to_thread(read_sitemap, answer.data)
         # Pages of a sitemap are no links away from anything.
-        self.frontier.add(self._inside(found.pages), "page", 0)
-        deeper = _normal(found.sitemaps) if self.frontier.known("sitemap") < _MOST_SITEMAPS else []
+        self.frontier.add(self._inside(found.pages, answer.final_url), "page", 0)
+        deeper = _normal(found.sitemaps, answer.final_url) if self.frontier.known("sitemap") < _MOST_SITEMAPS else []
         self.frontier.settle(visit, _outcome("done", answer), deeper, kind="sitemap")
 
     async def _page(self, visit: Visit, answer: Answer) -> None:
@@ -192,8 +193,8 @@ class _Walker:
                 return "seen_already", f"it redirects to {final}"
         return None
 
-    def _inside(self, links: Iterable[str]) -> list[str]:
-        return [url for url in _normal(links) if self.scope.has(url)]
+    def _inside(self, links: Iterable[str], base: str | None = None) -> list[str]:
+        return [url for url in _normal(links, base) if self.scope.has(url)]
 
 
 def _outcome(state: str, answer: Answer, reason: str | None = None, detail: str | None = None) -> Outcome:
@@ -201,12 +202,12 @@ def _outcome(state: str, answer: Answer, reason: str | None = None, detail: str 
     return Outcome(state, reason, detail, final, answer.status, len(answer.data), answer.attempts)
 
 
-def _normal(urls: Iterable[str]) -> list[str]:
-    """URLs that can be asked for, each once, written as the fetcher writes them."""
+def _normal(urls: Iterable[str], base: str | None = None) -> list[str]:
+    """URLs that can be asked for, each once, as the fetcher writes them; from `base` where they are relative."""
     found: dict[str, None] = {}
-    for url in urls:
+    for url in filter(None, urls):
         try:
-            found.setdefault(str(checked_url(url)))
+            found.setdefault(str(checked_url(url, base)))
         except FetchError:
             continue
     return list(found)

@@ -36,14 +36,16 @@ def site() -> Iterator[Site]:
         yield found
 
 
-def crawl(site: Site, folder: Path, *seeds: str, sitemaps: list[str] | None = None, **more: Any) -> dict[str, Any]:
-    """Rows of pages.parquet by path."""
+def crawl(
+    site: Site, folder: Path, *seeds: str, sitemaps: list[str] | None = None, find: bool = False, **more: Any
+) -> dict[str, Any]:
+    """Rows of pages.parquet by path; `find`: the sitemaps that robots.txt names."""
     folder.mkdir(exist_ok=True)
     fetch = {"allow_private": [site.host], "idle_s": 0.5, "timeout_s": 2, "attempts": 1, **more.pop("fetch", {})}
 
     async def run() -> None:
         async with Fetcher(FetchSpec.model_validate(fetch)) as fetcher:
-            start = Start([site.url(seed) for seed in seeds or ("/p/0",)], sitemaps or [])
+            start = Start([site.url(seed) for seed in seeds or ("/p/0",)], None if find else sitemaps or [])
             await walk(fetcher, start, Scope(**{**ALL, **more}), folder, lambda *_: None)
 
     asyncio.run(run())
@@ -264,6 +266,19 @@ def test_a_sitemap_is_bounded_and_may_be_broken():
     for data in (b"", b"no xml", f"<!DOCTYPE x [{laughs}]><urlset><url><loc>&l11;</loc></url></urlset>".encode()):
         with pytest.raises(SampleError):
             read_sitemap(data)
+
+
+def test_sitemaps_may_be_relative(site: Site, tmp_path: Path):
+    # The protocol wants whole URLs, of robots.txt too, and many write paths.
+    site.robots = "Sitemap: /maps/1.xml\n"
+    site.extra |= {
+        "/maps/1.xml": lambda *_: Reply(body=b"<sitemapindex><sitemap><loc>2.xml</loc></sitemap></sitemapindex>"),
+        "/maps/2.xml": lambda *_: Reply(body=b"<urlset><url><loc>/p/39</loc></url><url><loc> </loc></url></urlset>"),
+    }
+    rows = crawl(site, tmp_path, "/p/38", find=True, max_depth=0)
+    assert {path: row["state"] for path, row in rows.items()} == dict.fromkeys(
+        ["/p/38", "/maps/1.xml", "/maps/2.xml", "/p/39"], "done"
+    )
 
 
 def test_pictures_that_a_sitemap_names_are_no_pages():
