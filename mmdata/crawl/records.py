@@ -30,6 +30,7 @@ _PLAIN: Final = b"WARC/"
 _MOST_TRIED: Final = 1_000_000
 _CHARSET: Final = re.compile(r"""charset\s{0,9}=\s{0,9}["']?([^\s"';,]{1,40})""", re.IGNORECASE)
 _HTML: Final = frozenset({"text/html", "application/xhtml+xml"})
+_NOT_UNDONE: Final = frozenset({"br", "zstd", "compress", "x-compress", "dcb", "dcz"})
 _UNTOLD: Final = frozenset({"", "text/plain", "application/octet-stream", "application/unknown", "unknown/unknown"})
 _SNIFFED_BYTES: Final = 1445
 # What warcio raises over bytes that are no record: it was written for those that are.
@@ -109,8 +110,11 @@ class Record:
 
     def _decoded(self, max_bytes: int) -> bytes:
         coded = self._coded(max_bytes)
+        coding = self.header("content-encoding").strip().lower()
         # Many record a body decoded and its header as it came.
-        if self.header("content-encoding").strip().lower() not in {"gzip", "x-gzip", "deflate"}:
+        if coding not in {"gzip", "x-gzip", "deflate"}:
+            if coded and coding in _NOT_UNDONE and sniff(coded, None) == "application/octet-stream":
+                raise SampleError("bad_record", f"content coding '{coding}', which is not read")
             return coded
         for window in (_ANY_HEADER, -zlib.MAX_WBITS):
             try:

@@ -259,6 +259,23 @@ def test_a_body_is_decoded_within_bounds(tmp_path: Path):
     assert [len(body) if len(body) > 9 else body for body in bodies] == [b"hello", b"plain", b"hello", 1 << 20]
 
 
+def test_a_coding_that_is_not_read_is_no_page_without_pictures(tmp_path: Path):
+    coded = bytes(range(256))
+    (tmp_path / "x.warc.gz").write_bytes(
+        packed(*(warc(f"http://x/{n}", body, Content_Encoding="br") for n, body in enumerate((coded, b"<p>plain"))))
+    )
+    found: list[bytes | str] = []
+    with (tmp_path / "x.warc.gz").open("rb") as file:
+        for one in records(file):
+            assert isinstance(one, Record)
+            try:
+                found.append(one.body(1 << 20))
+            except SampleError as error:
+                found.append(f"{error.reason}: {error}")
+    # Many record a body decoded and its header as it came.
+    assert found == ["bad_record: content coding 'br', which is not read", b"<p>plain"]
+
+
 def test_a_sitemap_is_bounded_and_may_be_broken():
     many = "<urlset>" + "<url><loc>http://x/1</loc></url>" * 60_000
     assert len(read_sitemap(many.encode()).pages) == 50_000
