@@ -72,7 +72,7 @@ class Pools:
                 return await _run(pool, function, arguments)
             except BrokenProcessPool:
                 raise WorkerDiedError(
-                    "the process that worked on it died (a crash of a decoder, or out of memory)"
+                    "the process that worked on it died (a crash, out of memory, or a picture that takes too long)"
                 ) from None
             finally:
                 _end(pool, kill=True)

@@ -123,6 +123,8 @@ class Ingest(Step):
     """Checks and measures payloads of one modality; the payload may be replaced (SVG becomes PNG)."""
 
     modality: ClassVar[Modality]
+    most_cpu_s: ClassVar[float | None] = None
+    """A payload that takes more ends its process, and is found like any that kills; None: it may take what it takes."""
     max_bytes: int
 
     @abstractmethod

@@ -108,7 +108,7 @@ class Scores:
         return [Found([Score("image_caption", float(length))]) for _, length in items]
 '''
 POINTS = "[mmdata.steps]\nfragile = fragile_steps:Fragile\ntwin = fragile_steps:Twin\njudge = fragile_steps:Judge\n"
-DIED = "the process that worked on it died (a crash of a decoder, or out of memory)"
+DIED = "the process that worked on it died (a crash, out of memory, or a picture that takes too long)"
 SAMPLES = 40
 POISONED = "p17"
 

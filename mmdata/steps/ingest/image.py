@@ -25,6 +25,8 @@ class Image(Ingest):
     step: ClassVar[str] = "image"
     version: ClassVar[int] = 2
     modality: ClassVar[Modality] = "image"
+    # 50 megapixels take some seconds, encoded anew too; filters in 14 KB of SVG, or scans of a JPEG, what they want.
+    most_cpu_s: ClassVar[float | None] = 60.0
     max_bytes: ByteSize = Field(ByteSize(50 << 20), description="larger files have failed, unread")
     max_pixels: int = Field(50_000_000, ge=1, description="larger images have failed, undecoded")
     svg_side_px: int = Field(512, ge=16, le=8192, description="longer side that an SVG is drawn at")
