@@ -19,6 +19,7 @@ from mmdata.plan import Plan
 from mmdata.sample import Failure, Member, Modality, Sample, sample_id
 from mmdata.steps.base import Discovered, Ingest
 from mmdata.steps.exchange import Input, Place, Ref
+from mmdata.steps.sources.places import printable
 from mmdata.store.found import FoundPartWriter
 from mmdata.store.parts import BadMember, BasePartWriter, failed_fetches
 
@@ -103,7 +104,7 @@ def look_into(source: Discovered, place: Place, out: Path) -> Done:
                 writer.add(input_line(found))
                 done.failures.append(found.problem)
         except SampleError as error:
-            problem = (error.reason, f"{place.path}: {error}")
+            problem = (error.reason, f"{printable(place.path)}: {error}")
             writer.add(input_line(Input(place.key, (), {}, problem)))
             done.failures.append(problem)
     done.samples = len(done.failures)
@@ -112,7 +113,7 @@ def look_into(source: Discovered, place: Place, out: Path) -> Done:
 
 def give_up(place: Place, why: str, out: Path) -> Done:
     """A file whose reading kills the worker becomes one failed input."""
-    problem = ("worker_died", f"{place.path}: {why}")
+    problem = ("worker_died", f"{printable(place.path)}: {why}")
     with FoundPartWriter(out) as writer:
         writer.add(input_line(Input(place.key, (), {}, problem)))
     return Done(1, [problem])
@@ -146,7 +147,8 @@ def _take_in(found: Input, how: Mapping[Modality, Ingest], payloads: Payloads) -
         except SampleError as error:
             if ref.required:
                 kind = type(error)
-                raise kind(error.reason, f"{ref.modality} '{ref.name}' ({ref.url or 'inline'}): {error}") from None
+                where = printable(ref.url or "inline")
+                raise kind(error.reason, f"{ref.modality} '{ref.name}' ({where}): {error}") from None
             if error.reason not in _ABSENT:
                 bad.append(BadMember(ref.name, ref.modality, f"{error.reason}: {error}"))
     if not members:

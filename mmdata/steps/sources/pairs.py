@@ -14,7 +14,7 @@ from mmdata.errors import SampleError
 from mmdata.sample import Modality
 from mmdata.steps.base import Discovered
 from mmdata.steps.exchange import Declared, Input, Keep, Place, Ref
-from mmdata.steps.sources.places import text_ref
+from mmdata.steps.sources.places import printable, text_ref
 from mmdata.store.remote import opened
 
 if TYPE_CHECKING:
@@ -69,19 +69,19 @@ class Pages(Discovered):
         """All pairs of a WARC file; `with_media`: it may hold the media themselves."""
         from mmdata.crawl.records import Damage, records
 
-        path = place.path
+        path, shown = place.path, printable(place.path)
         with opened(path) as file, closing(_Inside(file, keep, int(self.max_media_bytes))) as inside:
             if with_media:
                 inside.look()
             for record in records(file):
                 name = f"{place.key} {record.offset}"
                 if isinstance(record, Damage):
-                    yield Input(name, (), {}, ("bad_record", f"{path} at byte {record.offset}: {record.message}"))
+                    yield Input(name, (), {}, ("bad_record", f"{shown} at byte {record.offset}: {record.message}"))
                     continue
                 try:
                     yield from self._of_page(record, inside)
                 except SampleError as error:
-                    yield Input(name, (), {}, (error.reason, f"{record.url} ({path}): {error}"))
+                    yield Input(name, (), {}, (error.reason, f"{record.url} ({shown}): {error}"))
 
     def _of_page(self, record: Record, inside: _Inside) -> Iterator[Input]:
         """Raises SampleError where the record cannot be read."""

@@ -34,7 +34,7 @@ def file_places(step: str, patterns: Sequence[str], *, remote: bool = True) -> I
         for path in paths:
             found.setdefault(path if is_remote(path) else os.path.abspath(path), path)
     for name, whole in sorted(_told_apart(found).items()):
-        yield replace(file_place(found[whole]), key=name)
+        yield replace(file_place(found[whole]), key=printable(name))
 
 
 def _told_apart(paths: Iterable[str]) -> dict[str, str]:

@@ -150,7 +150,7 @@ class _Reader:
         for number, (info, problem) in enumerate(_entries(self.tar)):
             if problem:
                 reason, detail = problem
-                yield Input(f"{self.name}/#{number}", (), {}, (reason, f"{self.path}: {detail}"))
+                yield Input(f"{self.name}/#{number}", (), {}, (reason, f"{printable(self.path)}: {detail}"))
                 continue
             base, extension = _split(printable(info.name))
             known = files.get(extension.lower())

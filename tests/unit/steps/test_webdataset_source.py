@@ -5,22 +5,26 @@ import gc
 import gzip
 import io
 import itertools
+import json
 import lzma
 import os
 import random
 import struct
 import tarfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import webdataset
 
+from mmdata.engine.ingest import Slice, ingest_part
 from mmdata.engine.payloads import Payloads
 from mmdata.errors import PlanError, SampleError
 from mmdata.listing import input_line
 from mmdata.steps.exchange import Input
+from mmdata.steps.ingest.image import Image
 from mmdata.steps.sources.webdataset import WebDataset
 
 MEMBERS = {"image": ["jpg", "png"], "caption": "txt"}
@@ -179,8 +183,22 @@ def test_names_and_values_that_are_no_text_cost_nothing_else(tmp_path: Path):
     assert payloads(cafe) == {"image": b"i", "caption": b"half "}
     assert (ok.key, link.problem) == ("a.tar/ok", ("no_file", f"{path}: '//l\\xe9.jpg' is no plain file"))
     for found in (cafe, ok, link):
-        input_line(found).decode("utf-8").encode()
-        str(vars(found)).encode()
+        json.dumps([found.key, found.attributes, found.problem], ensure_ascii=False).encode()
+
+
+def test_a_tar_whose_own_name_is_no_text_is_shown_escaped(tmp_path: Path):
+    path = write(tmp_path / "caf\udce9.tar", {"1.jpg": b"x"})
+    path.write_bytes(path.read_bytes()[:1024])
+    source = WebDataset.model_validate({"files": str(tmp_path / "*.tar"), "members": {"image": "jpg"}})
+    (place,) = source.places(Path())
+    broken, one = look(path, {"image": "jpg"})
+    assert (place.key, one.key, broken.key) == ("//caf\\xe9.tar", "//caf\\xe9.tar/1", "//caf\\xe9.tar/#1")
+    assert payloads(one) == {"image": b"x"}
+    assert (broken.problem or ("", ""))[1].startswith(f"//{tmp_path}/caf\\xe9.tar: broken off")
+    (tmp_path / "listing").write_bytes(input_line(replace(one, refs=(replace(one.refs[0], span=(0, 10_000)),))))
+    chunk = Slice("s", tmp_path / "listing", 0, (tmp_path / "listing").stat().st_size)
+    done = ingest_part(chunk, {"image": Image()}, tmp_path / "part.parquet", {})
+    assert [failure and failure[0] for failure in done.failures] == ["cut_off"]
 
 
 def header(name: bytes, size: bytes, kind: bytes = b"0", data: bytes = b"") -> bytes:
