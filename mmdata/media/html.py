@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 from mmdata.media.html_around import Around
-from mmdata.media.html_tree import Limits, absolute, children, clean, parse, text_of
+from mmdata.media.html_tree import MOST_URL_CHARACTERS, Limits, absolute, children, clean, parse, text_of
 from mmdata.media.json_ld import described
 from mmdata.media.srcset import Offer, best, offers
 
@@ -28,6 +29,8 @@ _LAZY: Final = (
 )
 _LAZY_SETS: Final = ("data-srcset", "data-lazy-srcset", "srcset")
 _PIXELS: Final = re.compile(r"\s*(\d{1,9})\s*(?:px)?\s*")
+# HTML standard, "shared declarative refresh steps".
+_REFRESH: Final = re.compile(r"""\s*[\d.]{1,20}\s*[;,\s]\s*(?:url\s*=\s*)?(["']?)([^"'\s]+)""", re.IGNORECASE)
 _COMMONS: Final = re.compile(r"^https?://(?:www\.)?creativecommons\.org/(?:licenses|publicdomain)/", re.IGNORECASE)
 _LANG: Final = re.compile(r"[A-Za-z]{2,3}(?:-[A-Za-z0-9]{1,8}){0,4}")
 
@@ -173,7 +176,19 @@ class _Reader:
                 follow[url] = follow.get(url, False) or "nofollow" not in _words(node, "rel")
             if len(follow) >= self.limits.links:
                 break
+        for url in filter(None, (absolute(self.base, shown) for shown in self._shown_instead())):
+            follow.setdefault(url, True)
         return [Link(url, not followed) for url, followed in follow.items()]
+
+    def _shown_instead(self) -> Iterator[str | None]:
+        """Pages that a browser shows in this one, or in its place."""
+        for node in self.tree.css("frame[src], iframe[src]")[: self.limits.links]:
+            yield node.attributes["src"]
+        for node in self.tree.css("meta[http-equiv='refresh' i][content]")[:1]:
+            # Blanks in a row would take quadratic time.
+            told = _REFRESH.match(" ".join((node.attributes["content"] or "")[:MOST_URL_CHARACTERS].split()))
+            if told:
+                yield told[2]
 
     def _licence(self) -> str | None:
         told = self.tree.css_first("a[rel~='license' i][href], link[rel~='license' i][href]")

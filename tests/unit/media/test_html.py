@@ -168,6 +168,22 @@ def test_video_and_audio() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("html", "path"),
+    [
+        ("<meta http-equiv=Refresh content='0;url=/home'>", "/home"),
+        ("<meta http-equiv=refresh content='5; URL=\"b.html?x=1\"'>", "/a/b.html?x=1"),
+        ("<meta http-equiv=refresh content='0 c'>", "/a/c"),
+        ("<frameset><frame src=menu.html></frameset>", "/a/menu.html"),
+        ("<iframe src=/inner></iframe>", "/inner"),
+        ("<meta http-equiv=refresh content=30>", None),
+        ("<meta http-equiv=refresh content='0;url=javascript:x()'>", None),
+    ],
+)
+def test_what_is_shown_in_a_page_or_in_its_place_is_a_link(html: str, path: str | None) -> None:
+    assert read(html).links == ([Link(f"https://example.org{path}", nofollow=False)] if path else [])
+
+
 def test_open_graph() -> None:
     page = read("""<meta property="og:image" content="/1.jpg"><meta property="og:image:alt" content="one">
         <meta property="og:image" content="/2.jpg"><meta property="og:title" content="The title">
