@@ -25,11 +25,13 @@ class Swap:
         pairs: each word's other half, in lower case.
         definite: phrases in which it is that word for sure; the group `word` is the word.
         suspect: every use of the words, and words that may mean the same and cannot be exchanged.
+        capitals: whether one that begins with a capital within a sentence is another word, a noun.
     """
 
     pairs: Mapping[str, str]
     definite: tuple[re.Pattern[str], ...]
     suspect: re.Pattern[str]
+    capitals: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,23 +80,35 @@ def _load(tag: str) -> Language:
 
 
 def _any_of(words: Iterable[str], edge: str) -> re.Pattern[str]:
-    """Longest first; `*` at the end stands for any ending."""
+    """Longest first; `*` stands for any beginning or ending."""
     return re.compile("|".join(_stem(word, edge) for word in sorted(words, key=len, reverse=True)), re.IGNORECASE)
 
 
 def _stem(word: str, edge: str) -> str:
     # An apostrophe at the end ("n'") is no word character: there is no edge after it.
-    after = edge if word[-1].isalnum() else ""
-    return f"{edge}{re.escape(word[:-1])}\\w*" if word.endswith("*") else f"{edge}{re.escape(word)}{after}"
+    after = "\\w*" if word.endswith("*") else edge if word[-1].isalnum() else ""
+    before = r"\b\w*" if word.startswith("*") else edge
+    return before + re.escape(word.strip("*")) + after
 
 
 def _swap(entry: Mapping[str, Any], edge: str) -> Swap:
     pairs = {a: b for pair in entry["pairs"] for a, b in (pair, pair[::-1])}
     each = "|".join(map(re.escape, sorted(pairs, key=len, reverse=True)))
-    definite = tuple(_phrase(phrase, each, edge) for phrase in entry.get("in", ["{}"]))
-    return Swap(pairs, definite, _any_of([*pairs, *entry.get("also", [])], edge))
+    plain = [_phrase(phrase, each, edge) for phrase in entry.get("in", [] if "before" in entry else ["{}"])]
+    ending = [
+        _phrase(phrase, each, edge + _followed(group["words"], edge))
+        for group in entry.get("before", ())
+        for phrase in group["in"]
+    ]
+    suspect = _any_of([*pairs, *entry.get("also", [])], edge)
+    return Swap(pairs, (*plain, *ending), suspect, bool(entry.get("capitals")))
 
 
 def _phrase(phrase: str, words: str, edge: str) -> re.Pattern[str]:
     before, after = map(re.escape, phrase.split("{}"))
     return re.compile(f"{edge}{before}(?P<word>{words}){after}{edge}", re.IGNORECASE)
+
+
+def _followed(words: Iterable[str], edge: str) -> str:
+    """By one of some words, or by no word: a mark, a number, the end."""
+    return rf"(?:(?!['\u2019-]|\s+[^\W\d_])|(?=\s+(?:{_any_of(words, edge).pattern})))"

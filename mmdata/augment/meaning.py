@@ -35,7 +35,7 @@ MINDS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "noise": ("quiet_named", ("quiet",)),
     "echo": ("space_named", ("space",)),
     "reverse": ("order_named", ("order",)),
-    "cut": ("may_be_cut", ("whole", "order")),
+    "cut": ("may_be_cut", ("whole", "count", "order")),
     "strength": ("strength_named", ("strength",)),
     "gap": ("may_be_cut", ("whole", "count", "order")),
 }
@@ -81,9 +81,15 @@ def _swapped(text: str, swap: Swap, reason: str) -> str:
     sure = {match.span("word") for phrase in swap.definite for match in phrase.finditer(text)}
     for match in suspects:
         # Equal but for case is more than `lower` undoes: a long s is found as s.
-        if match.span() not in sure or match[0].lower() not in swap.pairs:
+        known = match.span() in sure and match[0].lower() in swap.pairs
+        if not known or (swap.capitals and _is_noun(text, match)):
             raise VetoError(reason, f"'{match[0]}' in '{text[:80]}' may mean something else")
     return swap.suspect.sub(lambda match: _cased_like(match[0], swap.pairs[match[0].lower()]), text)
+
+
+def _is_noun(text: str, match: re.Match[str]) -> bool:
+    """Where nouns alone begin with a capital within a sentence: "die Rechte der Kinder" are no side."""
+    return match[0][0].isupper() and not match[0].isupper() and not _SENTENCE_START.search(text[: match.start()])
 
 
 def _cased_like(original: str, word: str) -> str:

@@ -75,6 +75,7 @@ class Joint(Augment):
     """
 
     step: ClassVar[str] = "joint"
+    version: ClassVar[int] = 2
     name: str | None = Field(None, description="names the children and the catalog's rows; default: joint")
     apply: list[Annotated[Applied, BeforeValidator(_spelled), WithJsonSchema(_SPELLED)]] = Field(
         min_length=1, description="operators in their order, each with its parameters and `p`, how likely it is (1)"
