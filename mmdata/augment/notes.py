@@ -9,6 +9,7 @@ words.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
@@ -50,6 +51,9 @@ def _box(member: Member, row: Mapping[str, Any], shape: tuple[int, ...], texts: 
         x0, y0, x1, y1 = (float(value) for value in row["box"])
     except (KeyError, TypeError, ValueError):
         raise SampleError("bad_boxes", f"'{member.name}': no box of four numbers in {str(row)[:80]}") from None
+    if not (x0 < x1 and y0 < y1):
+        # So is [x, y, width, height] mostly, and what is no number.
+        raise SampleError("bad_boxes", f"'{member.name}': no x0 < x1, y0 < y1 in {str(row)[:80]}")
     box = (_unit(x0 / width), _unit(y0 / height), _unit(x1 / width), _unit(y1 / height))
     if not (box[0] < box[2] and box[1] < box[3]):
         return None
@@ -76,19 +80,24 @@ def _row(box: Box, width: int, height: int) -> dict[str, Any]:
 
 def read_words(member: Member) -> tuple[WordTime, ...]:
     """Words or cues. Raises SampleError `bad_times`."""
-    if not member.text.lstrip().startswith("["):
+    if not _is_json(member.text):
         return _cues(member)
     try:
-        return tuple(
+        words = tuple(
             WordTime(str(row["word"]), float(row["start_s"]), float(row["end_s"])) for row in _rows(member, "bad_times")
         )
     except (KeyError, TypeError, ValueError) as error:
         raise SampleError("bad_times", f"'{member.name}': a word without its times: {error}") from None
+    for word in words:
+        if not 0 <= word.start_s <= word.end_s < math.inf:
+            told = f"'{word.word}' from {word.start_s} to {word.end_s} s"
+            raise SampleError("bad_times", f"'{member.name}': no time is {told}")
+    return words
 
 
 def write_words(member: Member, words: Iterable[WordTime]) -> str:
     """In the form that the member has."""
-    if member.text.lstrip().startswith("["):
+    if _is_json(member.text):
         rows = [{"word": w.word, "start_s": round(w.start_s, 4), "end_s": round(w.end_s, 4)} for w in words]
         return json.dumps(rows, ensure_ascii=False)
     import pysubs2
@@ -97,6 +106,11 @@ def write_words(member: Member, words: Iterable[WordTime]) -> str:
     file = pysubs2.SSAFile()
     file.events = events
     return str(file.to_string(_form(member.text)))
+
+
+def _is_json(text: str) -> bool:
+    # ASS begins with "[Script Info]".
+    return text.lstrip().startswith("[") and _form(text) != "ass"
 
 
 def claims(view: View, text: str) -> list[str]:

@@ -175,6 +175,7 @@ class _Work:
         self.view = decoded(sample, policy.notes, changes)
         # Without what is large: the parent's pixels go as soon as an operator has made others of them.
         self.before = replace(self.view, pictures={}, clips={}, sounds={}, tensors={})
+        self.sizes = _sizes(self.view)
         self.changed: set[str] = set()
         self.applied: list[dict[str, Any]] = []
         self.skipped: list[dict[str, str]] = []
@@ -251,34 +252,44 @@ class _Work:
         return cast(Member, codec.ENCODERS[member.modality](member, after)) if name in self.changed else member
 
     def _note(self, member: Member) -> Member | None:
+        """It goes with what it is of, and is written anew where that has another size, place or time."""
+        if self._owner(member.name) in self.view.gone:
+            return None
+        sizes = _sizes(self.view)
         for image, name in self.policy.notes.boxes.items():
-            if name == member.name and image in self.view.pictures:
-                height, width = self.view.pictures[image].rgb_HWC.shape[:2]
-                text = notes.write_boxes(self.view.boxes.get(image, ()), width, height)
-                return self._noted(member, text, changed=self.view.boxes.get(image) != self.before.boxes.get(image))
+            if name == member.name and image in sizes:
+                now, old = (view.boxes.get(image, ()) for view in (self.view, self.before))
+                return self._of(image, member, notes.write_boxes(now, *sizes[image]), same=now == old)
         for film, name in self.policy.notes.film_boxes.items():
-            if name == member.name and film in self.view.clips:
-                height, width = self.view.clips[film][0].rgb_HWC.shape[:2]
-                now, old = (view.film_boxes.get(film, ()) for view in (self.view, self.before))
-                return self._noted(member, notes.write_film_boxes(now, width, height), changed=now != old)
+            if name == member.name and film in sizes:
+                each, before = (view.film_boxes.get(film, ()) for view in (self.view, self.before))
+                return self._of(film, member, notes.write_film_boxes(each, *sizes[film]), same=each == before)
         for sound, name in self.policy.notes.times.items():
             if name == member.name and sound in self.view.sounds:
                 words = self.view.words.get(sound, ())
-                text = notes.write_words(member, words)
-                return self._noted(member, text, changed=words != self.before.words.get(sound, ()))
-        return None if self._owner(member.name) in self.view.gone else member
+                same = words == self.before.words.get(sound, ())
+                return self._of(sound, member, notes.write_words(member, words), same=same)
+        return member
+
+    def _of(self, owner: str, member: Member, text: str, *, same: bool) -> Member:
+        if same and _sizes(self.view).get(owner) == self.sizes.get(owner):
+            return member
+        return codec.encode_text(member, Text(text, member.lang))
 
     def _owner(self, note: str) -> str | None:
         owners = {**self.policy.notes.boxes, **self.policy.notes.times, **self.policy.notes.film_boxes}
         return next((owner for owner, name in owners.items() if name == note), None)
 
-    def _noted(self, member: Member, text: str, *, changed: bool) -> Member:
-        return codec.encode_text(member, Text(text, member.lang)) if changed else member
-
     def record(self) -> dict[str, Any]:
         """What a replay needs, and what was left out and why."""
         mixed = {"partner_id": self.partner_id} if self.partner_id else {}
         return {"policy": self.policy.label, "applied": self.applied, "skipped": self.skipped, **mixed}
+
+
+def _sizes(view: View) -> dict[str, tuple[int, int]]:
+    """Width and height of pictures and films."""
+    shown = {**view.pictures, **{name: frames[0] for name, frames in view.clips.items()}}
+    return {name: (one.rgb_HWC.shape[1], one.rgb_HWC.shape[0]) for name, one in shown.items()}
 
 
 def decoded(sample: Sample, known: Notes, changes: frozenset[str]) -> View:

@@ -236,6 +236,28 @@ def test_boxes_move_with_the_picture_and_stay_in_pixels() -> None:
     assert child.members["caption"].text == "a dog on the right"
 
 
+@pytest.mark.parametrize("apply", [{"Resize": {"height": 4, "width": 8}}, {"LongestMaxSize": {"max_size": 8}}])
+def test_boxes_are_in_pixels_of_a_picture_of_another_size(apply: Any) -> None:
+    # The same shares of it, in single precision too.
+    parent = sample(picture(), text("a dog"), boxes(([0, 0, 8, 4], "a dog")))
+    child = child_of(joint(apply, boxes={"image": "regions"}), parent)
+    assert json.loads(child.members["regions"].text) == [{"box": [0.0, 0.0, 4.0, 2.0], "phrase": "a dog"}]
+
+
+def test_boxes_go_with_their_picture() -> None:
+    step = joint({"drop_modality": {"of": ["image"]}}, boxes={"image": "regions"})
+    child = child_of(step, sample(picture(), text("a dog"), boxes(([1, 1, 6, 6], "a dog"))))
+    assert set(child.members) == {"caption"}
+
+
+@pytest.mark.parametrize("box", [[6, 6, 1, 1], [5, 5, 3, 9], [1, 1, float("nan"), 5]])
+def test_a_box_whose_corners_are_none_is_told(box: list[float]) -> None:
+    # As a box of [x, y, width, height] it would be lost in silence, and its claim stay.
+    with pytest.raises(SampleError, match="no x0 < x1, y0 < y1 in") as caught:
+        made(joint("HorizontalFlip", boxes={"image": "regions"}), sample(picture(), text("a dog"), boxes((box, "a"))))
+    assert caught.value.reason == "bad_boxes"
+
+
 def test_what_left_the_frame_is_claimed_no_longer() -> None:
     step = joint({"Crop": {"x_max": 8, "y_max": 8}}, boxes={"image": "regions"})
     parent = sample(picture(), text("a dog and a cat"), boxes(([1, 1, 6, 6], "a dog"), ([10, 1, 15, 6], "a cat")))
@@ -279,6 +301,22 @@ def test_subtitles_follow_the_speed_and_stay_subtitles() -> None:
     srt = text("1\n00:00:00,500 --> 00:00:01,000\nHello\n", None, "times")
     child = child_of(step, sample(wav(), srt))
     assert "00:00:01,000 --> 00:00:02,000" in child.members["times"].text
+
+
+def test_ass_subtitles_follow_the_speed() -> None:
+    events = "[Events]\nFormat: Layer, Start, End, Style, Name, MarginL, MarginR, MarginV, Effect, Text\n"
+    line = "Dialogue: 0,0:00:00.50,0:00:01.00,Default,,0,0,0,,hello\n"
+    subtitles = text("[Script Info]\nScriptType: v4.00+\n\n" + events + line, "en", "words")
+    step = joint({"speed": {"factor": [2, 2]}}, times={"speech": "words"}, spoken={})
+    child = child_of(step, sample(wav(), subtitles))
+    assert "Dialogue: 0,0:00:00.25,0:00:00.50," in child.members["words"].text
+
+
+@pytest.mark.parametrize("when", [("a", float("nan"), 1.0), ("a", 2.0, 1.0), ("a", -1.0, 1.0)])
+def test_a_word_at_no_time_is_told(when: tuple[str, float, float]) -> None:
+    with pytest.raises(SampleError, match="no time is 'a' from") as caught:
+        made(joint("speed", times={"speech": "times"}), sample(wav(), times([when])))
+    assert caught.value.reason == "bad_times"
 
 
 def test_a_crop_in_time_keeps_the_words_inside() -> None:
