@@ -42,6 +42,7 @@ class Language:
         swaps: by effect.
         words: a pattern for each class of words.
         negations: words that turn a sentence round.
+        mutual: words by which items of a list are about each other.
         list_mark: what stands between items of a list.
         join: what stands before its last item.
         spaceless: whether words are written without blanks.
@@ -50,6 +51,7 @@ class Language:
     swaps: Mapping[str, Swap]
     words: Mapping[str, re.Pattern[str]]
     negations: re.Pattern[str]
+    mutual: re.Pattern[str]
     list_mark: re.Pattern[str]
     join: re.Pattern[str]
     spaceless: bool
@@ -73,6 +75,7 @@ def _load(tag: str) -> Language:
         words,
         # "isn't" ends in a negation without a blank before it.
         re.compile(f"{_any_of(data['negations'], edge).pattern}|n['\u2019]t\\b", re.IGNORECASE),
+        _any_of(data["mutual"], edge),
         re.compile(rf"\s*(?:{'|'.join(map(re.escape, data['list_marks']))})\s*"),
         re.compile(rf"{blanks}(?:{'|'.join(map(re.escape, data['joins']))}){blanks}", re.IGNORECASE),
         bool(data.get("spaceless")),

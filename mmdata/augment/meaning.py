@@ -108,7 +108,8 @@ def unclaim(text: str, lang: str | None, phrase: str) -> str:
     """
     words = language(lang)
     body, mark = _without_mark(text)
-    items = _items(body, words) if words else []
+    # Of two that play together, or of a cat and its tail, one cannot go.
+    items = _items(body, words) if words and not words.mutual.search(body) else []
     lists = [n for n, item in enumerate(items) if item.casefold() == phrase.strip().casefold()]
     if words is None or len(items) < 2 or len(lists) != 1:  # noqa: PLR2004 - one must stay
         raise VetoError("claim_cannot_go", f"'{phrase}' is not seen any more, and cannot be taken out of '{text[:80]}'")

@@ -337,7 +337,7 @@ def told(before: View, change: Change) -> View:
     for name, text in view.texts.items():
         effects = of_pictures | (frozenset() if name in said else of_sounds)
         words = text.text
-        for phrase in change.gone.get(name, ()):
+        for phrase in _untrue(before, change, name):
             words = meaning.unclaim(words, text.lang, phrase)
         texts[name] = Text(meaning.rewrite(words, text.lang, effects), text.lang)
     changed = {name for name, text in texts.items() if text != before.texts.get(name)} - change.spoken_anew
@@ -348,6 +348,19 @@ def told(before: View, change: Change) -> View:
         for film, frames in view.film_boxes.items()
     }
     return replace(view, texts=texts, boxes=boxes, film_boxes=films, gone=view.gone | mute)
+
+
+def _untrue(before: View, change: Change, name: str) -> list[str]:
+    """Phrases that left the picture, and that a text says, or says by other words for all that is known.
+
+    One text has a phrase for all of them: what the others, of other languages too, say of the thing is no truer.
+    """
+    text = before.texts[name].text.casefold() if name in before.texts else ""
+    gone = dict.fromkeys(phrase for phrases in change.gone.values() for phrase in phrases)
+    if not gone or not any(map(str.isalpha, text)):
+        return []
+    has_boxes = any(notes.claims(before, name))
+    return [phrase for phrase in gone if not has_boxes or phrase.casefold() in text]
 
 
 def _renamed(box: Box, texts: Mapping[str, Text]) -> Box:

@@ -269,6 +269,20 @@ def test_what_left_the_frame_is_claimed_no_longer() -> None:
     assert veto_of(step, bites) == "claim_cannot_go"
 
 
+def test_what_left_the_frame_is_claimed_by_no_other_text_either() -> None:
+    step = joint({"Crop": {"x_max": 8, "y_max": 8}}, boxes={"image": "regions"})
+    seen = boxes(([1, 1, 6, 6], "a dog"), ([10, 1, 15, 6], "a cat"))
+    parent = sample(picture(), text("a dog and a cat"), seen, text("A cat, a dog.", "en", "title"))
+    child = child_of(step, parent)
+    assert (child.members["caption"].text, child.members["title"].text) == ("a dog", "A dog.")
+    french = sample(picture(), text("a dog and a cat"), seen, text("un chien et un chat", "fr", "caption_fr"))
+    assert veto_of(step, french) == "claim_cannot_go"
+    apart = boxes(([1, 1, 6, 6], "a dog"), ([10, 1, 15, 6], "a cat"), ([1, 1, 6, 6], "a pet"))
+    assert isinstance(
+        child_of(step, sample(picture(), text("a dog and a cat"), apart, text("a pet", "en", "b"))), Sample
+    )
+
+
 def test_without_boxes_nothing_is_cropped() -> None:
     step = joint({"Crop": {"x_max": 8, "y_max": 8}}, boxes={"image": "regions"})
     assert veto_of(step, sample(picture(), text("a dog"))) == "no_boxes"

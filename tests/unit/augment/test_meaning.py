@@ -40,6 +40,7 @@ def test_every_language_has_every_class_and_both_swaps() -> None:
         assert all(data["words"].values()), tag
         assert data["negations"], tag
         assert data["joins"], tag
+        assert data["mutual"], tag
 
 
 def test_every_effect_has_its_words() -> None:
@@ -327,6 +328,11 @@ def test_whatever_a_text_says_it_is_true_or_vetoed(caption: str, lang: str | Non
         ("zh", "一只狗、一只猫和一头牛", "一只猫", "一只狗和一头牛"),
         ("en", "a dog bites a man", "a man", "<claim_cannot_go>"),
         ("en", "a dog", "a dog", "<claim_cannot_go>"),
+        ("en", "a dog and a cat playing together", "a dog", "<claim_cannot_go>"),
+        ("en", "a ball between a cat and a dog", "a dog", "<claim_cannot_go>"),
+        ("en", "a man and his dog", "a man", "<claim_cannot_go>"),
+        ("de", "ein Hund und eine Katze nebeneinander", "ein Hund", "<claim_cannot_go>"),
+        ("ru", "собака и её щенок", "собака", "<claim_cannot_go>"),
         ("en", "a dog and a dog", "a dog", "<claim_cannot_go>"),
         ("en", "a cat and a cow", "a dog", "<claim_cannot_go>"),
         ("en", "a dog. a cat", "a cat", "<claim_cannot_go>"),
