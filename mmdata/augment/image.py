@@ -115,7 +115,9 @@ class ImageOperator:
     changes: frozenset[str] = frozenset({"image", "video"})
 
     def __call__(self, view: View, rng: np.random.Generator) -> Change:
-        """Apply. Raises VetoError `no_boxes`, SampleError `image_operator` where the library refuses a picture."""
+        """Apply. Raises VetoError `no_boxes`, `nothing_found`, SampleError `image_operator` where a picture is refused."""
+        if self.needs_boxes:
+            _check_found(self.name, view)
         seed = int(rng.integers(2**32))
         done = {name: self._one(name, view.boxes.get(name), one, seed) for name, one in view.pictures.items()}
         films = {name: self._film(name, view.film_boxes.get(name), all_, seed) for name, all_ in view.clips.items()}
@@ -168,6 +170,15 @@ class ImageOperator:
         if self.kind.by:
             effects |= _BY[self.kind.by](drawn, picture.rgb_HWC.shape, changed.rgb_HWC.shape)
         return _Done(changed, left, _phrases(lost), effects, _readable(drawn))
+
+
+def _check_found(name: str, view: View) -> None:
+    """Raises VetoError where the things of a picture were looked for in vain, and texts say that there are some."""
+    told = next((text.text for text in view.texts.values() if any(map(str.isalpha, text.text))), None)
+    every = {**view.boxes, **{film: sum(frames, ()) for film, frames in view.film_boxes.items()}}
+    empty = next((one for one, boxes in every.items() if not boxes), None)
+    if told and empty:
+        raise VetoError("nothing_found", f"no thing of '{told[:80]}' has a box in '{empty}': {name} may take it away")
 
 
 class _Done(NamedTuple):

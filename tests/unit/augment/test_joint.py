@@ -244,6 +244,12 @@ def test_boxes_are_in_pixels_of_a_picture_of_another_size(apply: Any) -> None:
     assert json.loads(child.members["regions"].text) == [{"box": [0.0, 0.0, 4.0, 2.0], "phrase": "a dog"}]
 
 
+def test_nothing_is_cropped_where_nothing_that_is_told_was_found() -> None:
+    step = joint({"Crop": {"x_max": 8, "y_max": 8}}, boxes={"image": "regions"})
+    assert veto_of(step, sample(picture(), text("a dog"), boxes())) == "nothing_found"
+    assert child_of(step, sample(picture(), text("5"), boxes())).members["image"].measures["width"] == 8
+
+
 def test_boxes_go_with_their_picture() -> None:
     step = joint({"drop_modality": {"of": ["image"]}}, boxes={"image": "regions"})
     child = child_of(step, sample(picture(), text("a dog"), boxes(([1, 1, 6, 6], "a dog"))))
