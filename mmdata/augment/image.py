@@ -115,7 +115,7 @@ class ImageOperator:
     changes: frozenset[str] = frozenset({"image", "video"})
 
     def __call__(self, view: View, rng: np.random.Generator) -> Change:
-        """Apply. Raises VetoError `no_boxes`, `nothing_found`, SampleError `image_operator` where a picture is refused."""
+        """Apply. Raises VetoError `no_boxes`, `nothing_found`, SampleError `image_operator` for no picture."""
         if self.needs_boxes:
             _check_found(self.name, view)
         seed = int(rng.integers(2**32))

@@ -59,8 +59,12 @@ class Language:
 
 def language(tag: str | None) -> Language | None:
     """By the primary subtag of a BCP 47 tag; None where there is no file."""
-    primary = re.split(r"[-_]", (tag or "").lower())[0]
-    return _load(primary) if primary in LANGUAGES else None
+    return _load(primary(tag)) if primary(tag) in LANGUAGES else None
+
+
+def primary(tag: str | None) -> str:
+    """Of `zh_CN`, `EN-us`: zh, en; nothing where no language is told."""
+    return re.split(r"[-_]", (tag or "").lower())[0]
 
 
 @functools.cache

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import Field, field_validator
 
 from mmdata.augment.base import Change, Picture, Sound, Text, VetoError, View
+from mmdata.augment.lexicon import language, primary
 from mmdata.sample import Modality
 from mmdata.spec import Frozen
 
@@ -31,7 +32,7 @@ class Mixgen(Frozen):
     needs_boxes: bool = Field(False, exclude=True)
 
     def mix(self, view: View, other: View, rng: np.random.Generator) -> Change:  # noqa: ARG002 - nothing is drawn
-        """Blend every image that both have. Raises VetoError `nothing_in_common`, `languages_differ`."""
+        """Blend every image that both have. Raises VetoError `nothing_in_common`, `languages_differ`, `negated`."""
         both = _both(view.pictures, other.pictures, "image")
         pictures = dict(view.pictures)
         for name in both:
@@ -63,7 +64,7 @@ class Cutmix(Frozen):
         return share
 
     def mix(self, view: View, other: View, rng: np.random.Generator) -> Change:
-        """Paste. Raises VetoError `no_boxes`, `nothing_in_common`, `languages_differ`."""
+        """Paste. Raises VetoError `no_boxes`, `nothing_in_common`, `languages_differ`, `negated`."""
         (name, *_) = _both(view.pictures, other.pictures, "image")
         if name not in view.boxes:
             raise VetoError("no_boxes", f"where the things of '{name}' are is not known: name its boxes under `boxes:`")
@@ -101,14 +102,14 @@ class MixSounds(Frozen):
     needs_boxes: bool = Field(False, exclude=True)
 
     def mix(self, view: View, other: View, rng: np.random.Generator) -> Change:
-        """Add. Raises VetoError `nothing_in_common`, `languages_differ`, `spoken`, `silent`."""
+        """Add. Raises VetoError `nothing_in_common`, `languages_differ`, `negated`, `spoken`, `silent`."""
         both = _both(view.sounds, other.sounds, "sound")
         for name in both:
             if view.spoken.get(name) and view.words.get(name):
                 raise VetoError("spoken", f"two speakers at once leave no times of words true in '{name}'")
         ratio_db = float(rng.uniform(*self.ratio_db))
         sounds = {**view.sounds, **{n: _added(view.sounds[n], other.sounds[n], ratio_db) for n in both}}
-        texts = _joined(view, other)
+        texts = _joined(view, other, {text for name in both for text in view.spoken.get(name, ())})
         anew = frozenset(name for name in texts if texts[name] != view.texts[name])
         mixed = replace(view, sounds=sounds, texts=texts)
         return Change(mixed, frozenset({"noise"}), {"ratio_db": round(ratio_db, 3)}, spoken_anew=anew)
@@ -160,21 +161,32 @@ def _both(mine: Mapping[str, Any], theirs: Mapping[str, Any], what: str) -> list
     return both
 
 
-def _joined(view: View, other: View) -> dict[str, Text]:
-    """Each text with the other's of its name. Raises VetoError where one is missing or in another language."""
-    return {name: _join(name, text, other.texts.get(name)) for name, text in view.texts.items()}
+def _joined(view: View, other: View, said: Collection[str] = ()) -> dict[str, Text]:
+    """Each text with the other's of its name.
+
+    Raises VetoError where one is missing, in another language, or says what is not there: the other may have just that.
+    A sound that says `said` says it still.
+    """
+    return {name: _join(name, text, other.texts.get(name), is_said=name in said) for name, text in view.texts.items()}
 
 
-def _join(name: str, mine: Text, theirs: Text | None) -> Text:
+def _join(name: str, mine: Text, theirs: Text | None, *, is_said: bool) -> Text:
     if theirs is None:
         raise VetoError("nothing_in_common", f"the other sample has no text '{name}'")
-    if mine.lang != theirs.lang:
+    if primary(mine.lang) != primary(theirs.lang):
         raise VetoError("languages_differ", f"'{name}' is {mine.lang} here and {theirs.lang} there")
-    first = mine.text.rstrip()
-    spaceless = (mine.lang or "").split("-")[0] in _SPACELESS
+    first, second = mine.text.rstrip(), theirs.text.strip()
+    if not first or not second:
+        return Text(first or second, mine.lang)
+    words = language(mine.lang)
+    if words is not None and not is_said:
+        for text in (first, second):
+            if found := words.negations.search(text):
+                raise VetoError("negated", f"'{found[0]}' in '{text[:80]}': the other sample may have it")
+    spaceless = primary(mine.lang) in _SPACELESS
     if first[-1:] in _ENDS:
-        return Text(first + ("" if spaceless else " ") + theirs.text, mine.lang)
-    return Text(first + ("。" if spaceless else ". ") + theirs.text, mine.lang)
+        return Text(first + ("" if spaceless else " ") + second, mine.lang)
+    return Text(first + ("。" if spaceless else ". ") + second, mine.lang)
 
 
 def _silent(view: View) -> frozenset[str]:

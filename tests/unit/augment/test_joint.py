@@ -417,6 +417,22 @@ def test_texts_of_two_languages_are_not_joined() -> None:
     assert veto_of(joint("mixgen"), sample(picture(), text("a dog"))) == "no_partner"
 
 
+@pytest.mark.parametrize(
+    ("own", "others", "lang", "expected"),
+    [
+        ("a room without people", "two people", "en", "<negated>"),
+        ("a cat", "no cat", "en", "<negated>"),
+        ("", "a cat", "en", "a cat"),
+        ("a cat ", "", "en", "a cat"),
+        ("猫", "狗", "zh_CN", "猫。狗"),
+    ],
+)
+def test_texts_that_deny_are_not_joined(own: str, others: str, lang: str, expected: str) -> None:
+    other = replace(sample(picture(), text(others, lang)), sample_id="1" * 32)
+    (child,) = made(joint("mixgen"), sample(picture(), text(own, lang)), partners(other))
+    assert (f"<{child.reason}>" if isinstance(child, Veto) else child.members["caption"].text) == expected
+
+
 def test_cutmix_never_covers_what_is_claimed() -> None:
     other = replace(sample(picture(), text("a cow"), boxes(([0, 0, 16, 8], "a cow"))), sample_id="f" * 32)
     parent = sample(picture(), text("a dog"), boxes(([0, 0, 5, 8], "a dog")))
