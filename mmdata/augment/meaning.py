@@ -5,6 +5,7 @@ In the languages that have a file in `words/`; in others nothing is guessed.
 
 from __future__ import annotations
 
+import bisect
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
@@ -13,7 +14,7 @@ from mmdata.augment.base import EFFECTS, VetoError
 from mmdata.augment.lexicon import LANGUAGES, Language, Swap, language
 from mmdata.models.part_of_speech import tagger
 
-__all__ = ["LANGUAGES", "MINDS", "protected", "rewrite", "unclaim"]
+__all__ = ["LANGUAGES", "MINDS", "protected", "rewrite", "told", "unclaim"]
 
 # Which classes of words mind an effect, and the reason of the veto. What has become grey keeps its black and white.
 MINDS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
@@ -44,6 +45,7 @@ _MARKS: Final = ".!?。！？…"  # noqa: RUF001 - full-width marks on purpose
 _ADDRESS: Final = re.compile(r"\S+@\S+\.\w+|\w+://\S+|www\.\S+")
 _WORD: Final = re.compile(r"[^\W\d_]+(?:['\u2019-][^\W\d_]+)*")
 _SENTENCE_START: Final = re.compile(r"(?:^|[.!?…]\s+)[\"'«“(\[]*$")
+_BEFORE: Final = 32
 # Nouns begin with a capital there, names or not.
 _CAPITAL_NOUNS: Final = frozenset({"de"})
 
@@ -89,7 +91,12 @@ def _swapped(text: str, swap: Swap, reason: str) -> str:
 
 def _is_noun(text: str, match: re.Match[str]) -> bool:
     """Where nouns alone begin with a capital within a sentence: "die Rechte der Kinder" are no side."""
-    return match[0][0].isupper() and not match[0].isupper() and not _SENTENCE_START.search(text[: match.start()])
+    return match[0][0].isupper() and not match[0].isupper() and not _starts_sentence(text, match.start())
+
+
+def _starts_sentence(text: str, at: int) -> bool:
+    # A mark, blanks and quotes before it: no more is looked at.
+    return bool(_SENTENCE_START.search(text, max(0, at - _BEFORE), at))
 
 
 def _cased_like(original: str, word: str) -> str:
@@ -159,8 +166,7 @@ def protected(text: str, lang: str | None, phrases: Sequence[str] = ()) -> list[
     words = language(lang)
     if words is None:
         return [(0, len(text))] if text else []
-    patterns = [*words.words.values(), words.negations, _ADDRESS, *(swap.suspect for swap in words.swaps.values())]
-    spans = [match.span() for pattern in patterns for match in pattern.finditer(text)]
+    spans = [match.span() for pattern in (*_minded(words), _ADDRESS) for match in pattern.finditer(text)]
     spans += [
         match.span() for phrase in phrases if phrase for match in re.finditer(re.escape(phrase), text, re.IGNORECASE)
     ]
@@ -168,10 +174,21 @@ def protected(text: str, lang: str | None, phrases: Sequence[str] = ()) -> list[
     return _merged(_whole_words(text, spans) if not words.spaceless else spans)
 
 
+def told(text: str, lang: str | None) -> list[str]:
+    """What a text says that any effect minds, and its negations, sorted; numbers in digits aside."""
+    words = language(lang)
+    found = (match[0].lower() for pattern in _minded(words) for match in pattern.finditer(text)) if words else ()
+    return sorted(one for one in found if not one[0].isdigit())
+
+
+def _minded(words: Language) -> list[re.Pattern[str]]:
+    return [*words.words.values(), words.negations, *(swap.suspect for swap in words.swaps.values())]
+
+
 def _names(text: str, primary: str) -> Iterator[tuple[int, int]]:
     for match in _WORD.finditer(text):
         capital = match[0][0].isupper()
-        inside = not _SENTENCE_START.search(text[: match.start()]) or (primary == "en" and _is_name(match[0]))
+        inside = not _starts_sentence(text, match.start()) or (primary == "en" and _is_name(match[0]))
         # All capitals are a name wherever they stand (NASA), one letter is none (A, I).
         shouted = match[0].isupper() and len(match[0]) > 1
         if capital and (inside or shouted or primary in _CAPITAL_NOUNS):
@@ -186,12 +203,12 @@ def _is_name(word: str) -> bool:
 def _whole_words(text: str, spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     """A part of a word protects all of it: "left" in "left-handed"."""
     words = [match.span() for match in re.finditer(r"\S+", text)]
-    return [
-        (min(start, word[0]), max(end, word[1]))
-        for start, end in spans
-        for word in words
-        if word[0] < end and start < word[1]
-    ]
+    starts, ends = [start for start, _ in words], [end for _, end in words]
+    whole = []
+    for start, end in spans:
+        touched = words[bisect.bisect_right(ends, start) : bisect.bisect_left(starts, end)]
+        whole += [(min(start, word[0]), max(end, word[1])) for word in touched]
+    return whole
 
 
 def _merged(spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -19,13 +19,15 @@ from pydantic import Field
 from mmdata.augment import libraries
 from mmdata.augment.audio_own import validated
 from mmdata.augment.base import Change, Operator, Text, VetoError, View
-from mmdata.augment.meaning import protected
+from mmdata.augment.lexicon import primary
+from mmdata.augment.meaning import protected, told
 from mmdata.augment.notes import claims
 from mmdata.errors import WeightsError
 from mmdata.spec import Frozen
 
 _SYNONYMS: Final = "synonyms"
 _NOT_FOR_US: Final = frozenset({"name", "verbose", "tokenizer", "reverse_tokenizer", "use_custom_api", "device"})
+_TRIALS: Final = ("children play in a garden with several friends and animals of every kind " * 3,)
 _Apply = Callable[[str], str]
 
 
@@ -85,7 +87,20 @@ def _nlpaug(name: str, params: Mapping[str, Any]) -> _Apply:
         found = augmenter.augment(text)
         return str(found[0]) if found else text
 
+    if not from_path:
+        _try(name, apply)
     return apply
+
+
+def _try(name: str, apply: _Apply) -> None:
+    """Raises ValueError where it takes its parameters, and then no text: its classes look at them late."""
+    with warnings.catch_warnings(), libraries.seeded(np.random.default_rng(0)):
+        warnings.simplefilter("ignore")
+        try:
+            for text in _TRIALS:
+                apply(text)
+        except Exception as error:  # noqa: BLE001 - NotImplementedError, and whatever it comes across
+            raise ValueError(f"{name}: no text can be changed with these parameters: {error!r}") from None
 
 
 def _imported(module: str) -> Any:
@@ -113,7 +128,10 @@ class TextOperator:
     needs_boxes: bool = False
 
     def __call__(self, view: View, rng: np.random.Generator) -> Change:
-        """Change every text that may change. Raises VetoError `spoken`, `unknown_language`, `nothing_to_change`."""
+        """Change every text that may change.
+
+        Raises VetoError `spoken`, `unknown_language`, `nothing_to_change`, `not_applicable`, `says_more`.
+        """
         reasons, texts = [], dict(view.texts)
         for name, text in view.texts.items():
             if self.only and name not in self.only:
@@ -130,13 +148,16 @@ class TextOperator:
     def _changed(self, view: View, name: str, text: Text, rng: np.random.Generator) -> Text:
         if any(name in said for sound, said in view.spoken.items() if sound not in view.gone):
             raise VetoError("spoken", f"'{name}' is what a sound of the sample says")
-        if self.languages is not None and (text.lang or "").split("-")[0] not in self.languages:
+        if self.languages is not None and primary(text.lang) not in self.languages:
             raise VetoError(
                 "unknown_language", f"'{name}' is '{text.lang}'; {self.name} knows {', '.join(self.languages)}"
             )
         spans = protected(text.text, text.lang, claims(view, name))
         with libraries.seeded(rng):
-            return Text("".join(self._pieces(text.text, spans)), text.lang)
+            made = "".join(self._pieces(text.text, spans))
+        if told(made, text.lang) != told(text.text, text.lang):
+            raise VetoError("says_more", f"{self.name} made '{made[:80]}' of '{text.text[:80]}'")
+        return Text(made, text.lang)
 
     def _pieces(self, text: str, spans: list[tuple[int, int]]) -> list[str]:
         pieces, at = [], 0
@@ -152,6 +173,9 @@ class TextOperator:
             return text
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            made = self.apply(core)
+            try:
+                made = self.apply(core)
+            except Exception as error:  # noqa: BLE001 - it has none of its own for a text that is too short
+                raise VetoError("not_applicable", f"{self.name}: {libraries.first_line(error)}") from None
         start = text.index(core)
         return text[:start] + made.strip() + text[start + len(core) :]

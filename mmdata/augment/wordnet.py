@@ -64,6 +64,12 @@ _LEXNAMES: Final = [
     "verb.weather",
     "adj.ppl",
 ]
+# Penn tags by what they begin with, as WordNet has them.
+_POS_OF_TAG: Final = {"NN": "n", "JJ": "a", "VB": "v", "RB": "r"}
+# "C" is a degree, "he" is helium there.
+_SHORTEST: Final = 3
+# A sense that was meant so many times as often as all others.
+_SURE: Final = 20
 _POS_OF: Final = {"adj": 3, "adv": 4, "noun": 1, "verb": 2}
 
 
@@ -103,19 +109,52 @@ def synonym_augmenter(rate: float, most: int, path: str | None) -> Any:
 
 
 class _Dictionary:
-    """What nlpaug asks of a dictionary."""
+    """What nlpaug asks of a dictionary, of words with one sense alone: of a bat's seven, none is known to be meant."""
 
     def __init__(self, folder: Path) -> None:
         self._reader = _reader(str(folder))
+        self.predict = functools.lru_cache(maxsize=1 << 16)(self._predict)
 
-    def predict(self, word: str, pos: str | None = None) -> list[str]:
-        """Lemmas of all its senses, in WordNet's order."""
-        return [lemma.name() for sense in self._reader.synsets(word, pos=pos) for lemma in sense.lemmas()]
+    def _predict(self, word: str, pos: str | None = None) -> list[str]:
+        """Lemmas of the word's sense that mean it themselves; none of an inflected word, whose ending would be lost."""
+        sense = self._sense(word) if pos and len(word) >= _SHORTEST else None
+        if sense is None or sense.pos().replace("s", "a") != pos:
+            return []
+        names = sense.lemma_names()
+        if word.lower() not in map(str.lower, names):
+            return []
+        return [name for name in names if name.lower() != word.lower() and self._reader.synsets(name)[:1] == [sense]]
+
+    def _sense(self, word: str) -> Any:
+        """The only one, or nearly: by how often each was meant in the texts that WordNet counted."""
+        first, *others = self._reader.synsets(word) or [None]
+        if first is None or not others:
+            return first
+        meant, *else_meant = (_times_meant(word, sense) for sense in (first, *others))
+        return first if meant >= _SURE * max(1, sum(else_meant)) else None
 
     def pos_tag(self, tokens: list[str]) -> list[tuple[str, str]]:
-        """Penn tags by textblob: NLTK's tagger has data that no package carries."""
+        """Penn tags by textblob: NLTK's tagger has data that no package carries.
+
+        What has no synonym is told to be a determiner, which nlpaug leaves alone: so is a part of a name of several
+        words ("hot dog").
+        """
         found = tagger()(" ".join(tokens), tokenize=False)
-        return found if len(found) == len(tokens) else [(token, "X") for token in tokens]
+        found = found if len(found) == len(tokens) else [(token, "X") for token in tokens]
+        parts = {n for at in range(len(tokens)) for size in (2, 3) for n in self._named(tokens, at, size)}
+        return [
+            (word, tag if n not in parts and self.predict(word, _POS_OF_TAG.get(tag[:2])) else "DT")
+            for n, (word, tag) in enumerate(found)
+        ]
+
+    def _named(self, tokens: list[str], at: int, size: int) -> range:
+        words = tokens[at : at + size]
+        named = len(words) == size and self._reader.synsets("_".join(words))
+        return range(at, at + size) if named else range(0)
+
+
+def _times_meant(word: str, sense: Any) -> int:
+    return sum(lemma.count() for lemma in sense.lemmas() if lemma.name().lower() == word.lower())
 
 
 def _with_lexnames(folder: Path) -> Path:
