@@ -6,6 +6,7 @@ What each does to texts and times stands in `audio_effects.yaml`. The rate of sa
 from __future__ import annotations
 
 import functools
+import inspect
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -78,8 +79,6 @@ def _nlpaug(name: str, params: Mapping[str, Any]) -> _Apply:
     libraries.checked(
         name, cls.__init__, params, frozenset({"name", "verbose", "stateless", "sampling_rate", "noises"})
     )
-    import inspect
-
     rated = "sampling_rate" in inspect.signature(cls.__init__).parameters
     _built(name, cls, {**params, **({"sampling_rate": 16_000} if rated else {})})
 
@@ -101,8 +100,11 @@ def _built(name: str, cls: Any, params: Mapping[str, Any]) -> Any:
         warnings.simplefilter("ignore")
         try:
             return cls(**{key: libraries.tuples(value) for key, value in params.items()})
-        except (ValueError, TypeError, AssertionError) as error:
+        except (ValueError, TypeError) as error:
             raise ValueError(f"{name}: {libraries.first_line(error)}") from None
+        except Exception as error:  # noqa: BLE001 - an assertion without a word, or its own message fails
+            known = ", ".join(key for key in inspect.signature(cls.__init__).parameters if key not in {"self", "p"})
+            raise ValueError(f"{name}: refuses what it is given ({error!r}); its parameters: {known}") from None
 
 
 @dataclass(frozen=True)

@@ -27,9 +27,11 @@ class _Own(Frozen):
     needs_boxes: bool = Field(False, exclude=True)
 
 
-def _in_order(low_high: tuple[float, float], least: float) -> tuple[float, float]:
-    if not least < low_high[0] <= low_high[1]:
-        raise ValueError(f"{list(low_high)} is no range above {least}")
+def in_order(low_high: tuple[float, float], least: float = -math.inf, most: float = math.inf) -> tuple[float, float]:
+    """The range. Raises ValueError where it is none."""
+    if not least < low_high[0] <= low_high[1] <= most:
+        above = f" above {least}" if least > -math.inf else ", the least first"
+        raise ValueError(f"{list(low_high)} is no range{above}{f' up to {most}' if most < math.inf else ''}")
     return low_high
 
 
@@ -42,7 +44,7 @@ class Speed(_Own):
     @field_validator("factor")
     @classmethod
     def _range(cls, factor: tuple[float, float]) -> tuple[float, float]:
-        return _in_order(factor, 0.1)
+        return in_order(factor, 0.1, 10.0)
 
     def __call__(self, view: View, rng: np.random.Generator) -> Change:
         """Resample every sound. Raises VetoError `too_short`."""
@@ -74,6 +76,11 @@ class AddNoise(_Own):
     name: str = Field("add_noise", exclude=True)
     snr_db: tuple[float, float] = Field((10.0, 30.0), description="least and most, decibels")
     colour: Literal["white", "pink"] = Field("white", description="equal power a hertz, or an octave")
+
+    @field_validator("snr_db")
+    @classmethod
+    def _range(cls, snr_db: tuple[float, float]) -> tuple[float, float]:
+        return in_order(snr_db)
 
     def __call__(self, view: View, rng: np.random.Generator) -> Change:
         """Add to every sound. Raises VetoError `silent`."""
@@ -108,10 +115,15 @@ class Reverb(_Own):
     rt60_s: tuple[float, float] = Field((0.2, 0.8), description="least and most time of decay by 60 dB, seconds")
     wet_db: tuple[float, float] = Field((-20.0, -6.0), description="least and most of reflected over direct power")
 
+    @field_validator("wet_db")
+    @classmethod
+    def _wet_range(cls, wet_db: tuple[float, float]) -> tuple[float, float]:
+        return in_order(wet_db)
+
     @field_validator("rt60_s")
     @classmethod
     def _range(cls, rt60_s: tuple[float, float]) -> tuple[float, float]:
-        return _in_order(rt60_s, 0.0)
+        return in_order(rt60_s, 0.0)
 
     def __call__(self, view: View, rng: np.random.Generator) -> Change:
         """Reverberate every sound; its length and loudness stay."""

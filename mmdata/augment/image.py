@@ -99,7 +99,7 @@ def _sentence(error: Exception) -> str:
     """Pydantic's first complaint: the parameter, and what is wrong with it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if "validation error" in lines[0] and len(lines) > 2:  # noqa: PLR2004 - count, place, complaint
-        return f"{lines[1]}: {lines[2].partition(' [type=')[0]}"
+        return f"{lines[1]}: {lines[2].partition(' [type=')[0].removeprefix('Value error, ')}"
     return lines[0]
 
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 from pydantic import Field, field_validator
 
+from mmdata.augment.audio_own import in_order
 from mmdata.augment.base import Change, Picture, Sound, Text, VetoError, View
 from mmdata.augment.lexicon import language, primary
 from mmdata.sample import Modality
@@ -100,6 +101,11 @@ class MixSounds(Frozen):
     name: str = Field("mix_sounds", exclude=True)
     changes: frozenset[str] = Field(frozenset({"audio"}), exclude=True)
     needs_boxes: bool = Field(False, exclude=True)
+
+    @field_validator("ratio_db")
+    @classmethod
+    def _range(cls, ratio_db: tuple[float, float]) -> tuple[float, float]:
+        return in_order(ratio_db)
 
     def mix(self, view: View, other: View, rng: np.random.Generator) -> Change:
         """Add. Raises VetoError `nothing_in_common`, `languages_differ`, `negated`, `spoken`, `silent`."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from mmdata.augment import mix, tensor
+from mmdata.augment import libraries, mix, tensor
 from mmdata.augment.audio import audio_operator, audio_operators
 from mmdata.augment.audio_own import validated
 from mmdata.augment.base import Mixer, Operator
@@ -37,6 +37,8 @@ def operator(name: str, params: Mapping[str, Any]) -> Operator | Mixer:
         return maker(own, params)
     point = next((point for point in _offered() if point.name == name), None)
     if point is None:
+        if reason := _left_out().get(name):
+            raise ValueError(f"'{name}' is no operator here: {reason}")
         twice = [other for other in makers if other.endswith(f".{name}")]
         hint = f"; say which: {' or '.join(twice)}" if twice else nearest(name, operators())
         raise ValueError(f"unknown operator '{name}'{hint}")
@@ -44,15 +46,21 @@ def operator(name: str, params: Mapping[str, Any]) -> Operator | Mixer:
     return found
 
 
+def _left_out() -> dict[str, str]:
+    """Of the libraries' own, and why."""
+    tables = (libraries.table(f"{modality}_effects.yaml") for modality in ("image", "audio", "text"))
+    return {name: reason for table in tables for name, reason in table["left_out"].items()}
+
+
 def _makers() -> dict[str, tuple[_Maker, str]]:
-    libraries: Mapping[str, tuple[_Maker, list[str]]] = {
+    offered: Mapping[str, tuple[_Maker, list[str]]] = {
         "image": (image_operator, image_operators()),
         "audio": (audio_operator, audio_operators()),
         "text": (text_operator, text_operators()),
     }
-    every = [name for _, names in libraries.values() for name in names]
+    every = [name for _, names in offered.values() for name in names]
     found: dict[str, tuple[_Maker, str]] = {name: (_own, name) for name in _OWN}
-    for modality, (maker, names) in libraries.items():
+    for modality, (maker, names) in offered.items():
         for name in names:
             found[name if every.count(name) == 1 else f"{modality}.{name}"] = (maker, name)
     return found

@@ -18,6 +18,13 @@ if TYPE_CHECKING:
     from mmdata.augment.policy import Others, Policy
 
 
+# Parameters of operators that name members, and of which modality.
+_NAMING: Mapping[str, tuple[str, Modality | None]] = {
+    "time_crop": ("clock", None),
+    **dict.fromkeys(("jitter", "scale", "mask_time", "drop_channels", "mirror_channels"), ("members", "tensor")),
+    **dict.fromkeys(("synonyms", "KeyboardAug", "OcrAug", "RandomCharAug", "RandomWordAug"), ("texts", "text")),
+    **dict.fromkeys(("SpellingAug", "SplitAug", "ContextualWordEmbsAug"), ("texts", "text")),
+}
 _LIBRARIES = ("albumentations", "audiomentations", "nlpaug")
 
 
@@ -46,6 +53,8 @@ def _spelled(value: Any) -> Any:
         return {"op": value}
     if isinstance(value, Mapping) and len(value) == 1 and "op" not in value:
         ((name, given),) = value.items()
+        if given is not None and not isinstance(given, Mapping):
+            raise ValueError(f"the parameters of {name} are a mapping, not {given!r}: {name}: {{p: 0.5}}, say")
         params = dict(given or {})
         chance = {"p": params.pop("p")} if "p" in params else {}
         return {"op": name, "params": params, **chance}
@@ -167,6 +176,9 @@ class Joint(Augment):
             found |= dict.fromkeys(notes, kind) | dict.fromkeys(notes.values(), "text")  # type: ignore[arg-type]
         for sound, texts in (self.spoken or {}).items():
             found |= {sound: "audio", **dict.fromkeys(texts, "text")}
+        for entry in self.apply:
+            key, modality = _NAMING.get(entry.op, ("", None))
+            found |= {name: found.get(name, modality) for name in entry.params.get(key) or ()}
         return found | dict.fromkeys(self.sides, "tensor")
 
     def make(self, sample: Sample, seed: int, others: Others) -> Iterator[Sample | Veto]:

@@ -568,3 +568,36 @@ def test_a_box_of_no_frame_is_an_error_of_the_sample(frame: Any, tmp_path: Path)
     with pytest.raises(SampleError) as caught:
         child_of(joint("HorizontalFlip", **FILM_BOXES), sample(film, text(json.dumps(rows), None, "places")))
     assert caught.value.reason == "bad_boxes"
+
+
+# --- what a plan says ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("apply", "said"),
+    [
+        (
+            {"HorizontalFlip": 0.5},
+            r"parameters of HorizontalFlip are a mapping, not 0\.5: HorizontalFlip: \{p: 0\.5\}",
+        ),
+        ("Mosaic", "'Mosaic' is no operator here: pastes what no text of the sample says"),
+        ("AntonymAug", "'AntonymAug' is no operator here: says the contrary"),
+        ({"add_noise": {"snr_db": [30, 10]}}, r"add_noise: snr_db: \[30\.0, 10\.0\] is no range, the least first"),
+        ({"reverb": {"wet_db": [0, -20]}}, r"reverb: wet_db: \[0\.0, -20\.0\] is no range, the least first"),
+        ({"mix_sounds": {"ratio_db": [3, -3]}}, r"mix_sounds: ratio_db: \[3\.0, -3\.0\] is no range"),
+        ({"speed": {"factor": [0.9, 1e6]}}, r"speed: factor: \[0\.9, 1000000\.0\] is no range above 0\.1 up to 10\.0"),
+        ({"NoiseAug": {"color": "x"}}, "NoiseAug: refuses what it is given .* its parameters: zone, coverage, color"),
+        ("AdjustDuration", "AdjustDuration: refuses what it is given .* its parameters: duration_samples"),
+        ({"ColorJitter": {"hue": [0.1, 7]}}, "ColorJitter: hue: All values in hue must be within"),
+    ],
+)
+def test_what_cannot_be_applied_is_told_with_the_fix(apply: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        _ = joint(apply).policy
+
+
+def test_members_that_operators_name_are_looked_for_by_a_plan() -> None:
+    step = joint(
+        {"synonyms": {"texts": ["title"]}}, {"jitter": {"members": ["imu"]}}, {"time_crop": {"clock": ["speech"]}}
+    )
+    assert step.reads() == {"title": "text", "imu": "tensor", "speech": None}
