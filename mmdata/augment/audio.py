@@ -118,7 +118,7 @@ class AudioOperator:
     needs_boxes: bool = False
 
     def __call__(self, view: View, rng: np.random.Generator) -> Change:
-        """Apply to every sound. Raises VetoError `too_short`, `cut_speech`, `not_applicable`."""
+        """Apply to every sound. Raises VetoError `too_short`, `cut_speech`, `silent`, `not_applicable`."""
         sounds, words = dict(view.sounds), dict(view.words)
         drawn: dict[str, Any] = {}
         for name, sound in view.sounds.items():
@@ -128,6 +128,8 @@ class AudioOperator:
             audio_CT, drawn = self._applied(sound, rng)
             sounds[name], clipped = as_sound(audio_CT, sound.rate_hz)
             drawn = {**drawn, **clipped}
+            if sound.audio_CT.any() and not sounds[name].audio_CT.any():
+                raise VetoError("silent", f"{self.name} left nothing of '{name}'")
             if name in words:
                 words[name] = self._timed(words[name], drawn, sounds[name])
             self._check_speech(view, name, drawn, sounds[name])

@@ -19,7 +19,7 @@ from mmdata.augment.base import EFFECTS, Change, Sound, Text, VetoError, View, W
 RATE = 16_000
 TONE = (0.3 * np.sin(2 * np.pi * 220 * np.arange(2 * RATE) / RATE)).astype(np.float32)[None]
 WORDS = (WordTime("hello", 0.1, 0.4), WordTime("big", 0.6, 0.9), WordTime("world", 1.2, 1.6))
-NEEDED: dict[str, dict[str, Any]] = {"AdjustDuration": {"duration_seconds": 1.0}}
+NEEDED: dict[str, dict[str, Any]] = {"ShiftAug": {"duration": 0.5}, "AdjustDuration": {"duration_seconds": 1.0}}
 
 
 def view(audio_CT: np.ndarray = TONE, *, spoken: bool = False, words: tuple[WordTime, ...] | None = WORDS) -> View:
@@ -164,6 +164,13 @@ def test_too_short_is_a_veto() -> None:
         with pytest.raises(VetoError) as caught:
             done(name, of=view(TONE[:, :50]))
         assert caught.value.reason == "too_short"
+
+
+def test_a_sound_of_which_nothing_is_left_is_a_veto() -> None:
+    # Its default shifts by up to 3 s: all of a second goes out.
+    with pytest.raises(VetoError, match="ShiftAug left nothing of 'speech'") as caught:
+        done("ShiftAug", {"duration": 30.0, "direction": "left"}, of=view(TONE))
+    assert caught.value.reason == "silent"
 
 
 def test_what_is_too_loud_is_cut_and_said() -> None:
