@@ -41,6 +41,11 @@ MINDS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "gap": ("may_be_cut", ("whole", "count", "order")),
 }
 _AMBIGUOUS: Final = {"mirror": "ambiguous_side", "upside_down": "ambiguous_height"}
+_TURNING: Final = frozenset({"mirror", "upside_down", "turn"})
+# Arrows of Unicode, and hands that point; digits and what stands between them ("12:30", "1 + 1").
+_ARROWS: Final = "\u2190-\u21ff\u27f0-\u27ff\u2900-\u297f\u2b00-\u2b11"
+_ARROW: Final = re.compile(f"[{_ARROWS}\u261a-\u261f\U0001f446-\U0001f449\U0001f519-\U0001f51d]")
+_DIGITS_ALONE: Final = re.compile(r"[\W_]*\d[\d\W_]*")
 _MARKS: Final = ".!?。！？…"  # noqa: RUF001 - full-width marks on purpose
 _ADDRESS: Final = re.compile(r"\S+@\S+\.\w+|\w+://\S+|www\.\S+")
 _WORD: Final = re.compile(r"[^\W\d_]+(?:['\u2019-][^\W\d_]+)*")
@@ -57,7 +62,11 @@ def rewrite(text: str, lang: str | None, effects: frozenset[str]) -> str:
     `ambiguous_side`, `ambiguous_height`.
     """
     assert effects <= EFFECTS
-    if not effects or not any(map(str.isalpha, text)):
+    if not effects:
+        return text
+    for effect in sorted(effects & _TURNING):
+        _check_signs(text, effect)
+    if not any(map(str.isalpha, text)):
         return text
     words = language(lang)
     if words is None:
@@ -67,6 +76,12 @@ def rewrite(text: str, lang: str | None, effects: frozenset[str]) -> str:
     for effect in sorted(effects & words.swaps.keys()):
         text = _swapped(text, words.swaps[effect], _AMBIGUOUS[effect])
     return text
+
+
+def _check_signs(text: str, effect: str) -> None:
+    """What needs no words, and no language: arrows point to sides, and digits alone stand in the picture."""
+    if found := _DIGITS_ALONE.fullmatch(text.strip()) or _ARROW.search(text):
+        raise VetoError(MINDS[effect][0], f"'{found[0]}' may not be true any more: '{text[:80]}'")
 
 
 def _check(text: str, words: Language, effect: str) -> None:

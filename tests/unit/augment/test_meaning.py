@@ -81,8 +81,8 @@ def test_every_effect_has_its_words() -> None:
         ("ru", "Левая рука и правый глаз", "Правая рука и левый глаз"),
         ("zh", "一只猫在狗的左边", "一只猫在狗的右边"),
         ("zh_tw", "右手", "左手"),
-        (None, "1234 !?", "1234 !?"),
-        ("xx", "42", "42"),
+        (None, "... !?", "... !?"),
+        ("xx", "\U0001f600", "\U0001f600"),
     ],
 )
 def test_sides_change_places_in_six_languages(lang: str | None, given: str, expected: str) -> None:
@@ -141,6 +141,11 @@ def test_sides_change_places_in_six_languages(lang: str | None, given: str, expe
         ("ru", "большая буква", "mirrored_writing", "'буква'"),
         ("zh", "三点左右", "ambiguous_side", "'左右' in"),
         ("zh", "文字", "mirrored_writing", "'文'"),
+        # A picture of a 7 has a 7 in it, whatever the language.
+        (None, "7", "mirrored_writing", "'7' may not be true"),
+        ("xx", "12:30", "mirrored_writing", "'12:30' may not be true"),
+        ("en", "this way \u2192", "mirrored_writing", "'\u2192' may not be true"),
+        (None, "\U0001f449", "mirrored_writing", "'\U0001f449' may not be true"),
         ("it", "un gatto", "unknown_language", "nothing is known of what words of 'it' say: 'un gatto'"),
         (None, "a cat", "unknown_language", "nothing is known of what words of 'None' say"),
     ],
