@@ -115,8 +115,14 @@ def encode_clip(member: Member, frames: tuple[Picture, ...]) -> Member:
 
     data = redrawn(member.data, [frame.rgb_HWC for frame in frames], _film_limits())
     height, width = frames[0].rgb_HWC.shape[:2]
-    measures = {**member.measures, "width": round(width / 2) * 2, "height": round(height / 2) * 2}
+    width, height = even(width, height)
+    measures = {**member.measures, "width": width, "height": height}
     return replace(member, data=data, mime="video/mp4", extension="mp4", measures=measures)
+
+
+def even(width: int, height: int) -> tuple[int, int]:
+    """The sides that H.264 gives a film: half of its colours are stored."""
+    return round(width / 2) * 2, round(height / 2) * 2
 
 
 def _film_limits() -> Any:

@@ -255,7 +255,7 @@ class _Work:
         """It goes with what it is of, and is written anew where that has another size, place or time."""
         if self._owner(member.name) in self.view.gone:
             return None
-        sizes = _sizes(self.view)
+        sizes = self._sizes_now()
         for image, name in self.policy.notes.boxes.items():
             if name == member.name and image in sizes:
                 now, old = (view.boxes.get(image, ()) for view in (self.view, self.before))
@@ -271,8 +271,13 @@ class _Work:
                 return self._of(sound, member, notes.write_words(member, words), same=same)
         return member
 
+    def _sizes_now(self) -> dict[str, tuple[int, int]]:
+        """Films have even sides as soon as they are encoded."""
+        films = self.changed & set(self.view.clips)
+        return {n: codec.even(*size) if n in films else size for n, size in _sizes(self.view).items()}
+
     def _of(self, owner: str, member: Member, text: str, *, same: bool) -> Member:
-        if same and _sizes(self.view).get(owner) == self.sizes.get(owner):
+        if same and self._sizes_now().get(owner) == self.sizes.get(owner):
             return member
         return codec.encode_text(member, Text(text, member.lang))
 

@@ -388,6 +388,16 @@ def test_all_frames_of_a_film_are_changed_alike_and_its_sound_stays(tmp_path) ->
     assert child_of(joint("HorizontalFlip"), sample(film, text("on the left"))).members == child.members
 
 
+def test_boxes_of_a_film_are_in_pixels_of_the_film_that_was_encoded(tmp_path) -> None:
+    data = write_film(tmp_path / "film.mp4", [0.2]).read_bytes()
+    film = Member("film", "video", "video/mp4", "mp4", data, None, {"width": 128, "height": 64, "duration_s": 0.2})
+    seen = text(json.dumps([{"frame": 0, "box": [0, 0, 128, 32]}]), None, "seen")
+    step = joint({"Resize": {"height": 33, "width": 45}}, film_boxes={"film": "seen"})
+    child = child_of(step, sample(film, text("a dog"), seen))
+    assert (child.members["film"].measures["width"], child.members["film"].measures["height"]) == (44, 32)
+    assert json.loads(child.members["seen"].text) == [{"frame": 0, "box": [0.0, 0.0, 44.0, 16.0]}]
+
+
 # --- across samples --------------------------------------------------------------------------------------------------
 
 
