@@ -133,6 +133,7 @@ class _Resolver:
         self._check_labels(steps, members)
         self._check_reads(steps, members)
         self._check_findings(steps)
+        self._check_children(steps)
         self._check_embeddings(steps)
         pipeline = Pipeline(
             self.spec,
@@ -253,6 +254,15 @@ class _Resolver:
             source = step.vectors_of() if isinstance(step, Linked) else None
             if source is not None and source not in labels:
                 self._problem(keys, f"no aligner is called '{source}'{nearest(source, labels)}")
+
+    def _check_children(self, steps: dict[str, list[tuple[Keys, Step]]]) -> None:
+        """Children are made of what was taken in: not of the children that stand for it."""
+        made = [(keys, step) for keys, step in steps["augment"] if isinstance(step, Augment) and step.makes_children]
+        replacing = next((step.label for _, step in made if step.replaces), None)
+        for keys, step in made if replacing else ():
+            if not step.replaces:
+                fix = f"with `mode: online` the loader makes them of what '{replacing}' made"
+                self._problem(keys, f"its children would be of the inputs that '{replacing}' replaces; {fix}")
 
     def _check_embeddings(self, steps: dict[str, list[tuple[Keys, Step]]]) -> None:
         """Vectors beside the shards are of members that an aligner looks at."""

@@ -238,6 +238,16 @@ def test_a_good_plan_says_what_would_run() -> None:
             ["p.yaml:10:5 augment[1].joint: a step above is called 'joint' too; give one a `name:` of its own"],
         ),
         (
+            "augment:\n  - segments: {speech: caption, subtitles: caption}\n  - joint: {apply: [HorizontalFlip]}\n",
+            [
+                "p.yaml:9:5 augment[0].segments: no aligner is called 'timing'",
+                (
+                    "p.yaml:10:5 augment[1].joint: its children would be of the inputs that 'segments' replaces; with "
+                    "`mode: online` the loader makes them of what 'segments' made"
+                ),
+            ],
+        ),
+        (
             "augment:\n  - joint: {apply: [HorizontalFlip], spoken: {a: [caption]}}\n",
             ["p.yaml:9:5 augment[0].joint: no source declares the member 'a'; known here: caption, image"],
         ),
