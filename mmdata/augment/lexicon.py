@@ -102,18 +102,24 @@ def _swap(entry: Mapping[str, Any], edge: str) -> Swap:
     pairs = {a: b for pair in entry["pairs"] for a, b in (pair, pair[::-1])}
     each = "|".join(map(re.escape, sorted(pairs, key=len, reverse=True)))
     plain = [_phrase(phrase, each, edge) for phrase in entry.get("in", [] if "before" in entry else ["{}"])]
-    ending = [
-        _phrase(phrase, each, edge + _followed(group["words"], edge))
-        for group in entry.get("before", ())
-        for phrase in group["in"]
+    followed = [
+        _phrases(group["in"], each, edge + _followed(group["words"], edge), edge) for group in entry.get("before", ())
     ]
     suspect = _any_of([*pairs, *entry.get("also", [])], edge)
-    return Swap(pairs, (*plain, *ending), suspect, bool(entry.get("capitals")))
+    return Swap(pairs, (*plain, *followed), suspect, bool(entry.get("capitals")))
 
 
 def _phrase(phrase: str, words: str, edge: str) -> re.Pattern[str]:
     before, after = map(re.escape, phrase.split("{}"))
     return re.compile(f"{edge}{before}(?P<word>{words}){after}{edge}", re.IGNORECASE)
+
+
+def _phrases(phrases: Iterable[str], words: str, after: str, edge: str) -> re.Pattern[str]:
+    """Several as one pattern: they hold the word once each, and so are never within each other."""
+    each = (tuple(map(re.escape, phrase.split("{}"))) for phrase in phrases)
+    # What precedes the word, and what then must come behind it.
+    told = "|".join(f"{start}(?=(?:{words}){end}{after})" for start, end in each)
+    return re.compile(f"{edge}(?:{told})(?P<word>{words})", re.IGNORECASE)
 
 
 def _followed(words: Iterable[str], edge: str) -> str:
