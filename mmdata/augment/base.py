@@ -152,6 +152,7 @@ class View:
         members: names of all members but notes, decoded or not, by modality.
         gone: members that were taken away.
         sides: of tensors whose sides are known, by member name.
+        written: texts that say what is written in a picture.
     """
 
     pictures: Mapping[str, Picture] = field(default_factory=dict)
@@ -166,6 +167,7 @@ class View:
     members: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     gone: frozenset[str] = frozenset()
     sides: Mapping[str, Sides] = field(default_factory=dict)
+    written: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

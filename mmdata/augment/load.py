@@ -12,7 +12,7 @@ from mmdata.sample import Sample
 
 
 def load_policy(spec: Mapping[str, Any]) -> Policy:
-    """A policy of `label`, `apply` (each with `op`, `params`, `p`), `boxes`, `film_boxes`, `times`, `spoken`, `sides`.
+    """A policy of `label`, `apply` (each with `op`, `params`, `p`), and what `Notes` has, by their names.
 
     Raises ValueError.
     """
@@ -22,7 +22,12 @@ def load_policy(spec: Mapping[str, Any]) -> Policy:
         for name, one in (spec.get("sides") or {}).items()
     }
     notes = Notes(
-        spec.get("boxes") or {}, spec.get("times") or {}, spec.get("spoken"), sides, spec.get("film_boxes") or {}
+        spec.get("boxes") or {},
+        spec.get("times") or {},
+        spec.get("spoken"),
+        sides,
+        spec.get("film_boxes") or {},
+        frozenset(spec.get("written") or ()),
     )
     return Policy(spec["label"], entries, notes)
 

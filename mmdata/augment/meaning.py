@@ -14,7 +14,7 @@ from mmdata.augment.base import EFFECTS, VetoError
 from mmdata.augment.lexicon import LANGUAGES, Language, Swap, language
 from mmdata.models.part_of_speech import tagger
 
-__all__ = ["LANGUAGES", "MINDS", "protected", "rewrite", "told", "unclaim"]
+__all__ = ["LANGUAGES", "MINDS", "check_written", "protected", "rewrite", "told", "unclaim"]
 
 # Which classes of words mind an effect, and the reason of the veto. What has become grey keeps its black and white.
 MINDS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
@@ -76,6 +76,14 @@ def rewrite(text: str, lang: str | None, effects: frozenset[str]) -> str:
     for effect in sorted(effects & words.swaps.keys()):
         text = _swapped(text, words.swaps[effect], _AMBIGUOUS[effect])
     return text
+
+
+def check_written(text: str, effects: frozenset[str]) -> None:
+    """Of what is written in a picture, in any language. Raises VetoError where the effects leave it no longer so."""
+    for effect in sorted(effects):
+        reason, classes = MINDS[effect]
+        if any(map(str.isalnum, text)) and ("writing" in classes or effect == "move"):
+            raise VetoError(reason, f"'{text[:80]}' is written in the picture")
 
 
 def _check_signs(text: str, effect: str) -> None:

@@ -51,6 +51,7 @@ class Notes:
         times: audio member: the text member with the times of its words.
         spoken: audio member: the texts that it says; None: every text may be what any sound says.
         sides: tensor: what a mirror does to its channels.
+        written: texts that say what is written in a picture.
     """
 
     boxes: Mapping[str, str] = field(default_factory=dict)
@@ -58,6 +59,7 @@ class Notes:
     spoken: Mapping[str, Sequence[str]] | None = None
     sides: Mapping[str, Sides] = field(default_factory=dict)
     film_boxes: Mapping[str, str] = field(default_factory=dict)
+    written: frozenset[str] = frozenset()
 
     @property
     def members(self) -> frozenset[str]:
@@ -327,7 +329,8 @@ def decoded(sample: Sample, known: Notes, changes: frozenset[str]) -> View:
         for film, name in known.film_boxes.items()
         if name in sample.members and film in clips
     }
-    return View(pictures, clips, sounds, texts, tensors, boxes, film_boxes, words, spoken, names, sides=known.sides)
+    view = View(pictures, clips, sounds, texts, tensors, boxes, film_boxes, words, spoken, names)
+    return replace(view, sides=known.sides, written=known.written & texts.keys())
 
 
 def told(before: View, change: Change) -> View:
@@ -340,6 +343,9 @@ def told(before: View, change: Change) -> View:
     said = {name for texts in view.spoken.values() for name in texts}
     texts = dict(view.texts)
     for name, text in view.texts.items():
+        if name in view.written:
+            meaning.check_written(text.text, of_pictures)
+            continue
         effects = of_pictures | (frozenset() if name in said else of_sounds)
         words = text.text
         for phrase in _untrue(before, change, name):

@@ -130,7 +130,7 @@ class TextOperator:
     def __call__(self, view: View, rng: np.random.Generator) -> Change:
         """Change every text that may change.
 
-        Raises VetoError `spoken`, `unknown_language`, `nothing_to_change`, `not_applicable`, `says_more`.
+        Raises VetoError `spoken`, `written`, `unknown_language`, `nothing_to_change`, `not_applicable`, `says_more`.
         """
         reasons, texts = [], dict(view.texts)
         for name, text in view.texts.items():
@@ -148,6 +148,8 @@ class TextOperator:
     def _changed(self, view: View, name: str, text: Text, rng: np.random.Generator) -> Text:
         if any(name in said for sound, said in view.spoken.items() if sound not in view.gone):
             raise VetoError("spoken", f"'{name}' is what a sound of the sample says")
+        if name in view.written:
+            raise VetoError("written", f"'{name}' is what is written in a picture")
         if self.languages is not None and primary(text.lang) not in self.languages:
             raise VetoError(
                 "unknown_language", f"'{name}' is '{text.lang}'; {self.name} knows {', '.join(self.languages)}"

@@ -106,6 +106,11 @@ class Joint(Augment):
     spoken: dict[str, list[str]] | None = Field(
         None, description="audio member: the texts it says; default: every text may be what any sound says"
     )
+    written: list[str] = Field(
+        default=[],
+        description="texts that say what is written in a picture, as `align: - ocr` makes them: nothing mirrors, "
+        "blurs, covers or crops a picture that has any",
+    )
     sides: dict[str, Mirrored] = Field(
         default={}, description="tensor: what a mirror does to it; one that is not named here is never mirrored along"
     )
@@ -167,6 +172,7 @@ class Joint(Augment):
             **{name: getattr(self, name) for name in ("boxes", "times", "spoken")},
             **({"sides": self.model_dump(mode="json")["sides"]} if self.sides else {}),
             **({"film_boxes": self.film_boxes} if self.film_boxes else {}),
+            **({"written": self.written} if self.written else {}),
         }
 
     def reads(self) -> dict[str, Modality | None]:
@@ -179,7 +185,7 @@ class Joint(Augment):
         for entry in self.apply:
             key, modality = _NAMING.get(entry.op, ("", None))
             found |= {name: found.get(name, modality) for name in entry.params.get(key) or ()}
-        return found | dict.fromkeys(self.sides, "tensor")
+        return found | dict.fromkeys(self.written, "text") | dict.fromkeys(self.sides, "tensor")
 
     def make(self, sample: Sample, seed: int, others: Others) -> Iterator[Sample | Veto]:
         """The children; a veto for each that could not be made. Raises SampleError where a member cannot be decoded."""

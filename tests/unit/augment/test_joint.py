@@ -165,6 +165,19 @@ def test_an_operator_that_cannot_stay_true_is_left_out_and_the_others_are_not() 
     assert child.members["caption"].text == "a red ball on the right"
 
 
+def test_what_is_written_in_a_picture_is_minded_in_any_language_and_stays() -> None:
+    parent = sample(picture(), text("a shop"), text("turn left · открыто", None, "written"))
+    for apply, reason in [("HorizontalFlip", "mirrored_writing"), ({"Blur": {}}, "detail_named")]:
+        assert veto_of(joint(apply, written=["written"]), parent) == reason
+    child = child_of(joint("RandomBrightnessContrast", "KeyboardAug", written=["written"], children=1), parent)
+    assert child.members["written"] == parent.members["written"]
+    assert child.members["caption"].text != "a shop"
+    bare = sample(picture(), text("a shop"), text("", None, "written"))
+    assert child_of(joint("HorizontalFlip", written=["written"]), bare).members["caption"].text == "a shop"
+    assert joint("Blur", written=["written"]).reads() == {"written": "text"}
+    assert joint("Blur", written=["written"]).policy_of_shards()["written"] == ["written"]
+
+
 def test_without_an_image_there_is_nothing_to_mirror() -> None:
     assert veto_of(joint("HorizontalFlip"), sample(text("a cat"))) == "nothing_drawn"
 
