@@ -63,6 +63,7 @@ def test_every_effect_has_its_words() -> None:
         ("en", "the man on the left in a hat", "the man on the right in a hat"),
         ("en", "a girl on the left smiling, facing right", "a girl on the right smiling, facing left"),
         ("en", "its left wing up", "its right wing up"),
+        ("en", "From left to right: a cat", "From right to left: a cat"),
         ("de", "Rechte Hand. Links ein Hund", "Linke Hand. Rechts ein Hund"),
         ("ru", "левыми колёсами на траве", "правыми колёсами на траве"),
         ("en", "a dog at the right of what is a house", "a dog at the left of what is a house"),
