@@ -189,7 +189,10 @@ class _Work:
         partner: Sample | None = None
         if _mixes(operator):
             partner = self._partner(rng)
-            other = decoded(partner, self.policy.notes, operator.changes)
+            try:
+                other = decoded(partner, self.policy.notes, operator.changes)
+            except SampleError as error:
+                raise VetoError("partner_broken", f"the sample to mix it with: {error}") from None
             change = operator.mix(self.view, other, rng)
         else:
             change = operator(self.view, rng)

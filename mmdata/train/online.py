@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from mmdata.errors import TrainError
+from mmdata.errors import SampleError, TrainError
 from mmdata.sample import Member, Sample
 from mmdata.train.manifest import ShardFolder
 from mmdata.train.places import LocalPlace
@@ -44,16 +44,11 @@ class OnlineAugment:
         self._reader = ShardReader(index, member_max_bytes)
 
     def child(self, epoch: int, row: int) -> Mapping[str, bytes] | None:
-        """Payloads of a sample's child in an epoch, by member; None where the sample is seen as it is.
-
-        Raises SampleError where a member cannot be decoded.
-        """
-        from mmdata.augment.base import VetoError
-
+        """Payloads of a sample's child in an epoch, by member; None where the sample is seen as it is."""
         policy = self._policies[epoch % len(self._policies)]
         try:
             child = policy.child(self._sample(row), epoch // len(self._policies), self._seed, self._other)
-        except (VetoError, _ElsewhereError):
+        except (SampleError, _ElsewhereError):
             return None
         return {name: member.data for name, member in child.members.items()}
 

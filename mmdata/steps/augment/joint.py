@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, NonNegativeInt, WithJsonSchema, model_validator
 
+from mmdata.errors import SampleError
 from mmdata.sample import Modality, Sample
 from mmdata.spec import Frozen
 from mmdata.steps.base import Augment
@@ -188,11 +189,10 @@ class Joint(Augment):
         return found | dict.fromkeys(self.written, "text") | dict.fromkeys(self.sides, "tensor")
 
     def make(self, sample: Sample, seed: int, others: Others) -> Iterator[Sample | Veto]:
-        """The children; a veto for each that could not be made. Raises SampleError where a member cannot be decoded."""
-        from mmdata.augment.base import VetoError
-
+        """The children; a veto for each that could not be made: another may not need the member that is broken."""
         for number in range(self.children if self.mode == "materialize" else 0):
             try:
                 yield self.policy.child(sample, number, seed, others)
-            except VetoError as error:
-                yield Veto(f"{self.label}_{number}", error.reason, str(error), error.record)
+            except SampleError as error:
+                record = getattr(error, "record", None)
+                yield Veto(f"{self.label}_{number}", error.reason, str(error), record)

@@ -18,7 +18,6 @@ from PIL import Image
 
 from mmdata.augment.load import replay
 from mmdata.augment.policy import Others, chosen, nobody
-from mmdata.errors import SampleError
 from mmdata.media.video import Limits, frames_of_film, measure_video
 from mmdata.sample import Member, Sample, child_id
 from mmdata.steps.augment.joint import Joint
@@ -183,9 +182,22 @@ def test_without_an_image_there_is_nothing_to_mirror() -> None:
 
 
 def test_a_broken_image_is_an_error_of_the_sample() -> None:
-    with pytest.raises(SampleError) as caught:
-        flipped(sample(replace(picture(), data=picture().data[:60])))
-    assert caught.value.reason == "bad_image"
+    assert veto_of(joint("HorizontalFlip"), sample(replace(picture(), data=picture().data[:60]))) == "bad_image"
+
+
+def test_a_broken_member_costs_the_children_that_need_it() -> None:
+    step = joint({"speed": {"p": 0.5}}, "HorizontalFlip", children=8, spoken={})
+    found = made(step, sample(picture(), speech()))
+    assert {one.reason for one in found if isinstance(one, Veto)} == {"bad_audio"}
+    assert 0 < sum(isinstance(one, Sample) for one in found) < len(found) == 8
+
+
+def test_a_broken_partner_is_not_mixed_in_and_costs_nothing_else() -> None:
+    other = replace(sample(replace(picture(), data=b"no picture"), text("a dog")), sample_id="1" * 32)
+    child = child_of(joint("mixgen", "HorizontalFlip"), sample(picture(), text("a cat")), partners(other))
+    assert child.augmentation is not None
+    assert [one["reason"] for one in child.augmentation["skipped"]] == ["partner_broken"]
+    assert [one["op"] for one in child.augmentation["applied"]] == ["HorizontalFlip"]
 
 
 def test_transparency_moves_with_the_picture() -> None:
@@ -272,9 +284,12 @@ def test_boxes_go_with_their_picture() -> None:
 @pytest.mark.parametrize("box", [[6, 6, 1, 1], [5, 5, 3, 9], [1, 1, float("nan"), 5]])
 def test_a_box_whose_corners_are_none_is_told(box: list[float]) -> None:
     # As a box of [x, y, width, height] it would be lost in silence, and its claim stay.
-    with pytest.raises(SampleError, match="no x0 < x1, y0 < y1 in") as caught:
-        made(joint("HorizontalFlip", boxes={"image": "regions"}), sample(picture(), text("a dog"), boxes((box, "a"))))
-    assert caught.value.reason == "bad_boxes"
+    (veto,) = made(
+        joint("HorizontalFlip", boxes={"image": "regions"}), sample(picture(), text("a dog"), boxes((box, "a")))
+    )
+    assert isinstance(veto, Veto)
+    assert veto.reason == "bad_boxes"
+    assert "no x0 < x1, y0 < y1 in" in veto.detail
 
 
 def test_what_left_the_frame_is_claimed_no_longer() -> None:
@@ -309,9 +324,7 @@ def test_without_boxes_nothing_is_cropped() -> None:
 
 def test_broken_notes_are_an_error_of_the_sample() -> None:
     step = joint("HorizontalFlip", boxes={"image": "regions"})
-    with pytest.raises(SampleError) as caught:
-        made(step, sample(picture(), text("[{", None, "regions")))
-    assert caught.value.reason == "bad_boxes"
+    assert veto_of(step, sample(picture(), text("[{", None, "regions"))) == "bad_boxes"
 
 
 WORDS = [("hello", 0.1, 0.4), ("big", 0.6, 0.9), ("world", 1.2, 1.6)]
@@ -347,9 +360,10 @@ def test_ass_subtitles_follow_the_speed() -> None:
 
 @pytest.mark.parametrize("when", [("a", float("nan"), 1.0), ("a", 2.0, 1.0), ("a", -1.0, 1.0)])
 def test_a_word_at_no_time_is_told(when: tuple[str, float, float]) -> None:
-    with pytest.raises(SampleError, match="no time is 'a' from") as caught:
-        made(joint("speed", times={"speech": "times"}), sample(wav(), times([when])))
-    assert caught.value.reason == "bad_times"
+    (veto,) = made(joint("speed", times={"speech": "times"}), sample(wav(), times([when])))
+    assert isinstance(veto, Veto)
+    assert veto.reason == "bad_times"
+    assert "no time is 'a' from" in veto.detail
 
 
 def test_a_crop_in_time_keeps_the_words_inside() -> None:
@@ -588,9 +602,8 @@ def test_a_film_never_jumps_from_frame_to_frame(tmp_path: Path) -> None:
 def test_a_box_of_no_frame_is_an_error_of_the_sample(frame: Any, tmp_path: Path) -> None:
     film = film_of(tmp_path).members["film"]
     rows = [{"frame": frame, "box": [0, 0, 9, 9]}]
-    with pytest.raises(SampleError) as caught:
-        child_of(joint("HorizontalFlip", **FILM_BOXES), sample(film, text(json.dumps(rows), None, "places")))
-    assert caught.value.reason == "bad_boxes"
+    parent = sample(film, text(json.dumps(rows), None, "places"))
+    assert veto_of(joint("HorizontalFlip", **FILM_BOXES), parent) == "bad_boxes"
 
 
 # --- what a plan says ------------------------------------------------------------------------------------------------
