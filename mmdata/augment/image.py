@@ -17,6 +17,7 @@ import numpy as np
 
 from mmdata.augment import libraries
 from mmdata.augment.base import Box, Change, Picture, VetoError, View
+from mmdata.augment.notes import check_found
 from mmdata.errors import SampleError
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ class ImageOperator:
     def __call__(self, view: View, rng: np.random.Generator) -> Change:
         """Apply. Raises VetoError `no_boxes`, `nothing_found`, SampleError `image_operator` for no picture."""
         if self.needs_boxes:
-            _check_found(self.name, view)
+            check_found(self.name, view)
         seed = int(rng.integers(2**32))
         done = {name: self._one(name, view.boxes.get(name), one, seed) for name, one in view.pictures.items()}
         films = {name: self._film(name, view.film_boxes.get(name), all_, seed) for name, all_ in view.clips.items()}
@@ -170,15 +171,6 @@ class ImageOperator:
         if self.kind.by:
             effects |= _BY[self.kind.by](drawn, picture.rgb_HWC.shape, changed.rgb_HWC.shape)
         return _Done(changed, left, _phrases(lost), effects, _readable(drawn))
-
-
-def _check_found(name: str, view: View) -> None:
-    """Raises VetoError where the things of a picture were looked for in vain, and texts say that there are some."""
-    told = next((text.text for text in view.texts.values() if any(map(str.isalpha, text.text))), None)
-    every = {**view.boxes, **{film: sum(frames, ()) for film, frames in view.film_boxes.items()}}
-    empty = next((one for one, boxes in every.items() if not boxes), None)
-    if told and empty:
-        raise VetoError("nothing_found", f"no thing of '{told[:80]}' has a box in '{empty}': {name} may take it away")
 
 
 class _Done(NamedTuple):

@@ -12,6 +12,7 @@ from pydantic import Field, field_validator
 from mmdata.augment.audio_own import in_order
 from mmdata.augment.base import Change, Picture, Sound, Text, VetoError, View
 from mmdata.augment.lexicon import language, primary
+from mmdata.augment.notes import check_found
 from mmdata.sample import Modality
 from mmdata.spec import Frozen
 
@@ -65,10 +66,11 @@ class Cutmix(Frozen):
         return share
 
     def mix(self, view: View, other: View, rng: np.random.Generator) -> Change:
-        """Paste. Raises VetoError `no_boxes`, `nothing_in_common`, `languages_differ`, `negated`."""
+        """Paste. Raises VetoError `no_boxes`, `nothing_found`, `nothing_in_common`, `languages_differ`, `negated`."""
         (name, *_) = _both(view.pictures, other.pictures, "image")
         if name not in view.boxes:
             raise VetoError("no_boxes", f"where the things of '{name}' are is not known: name its boxes under `boxes:`")
+        check_found(self.name, view)
         below = view.pictures[name]
         height, width = below.rgb_HWC.shape[:2]
         scale = float(np.sqrt(rng.uniform(*self.share)))

@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from mmdata.augment.base import Box, Text, View, WordTime
+from mmdata.augment.base import Box, Text, VetoError, View, WordTime
 from mmdata.errors import SampleError
 from mmdata.sample import Member
 
@@ -111,6 +111,15 @@ def write_words(member: Member, words: Iterable[WordTime]) -> str:
 def _is_json(text: str) -> bool:
     # ASS begins with "[Script Info]".
     return text.lstrip().startswith("[") and _form(text) != "ass"
+
+
+def check_found(name: str, view: View) -> None:
+    """Raises VetoError where the things of a picture were looked for in vain, and texts say that there are some."""
+    told = next((text.text for text in view.texts.values() if any(map(str.isalpha, text.text))), None)
+    every = {**view.boxes, **{film: sum(frames, ()) for film, frames in view.film_boxes.items()}}
+    empty = next((one for one, boxes in every.items() if not boxes), None)
+    if told and empty:
+        raise VetoError("nothing_found", f"no thing of '{told[:80]}' has a box in '{empty}': {name} may take it away")
 
 
 def claims(view: View, text: str) -> list[str]:

@@ -273,6 +273,9 @@ def test_nothing_is_cropped_where_nothing_that_is_told_was_found() -> None:
     step = joint({"Crop": {"x_max": 8, "y_max": 8}}, boxes={"image": "regions"})
     assert veto_of(step, sample(picture(), text("a dog"), boxes())) == "nothing_found"
     assert child_of(step, sample(picture(), text("5"), boxes())).members["image"].measures["width"] == 8
+    other = replace(sample(picture(), text("a cat")), sample_id="1" * 32)
+    mixed = joint("cutmix", boxes={"image": "regions"})
+    assert veto_of(mixed, sample(picture(), text("a dog"), boxes()), partners(other)) == "nothing_found"
 
 
 def test_boxes_go_with_their_picture() -> None:
