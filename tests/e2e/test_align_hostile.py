@@ -111,4 +111,8 @@ def test_too_few_pairs_to_learn_from_are_said_not_fatal(spoken_stamps):
     assert "crossfit.image_caption: not calibrated: 0 scores" in said
     assert "5 not judged, most often: too few pairs to hold any out: 10 have to differ from the commonest" in said
     found = scores(spoken_stamps, "out")
-    assert {aligner for (_, aligner), row in found.items() if row["score"] is not None} == {"clip", "regions", "whisper"}
+    assert {aligner for (_, aligner), row in found.items() if row["score"] is not None} == {
+        "clip",
+        "regions",
+        "whisper",
+    }
