@@ -149,7 +149,7 @@ def _take_in(found: Input, how: Mapping[Modality, Ingest], payloads: Payloads) -
                 kind = type(error)
                 where = printable(ref.url or "inline")
                 raise kind(error.reason, f"{ref.modality} '{ref.name}' ({where}): {error}") from None
-            if error.reason not in _ABSENT:
+            if ref.problem or error.reason not in _ABSENT:
                 bad.append(BadMember(ref.name, ref.modality, f"{error.reason}: {error}"))
     if not members:
         raise SampleError("no_members", "none of its members is there")

@@ -195,7 +195,8 @@ class Table(Source):
             url = None if value is not None else f"column {member.column}"
             return Ref(name, modality, url, value, member.lang, required=member.required, version=version)
         path, version = located(value)
-        return Ref(name, modality, path, None, member.lang, required=member.required, version=version)
+        absent = _ABSENT if version is None else None
+        return Ref(name, modality, path, None, member.lang, required=member.required, version=version, problem=absent)
 
     def _folder(self) -> str:
         folder = self.root or (self.file[0].rpartition("/")[0] or ".")
@@ -214,6 +215,7 @@ _FIX_BYTES = (
     "files inside of Parquet are read by `huggingface: {path: parquet, data_files: [...], members: {image: column}}`"
 )
 _NO_URL = "no URL"
+_ABSENT = ("missing_member", "the table names it, and it is not there")
 _OUTSIDE = "outside root"
 
 

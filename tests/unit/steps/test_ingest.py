@@ -288,6 +288,7 @@ def test_a_part_holds_a_row_for_every_input_with_its_reason(tmp_path: Path) -> N
             good,
             ref("sound", "audio", url=str(tmp_path / "bad.wav"), required=False),
             ref("caption_fr", "text", text="x", line="fr={text}", required=False),
+            ref("named", "image", url="gone.png", version=None, required=False, problem=["missing_member", "named"]),
         ],
         "nothing": [ref("caption_fr", "text", text="x", line="fr={text}", required=False)],
         "video": [ref("video", "video", url=str(tmp_path / "good.png"))],
@@ -326,8 +327,9 @@ def test_a_part_holds_a_row_for_every_input_with_its_reason(tmp_path: Path) -> N
     }
     assert sorted(optional.members) == ["image"]
     bad = {member["name"]: member["error"] for member in rows["optional"]["members"] if member["error"]}
-    assert list(bad) == ["sound"]
+    assert list(bad) == ["sound", "named"]
     assert bad["sound"].startswith("not_audio: ")
+    assert bad["named"] == "missing_member: named"
 
 
 @pytest.mark.parametrize(

@@ -202,6 +202,7 @@ def test_a_missing_file_and_an_empty_cell_have_no_version(media: Path) -> None:
     (found,) = table(media / "t.jsonl").inputs()
     assert found.problem is None
     assert [(ref.name, ref.version) for ref in found.refs] == [("speech", None), ("caption", None)]
+    assert [ref.problem and ref.problem[0] for ref in found.refs] == ["missing_member", None]
     for ref in found.refs:
         with pytest.raises(SampleError) as caught:
             Payloads([]).of(ref, 10)
