@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
@@ -69,6 +71,9 @@ def _read(ref: Ref, max_bytes: int) -> bytes:
         data = read_range(str(ref.url), offset, wanted)
     else:
         try:
+            # A pipe would be waited for without end, and a device read.
+            if not stat.S_ISREG(os.stat(str(ref.url)).st_mode):
+                raise SampleError("unreadable", "cannot be read: it is no plain file")
             with Path(str(ref.url)).open("rb") as file:
                 file.seek(offset)
                 data = file.read(wanted)

@@ -57,6 +57,16 @@ def media(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.timeout(20)
+def test_a_pipe_is_not_waited_for(tmp_path: Path):
+    os.mkfifo(tmp_path / "a.wav")
+    write(tmp_path / "t.csv", [{"file": "a.wav", "said": "a"}])
+    (found,) = table(tmp_path / "t.csv").inputs()
+    with pytest.raises(SampleError, match="no plain file") as caught:
+        Payloads([]).of(found.refs[0], 100)
+    assert caught.value.reason == "unreadable"
+
+
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "ndjson", "parquet"])
 def test_rows_of_every_format_are_the_same_inputs(media: Path, suffix: str) -> None:
     write(media / f"t.{suffix}", ROWS)
