@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -215,6 +215,7 @@ class _Resolver:
                 self._problem(keys, f"'{column}' is masked as a text, but names the samples too, as it stands; {fix}")
 
     def _check_labels(self, steps: dict[str, list[tuple[Keys, Step]]], members: dict[str, Declared]) -> None:
+        judging = [step.label for _, step in (*steps["align"], *steps["measure"]) if isinstance(step, Align | Measure)]
         for block in (("sources",), ("align", "measure"), ("augment",)):
             seen: set[str] = set()
             for keys, step in (found for name in block for found in steps[name]):
@@ -224,6 +225,10 @@ class _Resolver:
                     self._problem(keys, f"a step above is called '{label}' too; {fix}")
                 if isinstance(step, Align | Measure):
                     self._check_name(keys, label, members)
+                elif isinstance(step, Augment):
+                    self._check_folder(keys, label, (*_OWN_PARTS, *judging))
+                elif isinstance(step, Crawled):
+                    self._check_folder(keys, label, ())
                 seen.add(label)
         for name in members.keys() & _RESERVED:
             self._problem(("sources",), f"a member cannot be called '{name}': that is a column of the catalog")
@@ -235,6 +240,14 @@ class _Resolver:
             self._problem(keys, f"{kind} cannot be called '{label}': rules could not tell it from a column; {fix}")
         if label in _OWN_PARTS:
             self._problem(keys, f"{kind} cannot be called '{label}': that is a folder of the build")
+
+    def _check_folder(self, keys: Keys, label: str, others: Sequence[str]) -> None:
+        """Of what makes children, and of crawls: their names are folders of the build."""
+        if not re.fullmatch(r"[\w-][\w.-]*", label):
+            fix = "its name is a folder's; use letters, digits, . _ and -"
+            self._problem(keys, f"a step cannot be called '{label}': {fix}")
+        elif label in others:
+            self._problem(keys, f"a step cannot be called '{label}': that is another folder of the build")
 
     def _check_reads(self, steps: dict[str, list[tuple[Keys, Step]]], members: dict[str, Declared]) -> None:
         for keys, step in [*steps["align"], *steps["measure"], *steps["augment"], *steps["write"]]:

@@ -248,6 +248,19 @@ def test_a_good_plan_says_what_would_run() -> None:
             ],
         ),
         (
+            "augment:\n  - joint: {apply: [HorizontalFlip], name: ../../x}\n",
+            [
+                (
+                    "p.yaml:9:5 augment[0].joint: a step cannot be called '../../x': its name is a folder's; use "
+                    "letters, digits, . _ and -"
+                )
+            ],
+        ),
+        (
+            "augment:\n  - joint: {apply: [HorizontalFlip], name: ingest}\n",
+            ["p.yaml:9:5 augment[0].joint: a step cannot be called 'ingest': that is another folder of the build"],
+        ),
+        (
             "augment:\n  - joint: {apply: [HorizontalFlip], spoken: {a: [caption]}}\n",
             ["p.yaml:9:5 augment[0].joint: no source declares the member 'a'; known here: caption, image"],
         ),
