@@ -156,7 +156,7 @@ def film() -> bytes:
 
 
 def text(name: str, content: str, lang: str) -> Member:
-    measures = {"text": content, "chars": len(content), "words": len(content.split())}
+    measures = {"text": content, "lang_guessed": False, "chars": len(content), "words": len(content.split())}
     return Member(name, "text", "text/plain", "txt", content.encode(), lang, measures)
 
 

@@ -82,7 +82,8 @@ def test_a_payload_is_read_by_its_span_and_within_its_limit(memory: Any):
     assert read(4, (3, 4)) == b"3456"
     for reason, arguments in {
         "too_large": (9,),
-        "empty_file": (9, (10, 3)),
+        "cut_off": (9, (10, 3)),
+        "empty_file": (9, (10, 0)),
         "unreadable": (9, None, "memory://no"),
     }.items():
         with pytest.raises(SampleError) as caught:
