@@ -20,7 +20,7 @@ from mmdata.engine import align, children, decide, fit, ingest, measure, work
 from mmdata.engine.deaths import Arguments, despite_death
 from mmdata.engine.discover import discover
 from mmdata.engine.events import Reporter, StepProgress
-from mmdata.engine.fetch import fetch_part, unplanned_parts, wanted
+from mmdata.engine.fetch import Asked, fetch_part, fetched_parts, wanted
 from mmdata.engine.pools import Pools
 from mmdata.engine.record import recorded
 from mmdata.engine.stopping import Streak, stoppable, told
@@ -31,7 +31,6 @@ from mmdata.net.fetcher import Fetcher
 from mmdata.plan import Plan, is_mapped
 from mmdata.steps.base import Align, Augment, Fitted, Linked, Measure
 from mmdata.store import catalog, embeddings, partners, shards, versions
-from mmdata.store.fetches import Earlier
 from mmdata.store.files import keep_only, locked, sweep_scratch
 from mmdata.store.selection import ShardPlan, read_shard_plans
 
@@ -96,7 +95,6 @@ class _Run:
         self.steps: dict[str, StepProgress] = {}
         self.streak = Streak(engine.max_failures_in_a_row)
         self._catalog_at = 0.0
-        self._earlier: Earlier | None = None
 
     async def everything(self) -> None:
         """The inputs, then all parts, then the decisions, then the shards, then the catalog."""
@@ -106,6 +104,10 @@ class _Run:
                 self.plan, steps = await discover(self.plan, self.pools, self.reporter)
                 self.steps |= {step.label: step for step in steps}
             self.steps |= self._steps()
+            self._readers: dict[str, list[str]] = {}
+            for chunk in self.plan.chunks:
+                for part in chunk.fetched[:1]:
+                    self._readers.setdefault(part, []).append(chunk.fingerprint)
             self._describe()
             self._ahead = asyncio.Semaphore(self.workers + _BATCHES_AHEAD)
             # One chunk more than workers: while one waits for the model, another keeps its worker busy.
@@ -113,7 +115,8 @@ class _Run:
             self._busy = asyncio.Semaphore(at_once)
             if self._to_fetch():
                 self._fetcher = await stack.enter_async_context(Fetcher(self.plan.pipeline.spec.fetch))
-                self._earlier = await self._look_back(stack)
+                parts = fetched_parts(self.plan)
+                self._asked = stack.enter_context(closing(await asyncio.to_thread(Asked, parts)))
                 at_once += _CHUNKS_AHEAD
             await in_order((self._rounds(chunks) for chunks in self._chains()), at_once)
             for step in self.plan.pipeline.align:
@@ -146,11 +149,6 @@ class _Run:
 
     def _to_fetch(self) -> bool:
         return any(self._lacks_fetch(chunk) for chunk in self.plan.chunks)
-
-    async def _look_back(self, stack: AsyncExitStack) -> Earlier | None:
-        """What other parts hold of what is to be fetched."""
-        parts = unplanned_parts(self.plan)
-        return stack.enter_context(closing(await asyncio.to_thread(Earlier, parts))) if parts else None
 
     def _chains(self) -> Iterator[list[Chunk]]:
         """Each chunk with its retries, one after the other."""
@@ -195,14 +193,14 @@ class _Run:
     async def _fetch(self, chunk: Chunk) -> None:
         out = self.plan.part("fetch", chunk.fetched[0])
         began = time.time()
-        want = await asyncio.to_thread(wanted, self.plan.pipeline, ingest.Slice.of(self.plan, chunk), self._earlier)
-        self._moved("fetch", await fetch_part(self._fetcher, want, out), began)
+        want = await asyncio.to_thread(wanted, self.plan.pipeline, ingest.Slice.of(self.plan, chunk))
+        self._moved("fetch", await fetch_part(self._fetcher, want, self._asked, out), began)
 
     async def _chunk(self, chunk: Chunk, base: Path) -> None:
         if not base.exists():
             await self._ingest(chunk, base)
         if self.plan.pipeline.spec.fetch.downloads == "discard" and chunk.fetched:
-            self.plan.part("fetch", chunk.fetched[0]).with_suffix(".tar").unlink(missing_ok=True)
+            self._discard(chunk)
         await self._align_all(chunk.fingerprint, base)
         await self._measure_all(chunk.fingerprint, base)
         for step in self.plan.pipeline.augment:
@@ -223,6 +221,13 @@ class _Run:
         done: work.Done = await self._despite_death(arguments, lambda: [found.key for found in inputs.inputs()])
         self.streak.add(done.failures)
         self._moved("ingest", done)
+
+    def _discard(self, chunk: Chunk) -> None:
+        """Throw bodies away, where no other chunk of the same URLs has still to read them."""
+        # From the last chunk, which is the likeliest to be missing.
+        same = reversed(self._readers[chunk.fetched[0]])
+        if all(self.plan.part("ingest", one).exists() for one in same):
+            self.plan.part("fetch", chunk.fetched[0]).with_suffix(".tar").unlink(missing_ok=True)
 
     async def _augment(self, step: Augment, known: children.Known, out: Path) -> None:
         def arguments(poison: dict[str, str], to: Path = out) -> tuple[Any, ...]:

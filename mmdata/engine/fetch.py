@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -30,14 +31,60 @@ _WRITTEN_AT_ONCE_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Want:
-    """URLs of a chunk with the most bytes that each may have, and what earlier parts know of them."""
+    """URLs of a chunk with the most bytes that each may have; whether they are asked for whatever is known of them."""
 
     urls: Mapping[str, int]
-    earlier: Mapping[str, tuple[Path, dict[str, Any]]]
     as_of: str | None
+    anew: bool
 
 
-def wanted(pipeline: Pipeline, chunk: Slice, earlier: Earlier | None) -> Want:
+class Asked:
+    """What servers were asked for: by parts of the folder, and by chunks of this run that are under way.
+
+    A URL that several chunks name is asked for by the first; the others wait until its part is there. Each waits only
+    for chunks that began before it, so that none waits for itself.
+    """
+
+    def __init__(self, parts: Iterable[Path]) -> None:
+        """Read what `parts` hold."""
+        self._earlier = Earlier(parts)
+        self._under_way: dict[str, asyncio.Event] = {}
+        self._parts: dict[Path, asyncio.Event] = {}
+
+    def close(self) -> None:
+        """Remove the index."""
+        self._earlier.close()
+
+    async def known(self, urls: Sequence[str]) -> dict[str, tuple[Path, dict[str, Any]]]:
+        """What parts hold of `urls`: the part and the row."""
+        return await asyncio.to_thread(self._earlier.rows, urls)
+
+    async def is_written(self, out: Path) -> bool:
+        """Wait for the chunk that writes this part, where one does: chunks of the same URLs have one part."""
+        if out not in self._parts:
+            return False
+        await self._parts[out].wait()
+        return True
+
+    @asynccontextmanager
+    async def claimed(self, urls: Iterable[str], out: Path) -> AsyncIterator[Mapping[str, asyncio.Event]]:
+        """While a chunk asks for `urls`; gives those that others ask for, and when their part is there."""
+        others = {url: self._under_way[url] for url in urls if url in self._under_way}
+        ready = asyncio.Event()
+        mine = dict.fromkeys((url for url in urls if url not in others), ready)
+        self._under_way |= mine
+        self._parts[out] = ready
+        try:
+            yield others
+            await asyncio.to_thread(self._earlier.add, out)
+        finally:
+            for url in mine:
+                del self._under_way[url]
+            del self._parts[out]
+            ready.set()
+
+
+def wanted(pipeline: Pipeline, chunk: Slice) -> Want:
     """What to ask servers for: in a retry, only what failed."""
     urls: dict[str, int] = {}
     for found in chunk.inputs():
@@ -49,48 +96,60 @@ def wanted(pipeline: Pipeline, chunk: Slice, earlier: Earlier | None) -> Want:
         rows = (row for part in chunk.fetches[1:] for row in read_rows(part, ["url", "reason"]))
         good = {row["url"] for row in rows if row["reason"] is None}
         urls = {url: size for url, size in urls.items() if url not in good}
-    return Want(urls, earlier.rows(list(urls)) if earlier and not chunk.retried else {}, pipeline.as_of)
+    return Want(urls, pipeline.as_of, bool(chunk.retried))
 
 
-async def fetch_part(fetcher: Fetcher, want: Want, out: Path) -> Done:
-    """Fetch all URLs of a chunk and write its fetch part."""
+async def fetch_part(fetcher: Fetcher, want: Want, asked: Asked, out: Path) -> Done:
+    """Fetch all URLs of a chunk and write its fetch part: first its own, then those that other chunks ask for."""
     began = time.process_time()
     done = Done(0)
+    if await asked.is_written(out):
+        return done
     lock = asyncio.Lock()
-    with FetchPartWriter(out) as writer:
+    async with asked.claimed([] if want.anew else want.urls, out) as others:
+        with FetchPartWriter(out) as writer:
 
-        async def store(row: dict[str, Any], data: bytes | None) -> None:
-            async with lock:
-                if data is not None and len(data) > _WRITTEN_AT_ONCE_BYTES:
-                    await asyncio.to_thread(writer.add, row, data)
-                else:
-                    writer.add(row, data)
-            done.samples += 1
-            done.failures.append((row["reason"], row["detail"]) if row.get("reason") else None)
+            async def store(row: dict[str, Any], data: bytes | None) -> None:
+                async with lock:
+                    if data is not None and len(data) > _WRITTEN_AT_ONCE_BYTES:
+                        await asyncio.to_thread(writer.add, row, data)
+                    else:
+                        writer.add(row, data)
+                done.samples += 1
+                done.failures.append((row["reason"], row["detail"]) if row.get("reason") else None)
 
-        each = (_one(fetcher, want, url, max_bytes, store) for url, max_bytes in want.urls.items())
-        await in_order(each, min(_AT_ONCE, len(want.urls)))
-        await asyncio.to_thread(writer.flush)
+            async def get(urls: Sequence[str]) -> None:
+                known = {} if want.anew else await asked.known(urls)
+                each = (_one(fetcher, want, url, known.get(url), store) for url in urls)
+                await in_order(each, min(_AT_ONCE, len(urls)))
+
+            await get([url for url in want.urls if url not in others])
+            for ready in set(others.values()):
+                await ready.wait()
+            await get(list(others))
+            await asyncio.to_thread(writer.flush)
     done.cpu_s = time.process_time() - began
     return done
 
 
-async def _one(fetcher: Fetcher, want: Want, url: str, max_bytes: int, store: Any) -> None:
-    part, before = want.earlier.get(url, (Path(), None))
-    known = None
-    if before is not None:
-        if before["as_of"] == want.as_of:
-            await store(before, None if before["reason"] else await asyncio.to_thread(body_of, part, before))
+async def _one(fetcher: Fetcher, want: Want, url: str, earlier: tuple[Path, dict[str, Any]] | None, store: Any) -> None:
+    known = body = None
+    before: dict[str, Any] = {}
+    if earlier is not None:
+        part, before = earlier
+        is_good = before["reason"] is None
+        body = await asyncio.to_thread(body_of, part, before) if is_good else None
+        # Another member may have had to be smaller.
+        if before["as_of"] == want.as_of and (body is not None or not (is_good or before["reason"] == "too_large")):
+            await store(before, body)
             return
-        if before["reason"] is None:
+        if body is not None:
             known = Validators(before["etag"], before["last_modified"])
     facts = {"url": url, "as_of": want.as_of, "fetched_at": datetime.now(UTC)}
     try:
-        async with fetcher.get(url, max_bytes, known) as answer:
-            if answer.status == HTTPStatus.NOT_MODIFIED and before is not None:
-                await store(
-                    {**before, **facts, "status": answer.status}, await asyncio.to_thread(body_of, part, before)
-                )
+        async with fetcher.get(url, want.urls[url], known) as answer:
+            if answer.status == HTTPStatus.NOT_MODIFIED and body is not None:
+                await store({**before, **facts, "status": answer.status}, body)
             else:
                 await store({**facts, **_row(answer)}, answer.data)
     except FetchError as error:
@@ -113,8 +172,6 @@ def _row(answer: Answer) -> dict[str, Any]:
     }
 
 
-def unplanned_parts(plan: Plan) -> Sequence[Path]:
-    """Fetch parts of the folder that are none of the plan's: of another list of URLs, or of another size of parts."""
-    mine = {fingerprint for _, fingerprint in plan.fetch_parts()}
-    folder = plan.output / "parts" / "fetch"
-    return sorted(path for path in folder.glob("*.parquet") if path.stem not in mine)
+def fetched_parts(plan: Plan) -> Sequence[Path]:
+    """Fetch parts of the folder: of the plan, of another list of URLs, of another size of parts."""
+    return sorted((plan.output / "parts" / "fetch").glob("*.parquet"))

@@ -102,22 +102,26 @@ def read_rows(parquet: Path, columns: list[str] | None = None) -> list[dict[str,
 
 
 class Earlier:
-    """What other fetch parts of the build folder hold, by URL: after the list of URLs or the size of parts changed.
+    """What fetch parts of the build folder hold, by URL: of this list of URLs and of others, in parts of any size.
 
     An index on disk, so that memory does not grow with what was ever fetched.
     """
 
     def __init__(self, parts: Iterable[Path]) -> None:
-        """Read the rows of `parts`; of several answers of a URL a good one is kept, of several good ones the latest."""
+        """Read the rows of `parts`."""
         self._index = sqlite3.connect("", check_same_thread=False)
         self._index.execute("CREATE TABLE rows (url TEXT PRIMARY KEY, part TEXT, good INTEGER, at TEXT) WITHOUT ROWID")
         for path in parts:
-            self._index.executemany(
-                "INSERT INTO rows VALUES (?, ?, ?, ?) ON CONFLICT (url) DO UPDATE SET "
-                "part = excluded.part, good = excluded.good, at = excluded.at "
-                "WHERE (excluded.good, excluded.at) > (good, at)",
-                _index_rows(path),
-            )
+            self.add(path)
+
+    def add(self, part: Path) -> None:
+        """Read the rows of a part; of several answers of a URL a good one is kept, of several good ones the latest."""
+        self._index.executemany(
+            "INSERT INTO rows VALUES (?, ?, ?, ?) ON CONFLICT (url) DO UPDATE SET "
+            "part = excluded.part, good = excluded.good, at = excluded.at "
+            "WHERE (excluded.good, excluded.at) > (good, at)",
+            _index_rows(part),
+        )
 
     def close(self) -> None:
         """Remove the index."""
@@ -144,7 +148,10 @@ def _index_rows(path: Path) -> Iterator[tuple[str, str, int, str]]:
             yield row["url"], str(path), int(row["reason"] is None), row["fetched_at"].isoformat()
 
 
-def body_of(parquet: Path, row: Mapping[str, Any]) -> bytes:
-    """The body of one row of a fetch part."""
-    with open_payloads(parquet) as tar:
-        return read_range(tar, row["offset"], row["bytes"])
+def body_of(parquet: Path, row: Mapping[str, Any]) -> bytes | None:
+    """The body of one row of a fetch part; None where bodies were thrown away."""
+    try:
+        with parquet.with_suffix(".tar").open("rb", buffering=0) as tar:
+            return read_range(tar, row["offset"], row["bytes"])
+    except FileNotFoundError:
+        return None

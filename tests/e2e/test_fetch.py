@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -101,6 +102,19 @@ def test_a_longer_list_or_other_parts_ask_for_nothing_twice(cli, site: Site):
     # A folder of its own gives the same shards: what was taken over is what would have been fetched.
     cli.build(output="fresh")
     assert shards(cli) == shards(cli, "fresh")
+
+
+@pytest.mark.parametrize("downloads", ["keep", "discard"])
+def test_a_url_that_many_parts_name_is_asked_for_once(cli, site: Site, downloads: str):
+    urls = [f"/i/{n}.jpg" for n in range(6)] + ["/status/404"]
+    with (cli.folder / "urls.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["id", "url"], *([n, site.url(urls[n % len(urls)])] for n in range(105))])
+    spec(cli, site, part_samples=8, downloads=downloads)
+    read = {"file": "urls.csv", "key": "id", "members": {"image": {"url": "url"}}}
+    assert "105 inputs = 90 kept + 15 failed" in cli.build("--set", "sources=" + json.dumps([{"table": read}])).stdout
+    # What was thrown away when another part came to need it is asked for again.
+    assert {site.seen[path] for path in urls} == {1} or downloads == "discard"
+    assert len(list((cli.folder / "out" / "parts" / "fetch").glob("*.parquet"))) > 5
 
 
 @pytest.mark.slow
