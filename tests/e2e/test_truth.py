@@ -104,9 +104,9 @@ def test_shuffled_captions_of_stamps_are_told_by_lite_that_never_saw_them_and_by
     noise = rows_of(run_cli, build, "SELECT noise, noise_low, noise_high FROM calibrations WHERE aligner = 'crossfit'")
     assert noise[0]["noise_low"] - 0.05 <= SHUFFLED_SHARE <= noise[0]["noise_high"] + 0.05
     wrong = "count(*) FILTER (attributes['matched'] = 'no') / count(*)"
-    (sure,) = rows_of(run_cli, build, f"SELECT {wrong} AS wrong, count(*) AS n FROM samples WHERE match >= 0.95")
-    assert sure["n"] > 300
-    assert sure["wrong"] <= 0.1
+    (sure,) = rows_of(run_cli, build, f"SELECT {wrong} AS wrong, count(*) AS n FROM samples WHERE match >= 0.9")
+    assert sure["n"] > 400
+    assert sure["wrong"] <= 0.05
     assert (build / "aligners" / "crossfit" / "crossfit.json").exists()
 
 
