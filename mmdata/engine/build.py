@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, closing
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -104,10 +105,6 @@ class _Run:
                 self.plan, steps = await discover(self.plan, self.pools, self.reporter)
                 self.steps |= {step.label: step for step in steps}
             self.steps |= self._steps()
-            self._readers: dict[str, list[str]] = {}
-            for chunk in self.plan.chunks:
-                for part in chunk.fetched[:1]:
-                    self._readers.setdefault(part, []).append(chunk.fingerprint)
             self._describe()
             self._ahead = asyncio.Semaphore(self.workers + _BATCHES_AHEAD)
             # One chunk more than workers: while one waits for the model, another keeps its worker busy.
@@ -221,6 +218,15 @@ class _Run:
         done: work.Done = await self._despite_death(arguments, lambda: [found.key for found in inputs.inputs()])
         self.streak.add(done.failures)
         self._moved("ingest", done)
+
+    @cached_property
+    def _readers(self) -> dict[str, list[str]]:
+        """The chunks that read each fetch part."""
+        found: dict[str, list[str]] = {}
+        for chunk in self.plan.chunks:
+            for part in chunk.fetched[:1]:
+                found.setdefault(part, []).append(chunk.fingerprint)
+        return found
 
     def _discard(self, chunk: Chunk) -> None:
         """Throw bodies away, where no other chunk of the same URLs has still to read them."""

@@ -16,6 +16,7 @@ from typing import Any
 from mmdata.engine.ingest import Slice
 from mmdata.engine.tasks import in_order
 from mmdata.engine.work import Done
+from mmdata.errors import FatalError
 from mmdata.listing import on_the_web
 from mmdata.net.fetcher import Answer, Fetcher, FetchError, Validators
 from mmdata.net.sniff import sniff
@@ -60,7 +61,10 @@ class Asked:
         return await asyncio.to_thread(self._earlier.rows, urls)
 
     async def is_written(self, out: Path) -> bool:
-        """Wait for the chunk that writes this part, where one does: chunks of the same URLs have one part."""
+        """Wait for the chunk of this run that writes a part, if one does or did: chunks of the same URLs have one part.
+
+        Written once more it would be put in the place of what a worker reads.
+        """
         if out not in self._parts:
             return False
         await self._parts[out].wait()
@@ -80,7 +84,6 @@ class Asked:
         finally:
             for url in mine:
                 del self._under_way[url]
-            del self._parts[out]
             ready.set()
 
 
@@ -133,27 +136,35 @@ async def fetch_part(fetcher: Fetcher, want: Want, asked: Asked, out: Path) -> D
 
 
 async def _one(fetcher: Fetcher, want: Want, url: str, earlier: tuple[Path, dict[str, Any]] | None, store: Any) -> None:
-    known = body = None
-    before: dict[str, Any] = {}
-    if earlier is not None:
-        part, before = earlier
-        is_good = before["reason"] is None
-        body = await asyncio.to_thread(body_of, part, before) if is_good else None
-        # Another member may have had to be smaller.
-        if before["as_of"] == want.as_of and (body is not None or not (is_good or before["reason"] == "too_large")):
-            await store(before, body)
+    part, before = earlier or (Path(), None)
+    known = None
+    if before is not None and before["as_of"] == want.as_of:
+        # What is too large for one member may not be for another.
+        if before["reason"] != "too_large" and await _take_over(part, before, store):
             return
-        if body is not None:
-            known = Validators(before["etag"], before["last_modified"])
+    elif before is not None and before["reason"] is None:
+        known = Validators(before["etag"], before["last_modified"])
     facts = {"url": url, "as_of": want.as_of, "fetched_at": datetime.now(UTC)}
     try:
         async with fetcher.get(url, want.urls[url], known) as answer:
-            if answer.status == HTTPStatus.NOT_MODIFIED and body is not None:
-                await store({**before, **facts, "status": answer.status}, body)
+            if answer.status == HTTPStatus.NOT_MODIFIED and before is not None:
+                await store(
+                    {**before, **facts, "status": answer.status}, await asyncio.to_thread(body_of, part, before)
+                )
             else:
                 await store({**facts, **_row(answer)}, answer.data)
     except FetchError as error:
         await store({**facts, "status": error.status, "reason": error.reason, "detail": str(error)}, None)
+
+
+async def _take_over(part: Path, row: dict[str, Any], store: Any) -> bool:
+    """Store what another part holds; not where its bodies were thrown away meanwhile."""
+    try:
+        body = None if row["reason"] else await asyncio.to_thread(body_of, part, row)
+    except FatalError:
+        return False
+    await store(row, body)
+    return True
 
 
 def _row(answer: Answer) -> dict[str, Any]:

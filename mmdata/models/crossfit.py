@@ -178,9 +178,10 @@ def crossfit(features: Features, config: CrossfitConfig, each: Each = map) -> Cr
     if not can_hold_out(features, config):
         raise ValueError(f"too few different pairs for {config.folds} folds")
     ids_2N = features.ids()
-    fold_N = assign_folds(number_pairs(ids_2N), config.folds, config.seed)
+    copy_N = number_pairs(ids_2N)
+    fold_N = assign_folds(copy_N, config.folds, config.seed)
     block_N = cut_blocks(fold_N, features.strata(), config.seed, PAIRS_A_PASS)
-    chosen_M, own_N = _choose_examples(features, config)
+    chosen_M, own_N = _choose_examples(copy_N, config)
     left_space = fit_space(features.left_NF[chosen_M], config.components, config.left_whitening)
     right_space = fit_space(features.right_NE[chosen_M], config.components, config.right_whitening, shift=False)
     bank = make_bank(left_space(features.left_NF[chosen_M]), right_space(features.right_NE[chosen_M]))
@@ -227,9 +228,8 @@ def fit_fold(examples: Examples, fold: int, weight_M: Floats) -> FoldFit:
     return FoldFit(heads, observed_NS, np.concatenate(nulls), _rest_evidence(bank, rest_M))
 
 
-def _choose_examples(features: Features, config: CrossfitConfig) -> tuple[Ints, Ints]:
+def _choose_examples(copy_N: Ints, config: CrossfitConfig) -> tuple[Ints, Ints]:
     """Rows of the examples, none the copy of another, and for each pair the example that it equals (-1: none)."""
-    copy_N = number_pairs(features.ids())
     chosen_M = pick(copy_N, config.max_examples, config.seed)
     example_of = np.full(int(copy_N.max()) + 1, -1)
     example_of[copy_N[chosen_M]] = np.arange(len(chosen_M))

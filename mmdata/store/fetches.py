@@ -148,10 +148,7 @@ def _index_rows(path: Path) -> Iterator[tuple[str, str, int, str]]:
             yield row["url"], str(path), int(row["reason"] is None), row["fetched_at"].isoformat()
 
 
-def body_of(parquet: Path, row: Mapping[str, Any]) -> bytes | None:
-    """The body of one row of a fetch part; None where bodies were thrown away."""
-    try:
-        with parquet.with_suffix(".tar").open("rb", buffering=0) as tar:
-            return read_range(tar, row["offset"], row["bytes"])
-    except FileNotFoundError:
-        return None
+def body_of(parquet: Path, row: Mapping[str, Any]) -> bytes:
+    """The body of one row of a fetch part. Raises FatalError where bodies were thrown away."""
+    with open_payloads(parquet) as tar:
+        return read_range(tar, row["offset"], row["bytes"])
