@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 import importlib.util
 from pathlib import Path
@@ -55,6 +56,7 @@ def locate(model: str, pretrained: str | None = None) -> Weights:
             "give 'pretrained' a tag such as 'openai' or the path of a checkpoint, or 'model' an existing folder"
         )
     if not is_path(pretrained):
+        _check_tag(model, pretrained)
         return Weights(identity=f"{model}/{pretrained}")
     checkpoint = Path(pretrained).expanduser()
     if not checkpoint.is_file():
@@ -96,13 +98,54 @@ def _missing(folder: Path, what: str) -> str:
 
 def _check_architecture(model: str) -> None:
     """Check a name against the configs that open_clip ships, without importing it (that takes seconds)."""
-    found = importlib.util.find_spec("open_clip")
-    if found is None or not found.submodule_search_locations:
-        return
-    configs = Path(found.submodule_search_locations[0]) / "model_configs"
-    known = {path.stem for path in configs.glob("*.json")}
+    package = _open_clip_folder()
+    known = {path.stem for path in (package / "model_configs").glob("*.json")} if package else set()
     if not known or model.replace("/", "-") in known:
         return
     near = difflib.get_close_matches(model, known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else "python -c 'import open_clip; print(open_clip.list_models())'"
     raise WeightsError(f"model {model!r} is neither a folder nor an architecture that open_clip knows; {hint}")
+
+
+def _check_tag(model: str, tag: str) -> None:
+    """Check a tag against those that open_clip lists for an architecture, in the spelling it allows (`_clean_tag`)."""
+    architecture = model.replace("/", "-")
+    tags = _listed_tags()
+    known = tags.get(architecture) or tags.get(architecture.removesuffix("-quickgelu"), [])
+    if not tags or tag.lower().replace("-", "_") in known:
+        return
+    near = difflib.get_close_matches(tag, known, n=1, cutoff=0.5)
+    listed = f"it has {', '.join(known)}" if known else "it has none, give the path of a checkpoint"
+    hint = f"did you mean {near[0]!r}?" if near else listed
+    raise WeightsError(f"pretrained {tag!r} is no tag that open_clip has weights of {model!r} for; {hint}")
+
+
+def _listed_tags() -> dict[str, list[str]]:
+    """Tags by architecture, read from open_clip's source, which takes seconds to import; empty if written otherwise."""
+    package = _open_clip_folder()
+    source = package / "pretrained.py" if package else None
+    if source is None or not source.is_file():
+        return {}
+    tags: dict[str, list[str]] = {}
+    for statement in ast.parse(source.read_text(encoding="utf-8")).body:
+        if not isinstance(statement, ast.Assign) or not isinstance(statement.targets[0], ast.Name):
+            continue
+        name, value = statement.targets[0].id, statement.value
+        if isinstance(value, ast.Call):
+            tags[name] = _keywords(value)
+        elif name == "_PRETRAINED" and isinstance(value, ast.Dict):
+            return {
+                key.value: _keywords(of) if isinstance(of, ast.Call) else tags.get(getattr(of, "id", ""), [])
+                for key, of in zip(value.keys, value.values, strict=True)
+                if isinstance(key, ast.Constant) and isinstance(key.value, str)
+            }
+    return {}
+
+
+def _keywords(call: ast.Call) -> list[str]:
+    return [keyword.arg for keyword in call.keywords if keyword.arg]
+
+
+def _open_clip_folder() -> Path | None:
+    found = importlib.util.find_spec("open_clip")
+    return Path(found.submodule_search_locations[0]) if found and found.submodule_search_locations else None

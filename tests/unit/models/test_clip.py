@@ -15,7 +15,7 @@ from PIL import Image
 from mmdata.errors import FatalError, MissingExtraError, WeightsError
 from mmdata.models.clip import Clip
 from mmdata.models.clip_image import ImageRecipe, prepare_image
-from mmdata.models.clip_weights import CONFIG_NAME, locate
+from mmdata.models.clip_weights import CONFIG_NAME, _listed_tags, locate
 from mmdata.models.device import multiplies_bf16
 from mmdata.models.passes import Passes
 
@@ -219,6 +219,18 @@ def test_named_weights_are_identified_by_name():
     assert locate("hf-hub:laion/model").identity == "hf-hub:laion/model"
     assert locate("ViT-B-32", "openai").identity == "ViT-B-32/openai"
     assert locate("ViT-B/32", "openai").path is None
+    # As open_clip spells them itself.
+    assert locate("ViT-B-32-quickgelu", "OpenAI").path is None
+    assert locate("ViT-B-32", "laion2b-s34b-b79k").path is None
+
+
+def test_the_tags_are_those_of_open_clip():
+    from open_clip.pretrained import list_pretrained
+
+    known = set(list_pretrained())
+    listed = {(model, tag) for model, tags in _listed_tags().items() for tag in tags}
+    assert listed <= known
+    assert all(model.endswith("-quickgelu") for model, _ in known - listed)
 
 
 def test_architecture_with_a_checkpoint_is_identified_by_content(folder: Path):
@@ -234,6 +246,9 @@ def test_architecture_with_a_checkpoint_is_identified_by_content(folder: Path):
         ("ViT-B-32", None, "random ones would score noise"),
         ("ViT-B-32", "./nowhere.pt", "is not there"),
         ("ViT-B-33", "openai", "did you mean 'ViT-B-32'"),
+        ("ViT-B-32", "openia", "did you mean 'openai'"),
+        ("ViT-B-32", "checkpoint", "it has openai, "),
+        ("ViT-M-16", "openai", "it has none, give the path"),
         ("./nowhere", None, "is not there"),
     ],
 )
