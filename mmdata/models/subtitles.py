@@ -1,7 +1,8 @@
 """Timed text as cues of plain words: SubRip, WebVTT and SubStation by pysubs2, transcripts as JSON, within limits.
 
 What is written for the eye is taken out of a cue: markup, descriptions of sounds in brackets, notes, the dash of a
-speaker. What is left is what should be heard.
+speaker; lines that stay on the screen while the next one rolls in (CEA-608's roll-up, and the automatic captions of
+video sites), and cues that are there twice. What is left is what should be heard.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ import json
 import math
 import re
 import warnings
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 from mmdata.errors import MissingExtraError, SampleError
 
@@ -28,6 +31,11 @@ _UNSAID = re.compile(r"\[[^\[\]]*\]|\([^()]*\)|（[^（）]*）|【[^【】]*】
 _DASH = re.compile(r"^[^\S\n]*[-–—][^\S\n]*", re.MULTILINE)  # noqa: RUF001 (dashes)
 # A time as `01:02:03,456`, the hour and the kind of separator left open; so many digits are no time of a recording.
 _ARROW = re.compile(r"^[^\S\n]*(?:\d{1,4}:)?\d{1,3}:\d{1,3}[.,]\d{1,3}\s*-->", re.MULTILINE)
+# Automatic captions show a line alone for 10 ms between one that comes and the next.
+_SEAM_S = 0.05
+# Two that speak at once overlap in some cues of a film. Where most cues run so far into the next one, ends are none.
+MAX_OVERLAP_S = 0.1
+_MOST = 0.5
 
 
 @dataclass(frozen=True)
@@ -45,8 +53,16 @@ class Cue:
     text: str
 
 
+class Shown(NamedTuple):
+    """What is on the screen from `start_s` to `end_s`, seconds; its lines apart."""
+
+    start_s: float
+    end_s: float
+    text: str
+
+
 def parse_subtitles(text: str, max_cues: int = MAX_CUES) -> list[Cue]:
-    """Cues in the order of their starts, of SRT, WebVTT, ASS or SSA, or of segments as JSON.
+    """Cues, as by `as_said`, of SRT, WebVTT, ASS or SSA, or of segments as JSON.
 
     JSON is a list of objects with `start`, `end` (seconds) and `text`, or an object that has it as `segments`, as
     openai-whisper writes it.
@@ -61,12 +77,17 @@ def parse_subtitles(text: str, max_cues: int = MAX_CUES) -> list[Cue]:
     # Before it is parsed, which takes a hundred times the memory of the file.
     if kind != "json" and text.count("-->" if kind in {"srt", "vtt"} else "Dialogue:") > max_cues:
         raise SampleError("too_many_cues", f"more than {max_cues} cues")
-    cues = _segments(text) if kind == "json" else _events(text, kind)
-    if len(cues) > max_cues:
-        raise SampleError("too_many_cues", f"{len(cues)} cues, more than {max_cues}")
-    if not cues:
+    shown = _segments(text) if kind == "json" else _events(text, kind)
+    if len(shown) > max_cues:
+        raise SampleError("too_many_cues", f"{len(shown)} cues, more than {max_cues}")
+    if not shown:
         raise SampleError("no_cues", "no cue in the subtitles")
-    return sorted(cues, key=lambda cue: (cue.start_s, cue.end_s))
+    return as_said(shown)
+
+
+def as_said(shown: Sequence[Shown]) -> list[Cue]:
+    """Cues in the order of their starts; where most run into the next one, each ends where the next begins."""
+    return _ended(_new_lines(sorted(shown, key=lambda cue: (cue.start_s, cue.end_s))))
 
 
 def spoken_words(shown: str) -> str:
@@ -89,7 +110,45 @@ def _kind(text: str) -> str:
     raise SampleError("not_subtitles", "neither SRT, WebVTT, ASS or SSA, nor segments as JSON")
 
 
-def _events(text: str, kind: str) -> list[Cue]:
+def _new_lines(shown: Sequence[Shown]) -> list[Cue]:
+    """Cues of what each shows for the first time; one that shows nothing new prolongs the one before it."""
+    cues: list[Cue] = []
+    before = Shown(-math.inf, -math.inf, "")
+    lines_before: list[str] = []
+    for one in shown:
+        lines = [line.strip() for line in one.text.splitlines() if line.strip()]
+        kept = _rolled(before, lines_before, one, lines)
+        if cues and kept and kept == len(lines):
+            cues[-1] = replace(cues[-1], end_s=max(cues[-1].end_s, one.end_s))
+        else:
+            cues.append(Cue(one.start_s, one.end_s, spoken_words("\n".join(lines[kept:]))))
+        before, lines_before = one, lines
+    return cues
+
+
+def _rolled(before: Shown, lines_before: Sequence[str], one: Shown, lines: Sequence[str]) -> int:
+    """How many of its first lines were the last ones of the cue before, which are still shown."""
+    if one.start_s > before.end_s + _SEAM_S:
+        return 0
+    most = min(len(lines), len(lines_before))
+    same = next((n for n in range(most, 0, -1) if lines_before[-n:] == lines[:n]), 0)
+    if same < len(lines):
+        return same
+    # Somebody may say the same twice in two cues of which the first ends when the second begins.
+    seam = min(before.end_s - before.start_s, one.end_s - one.start_s) <= _SEAM_S
+    return same if seam or one.start_s < before.end_s - _SEAM_S else 0
+
+
+def _ended(cues: list[Cue]) -> list[Cue]:
+    said = [cue for cue in cues if cue.text]
+    running = sum(cue.end_s - after.start_s > MAX_OVERLAP_S for cue, after in pairwise(said))
+    if running <= _MOST * (len(said) - 1):
+        return cues
+    ends = {id(cue): after.start_s for cue, after in pairwise(said)}
+    return [replace(cue, end_s=min(cue.end_s, ends.get(id(cue), cue.end_s))) for cue in cues]
+
+
+def _events(text: str, kind: str) -> list[Shown]:
     try:
         import pysubs2
     except ImportError:
@@ -108,10 +167,10 @@ def _events(text: str, kind: str) -> list[Cue]:
         # It raises these, and not its own, for numbers and columns that are not there.
         raise SampleError("bad_subtitles", f"cannot be read as {kind}: {error}") from None
     said = [event for event in events if not (event.is_comment or _DRAWN in event.text)]
-    return [Cue(event.start / 1000, event.end / 1000, spoken_words(event.plaintext)) for event in said]
+    return [Shown(event.start / 1000, event.end / 1000, event.plaintext) for event in said]
 
 
-def _segments(text: str) -> list[Cue]:
+def _segments(text: str) -> list[Shown]:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -122,11 +181,11 @@ def _segments(text: str) -> list[Cue]:
     return [_segment(row, number) for number, row in enumerate(rows)]
 
 
-def _segment(row: Any, number: int) -> Cue:
+def _segment(row: Any, number: int) -> Shown:
     try:
         start_s, end_s, words = float(row["start"]), float(row["end"]), row["text"]
     except (TypeError, ValueError, KeyError, OverflowError):
         raise SampleError("bad_subtitles", f"segment {number}: needs numbers start and end, and text") from None
     if not (math.isfinite(start_s) and math.isfinite(end_s) and isinstance(words, str)):
         raise SampleError("bad_subtitles", f"segment {number}: needs finite start and end, and text")
-    return Cue(start_s, end_s, spoken_words(words))
+    return Shown(start_s, end_s, words)

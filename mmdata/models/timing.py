@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmdata.errors import MissingExtraError, SampleError
-from mmdata.models.subtitles import Cue
+from mmdata.models.subtitles import MAX_OVERLAP_S, Cue
 from mmdata.models.timing_fit import GRID_S, MAX_DRIFT, Clock, Fit, Floats, candidates, fit_line
 from mmdata.models.whisper import MAX_AUDIO_S, SAMPLE_RATE, Whisper
 from mmdata.models.whisper_network import AudioC
@@ -55,7 +55,6 @@ _NO_ONSET_WEIGHT = 0.3
 _MIN_TRIED_AGREEMENT = 1.0
 _MIN_AGREEING = 0.5
 _CLIP_MARGIN_S = 0.1
-_MAX_OVERLAP_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -330,10 +329,10 @@ def _misplaced(segments: Sequence[Segment], index: int, duration_s: float) -> st
         return "too_short"
     if mine.end_s - mine.start_s > MAX_AUDIO_S:
         return "too_long"
-    if mine.start_s < -_MAX_OVERLAP_S or mine.end_s > duration_s + _MAX_OVERLAP_S:
+    if mine.start_s < -MAX_OVERLAP_S or mine.end_s > duration_s + MAX_OVERLAP_S:
         return "outside"
     beside = [other for other in segments[max(0, index - 1) : index + 2] if other is not mine and other.text]
-    if any(min(mine.end_s, o.end_s) - max(mine.start_s, o.start_s) > _MAX_OVERLAP_S for o in beside):
+    if any(min(mine.end_s, o.end_s) - max(mine.start_s, o.start_s) > MAX_OVERLAP_S for o in beside):
         return "overlaps"
     return None
 

@@ -17,7 +17,7 @@ import pytest
 from mmdata.demo.fetch import fetch
 from mmdata.demo.packages import has_apt
 from mmdata.media.audio import decode_mono, measure_audio
-from mmdata.models.subtitles import Cue
+from mmdata.models.subtitles import Cue, parse_subtitles
 from mmdata.models.timing import find_timing, onsets, speech_activity
 from mmdata.models.weights import cache_dir
 from mmdata.models.whisper import Whisper
@@ -126,6 +126,20 @@ def test_prompts_are_found_where_they_were_laid(laid_out, tiny):
     errors = errors_s(found.clock, shown, truth)
     placed = sum(segment.reason is None for segment in found.segments)
     print(f"prompts, -3 s, 102 %: {found.clock}, errors {errors.min():.3f} to {errors.max():.3f} s, {placed} placed")  # noqa: T201
+    assert np.abs(errors).max() <= BAR_S
+    assert placed >= 0.9 * len(truth)
+
+
+def test_ends_that_run_into_the_next_cue_and_cues_that_are_there_twice_do_no_harm(laid_out, tiny):
+    recording, truth = laid_out
+    shown = [Cue(cue.start_s, cue.end_s + 3.0, cue.text) for cue in displaced(truth, 2.0, 1.0)]
+    found = find_timing(tiny, recording, parse_subtitles(srt([*shown, *shown])), "en")
+    errors = errors_s(found.clock, shown, truth)
+    placed = sum(segment.reason is None for segment in found.segments)
+    print(
+        f"prompts, +2 s, ends 3 s late, all twice: {found.clock}, error {np.abs(errors).max():.3f} s, {placed} placed"
+    )  # noqa: T201
+    assert len(found.segments) == len(truth)
     assert np.abs(errors).max() <= BAR_S
     assert placed >= 0.9 * len(truth)
 

@@ -58,7 +58,7 @@ class Video(Discovered):
     """Video files, cut into scenes or by their subtitles: the piece, its sound, its words and some of its frames."""
 
     step: ClassVar[str] = "video"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     name: str | None = Field(None, description="names the source in every sample_id; default: video")
     files: Names = Field(min_length=1, description="video files, or patterns: talks/*.mp4")
     cut: Literal["scenes", "subtitles", "none"] = Field("scenes", description="where a sample ends and another begins")
@@ -244,8 +244,9 @@ def _embedded(path: Path) -> list[_Piece]:
 
     from mmdata.media.clock import since_beginning
     from mmdata.media.video import open_video
+    from mmdata.models.subtitles import Shown, as_said
 
-    found: list[_Piece] = []
+    found: list[Shown] = []
     with path.open("rb") as file, open_video(file) as container:
         if not container.streams.subtitles:
             return []
@@ -255,19 +256,19 @@ def _embedded(path: Path) -> list[_Piece]:
                 if packet.pts is None or packet.duration is None or len(found) >= _MOST_CUES:
                     continue
                 start = since_beginning(container, packet)
-                words = " ".join(_plain(one) for one in packet.decode())
-                if words.strip():
-                    found.append(_Piece(start, start + float(packet.duration * packet.time_base), words.strip()))
+                lines = "\n".join(_lines(one) for one in packet.decode())
+                if lines.strip():
+                    found.append(Shown(start, start + float(packet.duration * packet.time_base), lines))
         except av.FFmpegError as error:
             raise SampleError("bad_subtitles", f"cannot be decoded: {error.strerror}") from None
-    return found
+    return [_Piece(cue.start_s, cue.end_s, cue.text) for cue in as_said(found)]
 
 
-def _plain(subtitle: Any) -> str:
-    """The words of one subtitle, without what is meant for the eye; '' for a picture of words."""
+def _lines(subtitle: Any) -> str:
+    """What one subtitle shows, without its overrides; '' for a picture of words."""
     raw = getattr(subtitle, "dialogue", b"")
     text = raw.decode("utf-8", "replace") if isinstance(raw, bytes) else str(raw)
-    return " ".join(_OVERRIDE.sub("", text).replace("\\N", " ").replace("\\n", " ").split())
+    return _OVERRIDE.sub("", text).replace("\\N", "\n").replace("\\n", "\n")
 
 
 def _scenes(path: Path, threshold: float) -> list[tuple[float, float]]:

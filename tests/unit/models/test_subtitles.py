@@ -83,6 +83,72 @@ def test_segments_as_whisper_writes_them():
     assert parse_subtitles(json.dumps({"text": "...", "segments": SEGMENTS})) == CUES
 
 
+# As video sites write what they hear by themselves: a line comes word by word under the one before, then stays alone.
+ROLLING = """WEBVTT
+Kind: captions
+Language: en
+
+00:00:00.160 --> 00:00:02.350 align:start position:0%
+\x20
+hello<00:00:00.400><c> everyone</c>
+
+00:00:02.350 --> 00:00:02.360 align:start position:0%
+hello everyone
+\x20
+
+00:00:02.360 --> 00:00:04.500 align:start position:0%
+hello everyone
+and<00:00:02.600><c> welcome</c><c> back</c>
+
+00:00:04.500 --> 00:00:04.510 align:start position:0%
+and welcome back
+\x20
+
+00:00:04.510 --> 00:00:06.000 align:start position:0%
+and welcome back
+and<00:00:04.900><c> welcome</c><c> back</c>
+"""
+
+
+def segments(*rows: tuple[float, float, str]) -> str:
+    return json.dumps([{"start": start, "end": end, "text": text} for start, end, text in rows])
+
+
+def test_lines_that_roll_up_are_said_once():
+    assert parse_subtitles(ROLLING) == [
+        Cue(0.16, 2.36, "hello everyone"),
+        Cue(2.36, 4.51, "and welcome back"),
+        Cue(4.51, 6.0, "and welcome back"),
+    ]
+
+
+def test_several_lines_may_stay():
+    shown = segments((0, 2, "one\ntwo\nthree"), (2, 4, "two\nthree\nfour"), (4, 6, "three\nfour\nfive"))
+    assert [cue.text for cue in parse_subtitles(shown)] == ["one two three", "four", "five"]
+
+
+def test_a_cue_that_is_there_twice_is_one():
+    cues = [(0.0, 2.0, "one"), (2.5, 4.0, "two"), (4.5, 6.0, "three")]
+    assert parse_subtitles(segments(*cues, *cues)) == [Cue(*cue) for cue in cues]
+
+
+@pytest.mark.parametrize("pause_s", [0.0, 1.0])
+def test_what_is_said_again_is_a_cue_again(pause_s):
+    twice = [(0.0, 2.0, "no"), (2.0 + pause_s, 4.0, "no"), (5.0, 6.0, "yes")]
+    assert parse_subtitles(segments(*twice)) == [Cue(*cue) for cue in twice]
+
+
+def test_ends_that_most_cues_run_over_are_where_the_next_begins():
+    shown = segments((0, 5, "one"), (2, 7, "two"), (3, 3.5, "[door slams]"), (4, 9, "three"), (20, 25, "four"))
+    ends = [cue.end_s for cue in parse_subtitles(shown)]
+    assert ends == [2.0, 4.0, 3.5, 9.0, 25.0]
+
+
+def test_two_that_speak_at_once_do():
+    cues = [(0.0, 2.0, "one"), (2.0, 4.0, "two"), (3.0, 5.0, "three"), (6.0, 7.0, "four")]
+    assert parse_subtitles(segments(*cues)) == [Cue(*cue) for cue in cues]
+
+
 @pytest.mark.parametrize(
     ("shown", "said"),
     [
