@@ -136,11 +136,10 @@ def test_ends_that_run_into_the_next_cue_and_cues_that_are_there_twice_do_no_har
     found = find_timing(tiny, recording, parse_subtitles(srt([*shown, *shown])), "en")
     errors = errors_s(found.clock, shown, truth)
     placed = sum(segment.reason is None for segment in found.segments)
-    print(
-        f"prompts, +2 s, ends 3 s late, all twice: {found.clock}, error {np.abs(errors).max():.3f} s, {placed} placed"
-    )  # noqa: T201
+    worst_s = float(np.abs(errors).max())
+    print(f"ends 3 s late, all twice: {found.clock}, error {worst_s:.3f} s, {placed} placed")  # noqa: T201
     assert len(found.segments) == len(truth)
-    assert np.abs(errors).max() <= BAR_S
+    assert worst_s <= BAR_S
     assert placed >= 0.9 * len(truth)
 
 
