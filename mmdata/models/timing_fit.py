@@ -25,7 +25,7 @@ _MAX_SPANS = 200
 # A pair nearer than this says little of the slope; more observations than this only cost time (P grows by the square).
 _MIN_PAIR_S = 5.0
 _MAX_OBSERVATIONS = 400
-# The slope is known where observations span this long; else the clocks are taken to run equally fast.
+# The slope is known where observations span this long.
 _MIN_SPAN_S = 30.0
 _MIN_OBSERVATIONS_FOR_DRIFT = 5
 # Normal consistency of the median absolute deviation; three deviations; bounds where cues are exact or very loose.
@@ -43,6 +43,10 @@ class Clock(NamedTuple):
     def at(self, cue_s: float) -> float:
         """Place a time of the subtitles in the recording."""
         return self.offset_s + (1.0 + self.drift) * cue_s
+
+    def then(self, other: Clock) -> Clock:
+        """The line that places a time by this one, and the result by the other."""
+        return Clock(other.at(self.offset_s), (1.0 + self.drift) * (1.0 + other.drift) - 1.0)
 
 
 class Fit(NamedTuple):
@@ -91,19 +95,21 @@ def candidates(
     return found
 
 
-def fit_line(cue_N: Floats, seen_N: Floats, weight_N: Floats) -> Fit:
+def fit_line(cue_N: Floats, seen_N: Floats, weight_N: Floats, slope: float = 1.0) -> Fit:
     """Theil-Sen (weighted median of slopes, then of offsets), then least squares over what lies near that line.
 
     Args:
         cue_N: seconds on the subtitles' clock, ascending; at least one.
         seen_N: the same moments in the recording.
         weight_N: how much each counts, above 0.
+        slope: of the line where the observations are too few to tell it.
     """
     if cue_N.size > _MAX_OBSERVATIONS:
         kept = np.linspace(0, cue_N.size - 1, _MAX_OBSERVATIONS).round().astype(np.int64)
         cue_N, seen_N, weight_N = cue_N[kept], seen_N[kept], weight_N[kept]
     free = cue_N.size >= _MIN_OBSERVATIONS_FOR_DRIFT and float(np.ptp(cue_N)) >= _MIN_SPAN_S
-    slope = float(np.clip(_slope(cue_N, seen_N, weight_N), 1 - MAX_DRIFT, 1 + MAX_DRIFT)) if free else 1.0
+    if free:
+        slope = float(np.clip(_slope(cue_N, seen_N, weight_N), 1 - MAX_DRIFT, 1 + MAX_DRIFT))
     offset_s = weighted_median(seen_N - slope * cue_N, weight_N)
     distance_N = np.abs(seen_N - offset_s - slope * cue_N)
     sigma_s = _MAD_TO_SIGMA * weighted_median(distance_N, weight_N)

@@ -18,7 +18,8 @@ from mmdata.demo.fetch import fetch
 from mmdata.demo.packages import has_apt
 from mmdata.media.audio import decode_mono, measure_audio
 from mmdata.models.subtitles import Cue, parse_subtitles
-from mmdata.models.timing import find_timing, onsets, speech_activity
+from mmdata.models.timing import find_timing
+from mmdata.models.timing_search import onsets, speech_activity
 from mmdata.models.weights import cache_dir
 from mmdata.models.whisper import Whisper
 from mmdata.sample import Member, Sample
@@ -95,9 +96,10 @@ def test_subtitles_of_a_film_are_found_and_cut(film, film_truth, tiny):
     step = Timing(model="tiny.en")
     item = step.prepare(tiny.languages, sample, step.edges())
     found = find_timing(tiny, item.audio_T, item.cues, item.lang)
-    errors = errors_s(found.clock, shown, film_truth)
-    print(f"film, +3 s, 102 %: {found.clock}, errors {errors.min():.3f} to {errors.max():.3f} s of {len(shown)} cues")  # noqa: T201
-    assert np.abs(errors).max() <= BAR_S
+    errors = errors_s(found.main.clock, shown, film_truth)
+    worst_s = float(np.abs(errors).max())
+    print(f"film, +3 s, 102 %: {found.main.clock}, error {worst_s:.3f} s of {len(shown)} cues")  # noqa: T201
+    assert worst_s <= BAR_S
     assert found.segments[-1].reason == "not_heard"
     assert sum(segment.reason is None for segment in found.segments) >= 0.9 * len(shown)
 
@@ -123,10 +125,11 @@ def test_prompts_are_found_where_they_were_laid(laid_out, tiny):
     recording, truth = laid_out
     shown = displaced(truth, -3.0, 1.02)
     found = find_timing(tiny, recording, shown, "en")
-    errors = errors_s(found.clock, shown, truth)
+    errors = errors_s(found.main.clock, shown, truth)
     placed = sum(segment.reason is None for segment in found.segments)
-    print(f"prompts, -3 s, 102 %: {found.clock}, errors {errors.min():.3f} to {errors.max():.3f} s, {placed} placed")  # noqa: T201
-    assert np.abs(errors).max() <= BAR_S
+    worst_s = float(np.abs(errors).max())
+    print(f"prompts, -3 s, 102 %: {found.main.clock}, error {worst_s:.3f} s, {placed} placed")  # noqa: T201
+    assert worst_s <= BAR_S
     assert placed >= 0.9 * len(truth)
 
 
@@ -134,20 +137,42 @@ def test_ends_that_run_into_the_next_cue_and_cues_that_are_there_twice_do_no_har
     recording, truth = laid_out
     shown = [Cue(cue.start_s, cue.end_s + 3.0, cue.text) for cue in displaced(truth, 2.0, 1.0)]
     found = find_timing(tiny, recording, parse_subtitles(srt([*shown, *shown])), "en")
-    errors = errors_s(found.clock, shown, truth)
+    errors = errors_s(found.main.clock, shown, truth)
     placed = sum(segment.reason is None for segment in found.segments)
     worst_s = float(np.abs(errors).max())
-    print(f"ends 3 s late, all twice: {found.clock}, error {worst_s:.3f} s, {placed} placed")  # noqa: T201
+    print(f"ends 3 s late, all twice: {found.main.clock}, error {worst_s:.3f} s, {placed} placed")  # noqa: T201
     assert len(found.segments) == len(truth)
     assert worst_s <= BAR_S
     assert placed >= 0.9 * len(truth)
+
+
+def test_a_recording_with_advertisements_between_is_placed_by_several_lines(laid_out, tiny):
+    recording, shown = laid_out
+    said, parts, done_s = [], [], 0.0
+    # After eight cues and after sixteen somebody says something else for 15 and 20 s: what is said at the end.
+    for begin, end, added_s in [(0, 8, 15), (8, 16, 20), (16, len(shown), 0)]:
+        last = end == len(shown)
+        until_s = recording.size / 16_000 if last else (shown[end - 1].end_s + shown[end].start_s) / 2
+        shift_s = sum(part.size for part in parts) / 16_000 - done_s
+        parts += [recording[round(done_s * 16_000) : round(until_s * 16_000)], recording[::-1][: added_s * 16_000]]
+        said += displaced(shown[begin:end], shift_s, 1.0)
+        done_s = until_s
+    found = find_timing(tiny, np.concatenate(parts), shown, "en")
+    used = [(s, truth) for s, truth in zip(found.segments, said, strict=True) if s.reason is None]
+    errors = [(s.start_s + s.end_s - truth.start_s - truth.end_s) / 2 for s, truth in used]
+    offsets = [piece.clock.offset_s for piece in found.pieces]
+    print(f"advertisements: offsets {offsets}, error {max(map(abs, errors)):.3f} s, {len(used)} placed")  # noqa: T201
+    assert len(found.pieces) == 3
+    assert [piece.first for piece in found.pieces] == [0, 8, 16]
+    assert max(map(abs, errors)) <= BAR_S
+    assert len(used) >= 0.9 * len(shown)
 
 
 def test_subtitles_of_something_else_have_no_place(film, laid_out, tiny):
     recording = pcm(decode_mono(film, 60.0))
     others = [cue for cue in laid_out[1] if cue.end_s < 50]
     found = find_timing(tiny, recording, others, "en", max_offset_s=10.0)
-    assert (found.clock, found.problem) == (None, "no_agreement")
+    assert (found.pieces, found.problem) == ((), "no_agreement")
 
 
 def test_a_build_cuts_a_film_into_what_is_said_and_accounts_for_every_cue(film, film_truth, cli, whisper_tiny_dir):

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     import numpy as np
 
     from mmdata.models.subtitles import Cue
-    from mmdata.models.timing import Segment
     from mmdata.models.timing import Timing as FoundTiming
+    from mmdata.models.timing_pieces import Piece
+    from mmdata.models.timing_search import Segment
     from mmdata.models.whisper import Whisper as WhisperModel
 
 
@@ -35,12 +36,13 @@ class _Item:
 
 
 class Timing(Align):
-    """Places subtitles in long speech: one offset and one drift for the whole, then each cue judged by Whisper.
+    """Places subtitles in long speech: by an offset and a drift, then each cue judged by Whisper.
 
-    The score is the share of cues that are heard where they should be. `segments` lists all of them, those that cannot
-    be used with a reason: the operator `segments` cuts the others into samples. Where no line can be found the score is
-    NULL and `problem` says why. A recording takes 115 MB an hour in each process that holds it, and 460 MB more in a
-    worker while it is decoded.
+    A recording that was cut differently than its subtitles, or has advertisements between, has several such lines:
+    `pieces` says how many, `lines` which, and `offset_s` and `drift` are those of most cues. The score is the share of
+    cues that are heard where they should be. `segments` lists all of them, those that cannot be used with a reason: the
+    operator `segments` cuts the others into samples. Where no line can be found the score is NULL and `problem` says
+    why. A recording takes 115 MB an hour in each process that holds it, 460 MB more in a worker while it is decoded.
     """
 
     step: ClassVar[str] = "timing"
@@ -62,8 +64,8 @@ class Timing(Align):
         return [Edge(self.speech, self.subtitles)]
 
     def measures(self) -> dict[str, str]:
-        """The line `offset_s + (1 + drift) * t`, how far cues lie from it, and how many there are."""
-        numbers, counts = ("offset_s", "drift", "residual_s"), ("cues", "placed")
+        """The line `offset_s + (1 + drift) * t`, how far cues lie from it, and how many cues and lines there are."""
+        numbers, counts = ("offset_s", "drift", "residual_s"), ("cues", "placed", "pieces")
         return {**dict.fromkeys(numbers, "DOUBLE"), **dict.fromkeys(counts, "INTEGER"), "problem": "VARCHAR"}
 
     def weights(self) -> Weights:
@@ -117,24 +119,30 @@ class _Scorer:
 
         step = self.step
         found = find_timing(self.model, item.audio_T, item.cues, item.lang, step.max_offset_s, step.min_agreement)
-        if found.clock is None:
+        if not found.pieces:
             return _unplaced(item.edge, len(item.cues), found.problem or "")
         return _score(item.edge, found)
 
 
 def _score(edge: str, found: FoundTiming) -> Score:
-    assert found.clock is not None
-    assert found.residual_s is not None
     placed = sum(segment.reason is None for segment in found.segments)
     measures = {
-        "offset_s": round(found.clock.offset_s, 4),
-        "drift": round(found.clock.drift, 6),
-        "residual_s": round(found.residual_s, 4),
+        **_line(found.main),
         "cues": len(found.segments),
         "placed": placed,
+        "pieces": len(found.pieces),
+        "lines": [{**_line(piece), "first_cue": piece.first, "placed": piece.placed} for piece in found.pieces],
         "segments": [_row(segment) for segment in found.segments],
     }
     return Score(edge, placed / len(found.segments), measures)
+
+
+def _line(piece: Piece) -> dict[str, float]:
+    return {
+        "offset_s": round(piece.clock.offset_s, 4),
+        "drift": round(piece.clock.drift, 6),
+        "residual_s": round(piece.residual_s, 4),
+    }
 
 
 def _row(segment: Segment) -> dict[str, Any]:

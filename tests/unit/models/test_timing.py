@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
@@ -11,10 +13,12 @@ from hypothesis import strategies as st
 
 from mmdata.augment.policy import nobody
 from mmdata.errors import SampleError
-from mmdata.models import timing
+from mmdata.models import timing, timing_search
 from mmdata.models.subtitles import Cue
-from mmdata.models.timing import Segment, _cue_starts, _groups, _misplaced, _spread, _widened, find_timing, onsets
-from mmdata.models.timing_fit import GRID_S, Clock, candidates, fit_line, weighted_median
+from mmdata.models.timing import _misplaced, _widened, find_timing
+from mmdata.models.timing_fit import GRID_S, Clock, Fit, candidates, fit_line, weighted_median
+from mmdata.models.timing_pieces import Line, apart, best_path, find_pieces, joined, stretches_unheard
+from mmdata.models.timing_search import Segment, _cue_starts, _groups, _spread, onsets
 from mmdata.models.word_times import WordTime
 from mmdata.sample import Member, Sample, child_id
 from mmdata.steps.align.timing import Timing
@@ -97,7 +101,7 @@ def test_starts_of_cues_are_told_by_characters():
 
 def test_groups_overlap_and_cover_all():
     cues = [Cue(3.0 * i, 3.0 * i + 2, "x") for i in range(20)]
-    groups = list(_groups(cues, 10.0, 1))
+    groups = list(_groups(cues, range(len(cues)), 10.0, 1))
     assert groups[:2] == [range(3), range(2, 5)]
     assert set().union(*groups) == set(range(20))
     assert _spread(groups, 3) == [groups[0], groups[round((len(groups) - 1) / 2)], groups[-1]]
@@ -105,7 +109,7 @@ def test_groups_overlap_and_cover_all():
 
 def test_a_cue_longer_than_a_group_is_a_group():
     cues = [Cue(0, 25, "x"), Cue(26, 27, "y"), Cue(40, 65, "z")]
-    assert list(_groups(cues, 10.0, 1)) == [range(1), range(1, 2), range(2, 3)]
+    assert list(_groups(cues, range(len(cues)), 10.0, 1)) == [range(1), range(1, 2), range(2, 3)]
 
 
 def test_onsets_are_where_speech_begins():
@@ -136,6 +140,122 @@ def test_margins_end_in_the_middle_of_the_pause():
     assert _widened(segments, 2, 9.05) == Segment(pytest.approx(7.9), pytest.approx(9.025), "c")
 
 
+def judged(*scores: float | None) -> list[Segment]:
+    """Segments of a second each, two seconds apart, heard where they are worth more than 1."""
+    return [
+        Segment(2.0 * i, 2.0 * i + 1, "x", score, None if score is not None and score > 1 else "not_heard")
+        for i, score in enumerate(scores)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("settled", "stretches"),
+    [
+        ("11111111", []),
+        ("00000011", [range(6)]),
+        ("11000011", []),
+        ("1100000111100000", [range(2, 7), range(11, 16)]),
+        # One is heard by chance, two in a row are not.
+        ("110010001", [range(2, 9)]),
+        ("110011000", []),
+        ("", []),
+    ],
+)
+def test_stretches_that_are_searched_for_again(settled, stretches):
+    assert list(stretches_unheard([mark == "1" for mark in settled])) == stretches
+
+
+def test_each_cue_follows_the_line_of_most_worth_and_changes_have_a_price():
+    worth_KQ = np.array([[4, 4, 4, 0, 0, 1.5, 0, -1], [0, 0, 0, 3, 3, -1, 3, 3]], np.float64)
+    assert best_path(worth_KQ) == [0, 0, 0, 1, 1, 1, 1, 1]
+    assert best_path(worth_KQ[:1]) == [0] * 8
+
+
+@given(st.lists(st.lists(st.integers(-2, 4), min_size=5, max_size=5), min_size=1, max_size=3))
+def test_no_other_path_is_worth_more(rows):
+    worth_KQ = np.array(rows, np.float64)
+
+    def total(path: Sequence[int]) -> float:
+        changes = sum(one != other for one, other in pairwise(path))
+        return sum(worth_KQ[k, i] for i, k in enumerate(path)) - 4.0 * changes
+
+    assert total(best_path(worth_KQ)) == max(map(total, product(range(len(rows)), repeat=5)))
+
+
+def test_what_two_lines_place_at_one_time_is_the_likelier_ones():
+    one, other = Segment(5, 7, "a", 3.0), Segment(5.5, 7.5, "b", 2.0)
+    assert [s.reason for s in apart([one, other], [0, 1])] == [None, "overlaps"]
+    assert [s.reason for s in apart([other, one], [0, 1])] == ["overlaps", None]
+    assert apart([one, other], [0, 0]) == [one, other]
+    assert apart([one, replace(other, start_s=6.95)], [0, 1])[0].end_s == 6.95
+
+
+def test_lines_share_the_cues_and_one_that_places_few_is_none():
+    cues = [Cue(2.0 * i, 2.0 * i + 1, "x") for i in range(10)]
+    first = Line(Clock(0, 0), 0.0, 0, judged(*[4.0] * 5, *[-1.0] * 5))
+    second = [replace(s, start_s=s.start_s + 100, end_s=s.end_s + 100) for s in judged(*[-1.0] * 2, *[3.0] * 5)]
+    chance = Line(Clock(500, 0), 0.0, 0, judged(*[-1.0] * 5, 1.5, *[-1.0] * 4))
+    pieces, segments = joined([Line(Clock(106, 0), 0.1, 3, second), chance, first], cues)
+    assert [(piece.clock.offset_s, piece.first, piece.placed) for piece in pieces] == [(0, 0, 5), (106, 5, 5)]
+    assert [segment.start_s for segment in segments] == [0, 2, 4, 6, 8, 104, 106, 108, 110, 112]
+    assert all(segment.reason is None for segment in segments)
+
+
+def displaced(cues: list[Cue], shift_s: float) -> list[Cue]:
+    return [Cue(cue.start_s + shift_s, cue.end_s + shift_s, cue.text) for cue in cues]
+
+
+class Searched:
+    """A finder of a recording in which every cue from `changes` on is said 30 s later than those before it."""
+
+    def __init__(self, cues: Sequence[Cue], changes: int, found_at_once: bool) -> None:
+        self.cues, self.changes, self.found_at_once = cues, changes, found_at_once
+        self.searches: list[tuple[range, float]] = []
+        self.taken: list[tuple[float, float]] = []
+
+    def first_fit(self, span: range, base: Clock, max_offset_s: float) -> Fit | None:
+        assert max_offset_s == 60.0
+        self.searches.append((span, base.offset_s))
+        before = sum(i < self.changes for i in span)
+        if not self.found_at_once and 0 < before < len(span):
+            return None
+        return Fit(Clock(0.0 if before > len(span) / 2 else 30.0, 0.0), 0.0, 1.0)
+
+    def take(self, start_s: float, end_s: float) -> None:
+        self.taken.append((start_s, end_s))
+
+    def judge(self, clock: Clock, cues: Sequence[Cue]) -> list[Segment]:
+        right = [clock.offset_s == (0.0 if cue.start_s < 2.0 * self.changes else 30.0) for cue in cues]
+        return [
+            replace(s, start_s=clock.at(c.start_s))
+            for s, c in zip(judged(*[4.0 * r for r in right]), cues, strict=True)
+        ]
+
+
+def test_what_one_line_leaves_is_searched_for_from_there():
+    finder = Searched(cues := [Cue(2.0 * i, 2.0 * i + 1, "x") for i in range(40)], 25, found_at_once=True)
+    lines = find_pieces(finder, cues, finder.judge, 60.0)
+    assert finder.searches == [(range(40), 0.0), (range(25, 40), 0.0)]
+    assert [(line.clock.offset_s, line.first, len(line.segments)) for line in lines] == [(0.0, 0, 40), (30.0, 15, 25)]
+    moved = displaced(cues[25:], 30.0)
+    assert finder.taken == [(cue.start_s, cue.end_s) for cue in [*cues[:25], *moved]]
+
+
+def test_halves_are_searched_where_the_whole_has_no_line():
+    finder = Searched(cues := [Cue(2.0 * i, 2.0 * i + 1, "x") for i in range(40)], 20, found_at_once=False)
+    lines = find_pieces(finder, cues, finder.judge, 60.0)
+    assert [span for span, _ in finder.searches] == [range(40), range(20), range(20, 40)]
+    pieces, segments = joined(lines, cues)
+    assert [(piece.clock.offset_s, piece.first, piece.placed) for piece in pieces] == [(0.0, 0, 20), (30.0, 20, 20)]
+    assert [segment.start_s for segment in segments[18:22]] == [36, 38, 70, 72]
+
+
+@given(st.floats(-9, 9), st.floats(-0.05, 0.05), st.floats(-9, 9), st.floats(-0.05, 0.05), st.floats(0, 99))
+def test_one_clock_after_the_other(offset, drift, then_offset, then_drift, at_s):
+    one, other = Clock(offset, drift), Clock(then_offset, then_drift)
+    assert one.then(other).at(at_s) == pytest.approx(other.at(one.at(at_s)), abs=1e-9)
+
+
 @pytest.mark.parametrize(
     ("cues", "problem"),
     [
@@ -145,13 +265,13 @@ def test_margins_end_in_the_middle_of_the_pause():
 )
 def test_what_has_no_line_says_why(cues, problem):
     found = find_timing(None, np.zeros(160_000, np.int16), cues, "en")
-    assert (found.clock, found.problem) == (None, problem)
+    assert (found.pieces, found.problem) == ((), problem)
 
 
 def test_cues_that_no_line_brings_into_the_recording_are_not_searched_for(monkeypatch):
     searched = []
     monkeypatch.setattr(timing, "speech_activity", lambda pcm_T: np.ones(pcm_T.size // 512))
-    monkeypatch.setattr(timing, "candidates", lambda *given: searched.append(given[1]) or [])
+    monkeypatch.setattr(timing_search, "candidates", lambda *given: searched.append(given[1]) or [])
     cues = [Cue(second, second + 1, "word") for second in (0, 2, 70)]
     found = find_timing(None, np.zeros(160_000, np.int16), [*cues, Cue(359_999, 360_000, "credit")], "en")
     assert (found.problem, searched) == ("no_agreement", [[(0, 1), (2, 3), (70, 71)]])
