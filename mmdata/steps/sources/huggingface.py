@@ -19,7 +19,7 @@ from mmdata.spec import Frozen, Names
 from mmdata.steps.base import Discovered
 from mmdata.steps.exchange import Declared, Input, Keep, Place, Ref
 from mmdata.steps.sources.files import modality_of
-from mmdata.steps.sources.places import text_ref
+from mmdata.steps.sources.places import text_ref, web_ref
 
 _MOST_TEXT: Final = 10_000
 # What attributes are made of: as a text, which for lists and objects of any length is none.
@@ -175,8 +175,7 @@ class _Rows:
         if value is None:
             return Ref(name, kind, where, None, column.lang, required=column.required)
         if isinstance(value, str) and value.startswith(("http://", "https://")):
-            version = hashlib.sha256(value.encode()).hexdigest()[:16]
-            return Ref(name, kind, value, None, column.lang, required=column.required, version=version)
+            return web_ref(name, kind, value, required=column.required, lang=column.lang)
         raise SampleError("no_media", f"{type(value).__name__} is no {kind}")
 
     def _media(self, name: str, column: Column, data: bytes) -> Ref:

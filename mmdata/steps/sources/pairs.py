@@ -14,7 +14,7 @@ from mmdata.errors import SampleError
 from mmdata.sample import Modality
 from mmdata.steps.base import Discovered
 from mmdata.steps.exchange import Declared, Input, Keep, Place, Ref
-from mmdata.steps.sources.places import printable, text_ref
+from mmdata.steps.sources.places import printable, text_ref, web_ref
 from mmdata.store.remote import opened
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class Pages(Discovered):
         names = self.members()
         if "subtitles" in names and media.tracks:
             track = media.tracks[0]
-            refs.append(Ref("subtitles", "text", track.url, None, track.lang, required=False, version=_of(track.url)))
+            refs.append(web_ref("subtitles", "text", track.url, required=False, lang=track.lang))
         refs += [
             text_ref(name, texts[name], name, required=False)
             for name in names
@@ -130,7 +130,7 @@ class Pages(Discovered):
         place = inside.place(media.url)
         modality = _modality(media.kind)
         if place is None:
-            return Ref(media.kind, modality, media.url, version=_of(media.url))
+            return web_ref(media.kind, modality, media.url, required=True)
         path, span, digest = place
         return Ref(media.kind, modality, path, version=digest, span=span)
 
@@ -199,7 +199,3 @@ def _is_media(record: Record) -> bool:
 
 def _modality(kind: str) -> Modality:
     return {"image": "image", "video": "video", "audio": "audio"}[kind]  # type: ignore[return-value]
-
-
-def _of(url: str) -> str:
-    return hashlib.sha256(url.encode()).hexdigest()[:16]

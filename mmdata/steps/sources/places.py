@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from mmdata.errors import PlanError
+from mmdata.sample import Modality
 from mmdata.steps.exchange import Place, Ref
 from mmdata.store.remote import find, is_remote, version
 
@@ -75,6 +76,13 @@ def text_ref(name: str, text: str | None, where: str, *, required: bool, lang: s
     """A text that stands in the source itself; `where` is said if it is missing."""
     version = hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:16] if text else None
     return Ref(name, "text", None if text else where, text or None, lang, required=required, version=version)
+
+
+def web_ref(name: str, modality: Modality, url: str, *, required: bool, lang: str | None = None) -> Ref:
+    """What a URL names. A fragment is sent to no server: what differs in it alone is one thing, asked for once."""
+    asked = url.partition("#")[0]
+    version = hashlib.sha256(asked.encode()).hexdigest()[:16]
+    return Ref(name, modality, asked, None, lang, required=required, version=version)
 
 
 def printable(name: str) -> str:

@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Callable, Collection, Iterator
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,6 +23,7 @@ from mmdata.spec import Frozen, Location, Names
 from mmdata.steps.base import Source
 from mmdata.steps.exchange import Declared, Input, Ref
 from mmdata.steps.sources.files import modality_of
+from mmdata.steps.sources.places import web_ref
 from mmdata.steps.sources.repeats import Repeats
 from mmdata.steps.sources.rows import READERS, Rows, format_of
 from mmdata.store import sql
@@ -205,10 +207,9 @@ class Table(Source):
 
 def _fetched(name: str, modality: Modality, member: MemberColumn, url: str) -> Ref:
     scheme, colon, rest = url.partition("://")
-    scheme = scheme.lower()
+    ref = web_ref(name, modality, f"{scheme.lower()}{colon}{rest}", required=member.required, lang=member.lang)
     # Anything else would be taken for a path.
-    version = hashlib.sha256(url.encode()).hexdigest()[:16] if scheme in {"http", "https"} else _NO_URL
-    return Ref(name, modality, f"{scheme}{colon}{rest}", None, member.lang, required=member.required, version=version)
+    return ref if scheme.lower() in {"http", "https"} else replace(ref, version=_NO_URL)
 
 
 _FIX_BYTES = (
