@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
-from mmdata.net.rights import header_rights
+from mmdata.net.rights import Rights
 
 # RFC 9110, section 5.6.2: the characters of a token.
 _NAME: Final = r"[a-z0-9!#$%&'*+.^_`|~-]{1,100}"
@@ -42,8 +42,9 @@ class Answer:
         declared: media type of the Content-Type header, without parameters, in lower case; None where there is none.
         charset: of the Content-Type header, None where there is none.
         validators: to ask again by.
-        opt_out: what the headers say against use for training: `noai`, `noimageai`, `noml`, `tdm-reservation`.
-        robots: other directives of X-Robots-Tag that a crawler obeys: `noindex`, `nofollow`.
+        opt_out: what the headers, those of redirects included, say against use for training: `noai`, `noimageai`,
+            `noml`, `tdm-reservation`.
+        robots: other directives of X-Robots-Tag that a crawler obeys: `noindex`, `nofollow`; of what is at `final_url`.
         attempts: requests made, redirects apart.
         wall_s: from the first request to the last byte.
     """
@@ -61,10 +62,9 @@ class Answer:
     wall_s: float
 
 
-def answer_of(response: Any, data: bytes, agent: str) -> Answer:
-    """The answer of an aiohttp response whose body is `data`; `agent` is our product token."""
+def answer_of(response: Any, data: bytes, rights: Rights) -> Answer:
+    """The answer of an aiohttp response whose body is `data`, and whose headers say what `rights` holds."""
     headers = response.headers
-    rights = header_rights(headers.items(), agent)
     declared = headers.get("Content-Type", "").partition(";")[0].strip().lower()
     charset = response.charset or ""
     return Answer(

@@ -20,7 +20,7 @@ from mmdata.net.failures import failure, refused
 from mmdata.net.limits import KEPT_S, ByteBudget, Hold, Host, Hosts
 from mmdata.net.reservations import Reservations
 from mmdata.net.resolver import public_resolver
-from mmdata.net.rights import RESERVED
+from mmdata.net.rights import RESERVED, Rights, header_rights
 from mmdata.net.robots import MOST_BYTES, Robots
 from mmdata.spec import FetchSpec
 
@@ -46,7 +46,16 @@ class _Ask:
     cut: bool = False
     conditional: bool = False
     attempts: int = 1
+    obey_headers: bool = False
     reservations: Literal["obey", "note", "no"] = "no"
+
+
+@dataclass(frozen=True)
+class _Redirect:
+    """Where an answer leads, and what its own headers say."""
+
+    location: str
+    rights: Rights
 
 
 class Fetcher:
@@ -107,8 +116,8 @@ class Fetcher:
             max_bytes: of the body, decoded.
             known: what an earlier answer gave: the answer may then be 304, without a body.
             accept: media types that are wanted.
-            opt_out: whether an opt-out of the host or in the headers is an error; default: as the settings say. One
-                that is no error stands in the answer.
+            opt_out: whether an opt-out of the host, or in the headers of the answer or of a redirect, is an error;
+                default: as the settings say. One that is no error stands in the answer.
 
         Raises FetchError: `bad_url`, `private_address`, `dns_failed`, `connect_failed`, `tls_failed`, `timeout` (for
         `idle_s` no byte), `too_slow` (`timeout_s`), `too_large`, `truncated`, `bad_answer`, `http_404` and so on,
@@ -123,13 +132,11 @@ class Fetcher:
             self.settings.max_redirects,
             conditional=bool(asked),
             attempts=self.settings.attempts,
+            obey_headers=obey,
             reservations=("obey" if obey else "note") if self.settings.opt_out and self.settings.tdmrep else "no",
         )
         began = time.monotonic()
         async with self._attempts(url, ask) as answer:
-            if answer.opt_out and obey:
-                words = f"the headers of {answer.final_url} say {', '.join(answer.opt_out)}"
-                raise FetchError("opted_out", words, status=answer.status)
             yield replace(answer, wall_s=time.monotonic() - began)
 
     async def sitemaps(self, url: str) -> list[str]:
@@ -176,26 +183,26 @@ class Fetcher:
     async def _follow(self, text: str, ask: _Ask, hold: Hold) -> Answer:
         """One attempt, over redirects: each is checked like a URL of its own."""
         url = checked_url(text)
-        reserved = False
+        says = Rights()
         for _ in range(ask.redirects + 1):
             check_literal(url, self._allowed)
             with self._hosts.host(host_of(url)) as host:
                 if ask.robots:
                     await self._obey_robots(url, host)
                 if ask.reservations != "no":
-                    reserved = await self._is_reserved(url, ask) or reserved
+                    says |= await self._reserved(url, ask)
                 found = await self._request(url, host, ask, hold)
             if isinstance(found, Answer):
-                opt_out = tuple(sorted({*found.opt_out, RESERVED})) if reserved else found.opt_out
-                return replace(found, url=text, opt_out=opt_out)
-            url = checked_url(found, str(url))
+                return replace(found, url=text, opt_out=(says | Rights(found.opt_out)).opt_out)
+            says |= found.rights
+            url = checked_url(found.location, str(url))
         raise FetchError("too_many_redirects", f"more than {ask.redirects} redirects, the last to {url}")
 
-    async def _is_reserved(self, url: URL, ask: _Ask) -> bool:
+    async def _reserved(self, url: URL, ask: _Ask) -> Rights:
         reserved = await self._reservations.has(url)
         if reserved and ask.reservations == "obey":
             raise FetchError("opted_out", f"tdmrep.json of {url.raw_host} reserves its rights to {url.path}")
-        return reserved
+        return Rights((RESERVED,)) if reserved else Rights()
 
     async def _obey_robots(self, url: URL, host: Host) -> None:
         pause_s = await self._robots.check(url)
@@ -205,7 +212,7 @@ class Fetcher:
             raise RobotsError("crawl_delay", words, passing=True)
         host.pause_s = pause_s
 
-    async def _request(self, url: URL, host: Host, ask: _Ask, hold: Hold) -> Answer | str:
+    async def _request(self, url: URL, host: Host, ask: _Ask, hold: Hold) -> Answer | _Redirect:
         """One request: an answer, or where it redirects to."""
         import aiohttp
 
@@ -224,14 +231,17 @@ class Fetcher:
             except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
                 raise failure(error, url, self.settings) from None
 
-    async def _answer(self, url: URL, response: Any, ask: _Ask, hold: Hold, deadline: asyncio.Timeout) -> Answer | str:
+    async def _answer(
+        self, url: URL, response: Any, ask: _Ask, hold: Hold, deadline: asyncio.Timeout
+    ) -> Answer | _Redirect:
         location = response.headers.get("Location")
         if response.status in _REDIRECTS and location:
-            return str(location)
+            return _Redirect(str(location), self._rights(url, response, ask))
         if response.status == HTTPStatus.NOT_MODIFIED and not ask.conditional:
             raise FetchError("bad_answer", f"{url.raw_host} answers 304 to what was not asked with a condition")
         if response.status not in {HTTPStatus.OK, HTTPStatus.NOT_MODIFIED}:
             raise refused(url, response)
+        rights = self._rights(url, response, ask)
         if (response.content_length or 0) > ask.max_bytes and not ask.cut:
             raise FetchError("too_large", f"{response.content_length} bytes, more than max_bytes: {ask.max_bytes}")
 
@@ -244,4 +254,12 @@ class Fetcher:
             deadline.reschedule(clock() + left_s)
 
         data = await read_body(response, ask.max_bytes, grow, cut=ask.cut)
-        return answer_of(response, data, self.settings.user_agent)
+        return answer_of(response, data, rights)
+
+    def _rights(self, url: URL, response: Any, ask: _Ask) -> Rights:
+        """What its headers say. Raises FetchError `opted_out` where that is obeyed: nothing more is read."""
+        rights = header_rights(response.headers.items(), self.settings.user_agent)
+        if rights.opt_out and ask.obey_headers:
+            words = f"the headers of {url} say {', '.join(rights.opt_out)}"
+            raise FetchError("opted_out", words, status=response.status)
+        return rights

@@ -30,6 +30,9 @@ def site() -> Iterator[Site]:
     with Site() as found:
         found.extra |= {
             "/to-loop-bytes": redirect("/to-loop-bytes?\xe4\xff"),
+            "/noai-elsewhere": lambda *_: Reply(
+                302, headers={"Location": "/i/elsewhere.jpg", "X-Robots-Tag": "noai, noindex"}
+            ),
             "/odd-304": lambda *_: Reply(304, length=None),
             "/odd-coding": lambda *_: Reply(body=b"x", headers={"Content-Encoding": "br"}),
         }
@@ -137,6 +140,17 @@ def test_what_is_packed_is_unpacked(site: Site):
 def test_an_opt_out_is_recorded_where_it_is_not_obeyed(site: Site):
     assert only(fetch(site, "/noai", opt_out=False)).opt_out == ("noai", "noimageai")
     assert only(fetch(site, "/noai-other")).opt_out == ()
+
+
+def test_an_opt_out_of_a_redirect_counts_and_what_it_leads_to_is_not_asked_for(site: Site):
+    (refused,) = fetch(site, "/noai-elsewhere")
+    assert isinstance(refused, FetchError)
+    assert (refused.reason, refused.status) == ("opted_out", 302)
+    assert str(refused) == f"the headers of {site.url('/noai-elsewhere')} say noai"
+    assert site.seen["/i/elsewhere.jpg"] == 0
+    # What a redirect says of indexing is about its own URL.
+    noted = only(fetch(site, "/noai-elsewhere", opt_out=False))
+    assert (noted.opt_out, noted.robots, noted.data) == (("noai",), (), jpeg("/i/elsewhere.jpg"))
 
 
 def test_what_has_not_changed_is_not_sent_again(site: Site):
