@@ -1,7 +1,11 @@
-"""Sitemaps (sitemaps.org): URLs of pages, or of more sitemaps; plain or packed by gzip."""
+"""Sitemaps (sitemaps.org): URLs of pages, or of more sitemaps; plain or packed by gzip.
+
+The protocol knows XML, texts of one URL a line, and the feeds RSS and Atom, whose entries name pages.
+"""
 
 from __future__ import annotations
 
+import codecs
 import zlib
 from dataclasses import dataclass, field
 from typing import Final
@@ -14,7 +18,10 @@ MOST_BYTES: Final = 50 << 20
 _MOST_URLS: Final = 50_000
 _GZIP: Final = b"\x1f\x8b"
 _MOST_URL: Final = 2048
-_ENTRIES: Final = frozenset({"url", "sitemap"})
+# By the element around it, the one whose text is a URL: RSS is the last.
+_NAMED: Final = {"url": "loc", "sitemap": "loc", "item": "link"}
+_ROOTS: Final = frozenset({"urlset", "sitemapindex", "rss", "RDF", "feed"})
+_UTF16: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 @dataclass
@@ -24,27 +31,57 @@ class Sitemap:
     pages: list[str] = field(default_factory=list)
     sitemaps: list[str] = field(default_factory=list)
 
+    def add(self, url: str, around: str) -> None:
+        """What stands in an element that is called `around`."""
+        if url and len(self.pages) + len(self.sitemaps) < _MOST_URLS:
+            (self.sitemaps if around == "sitemap" else self.pages).append(url[:_MOST_URL])
+
 
 def read_sitemap(data: bytes) -> Sitemap:
     """Read one file; what stands before a fault counts.
 
-    Raises SampleError `bad_sitemap` where it names nothing because it is broken.
+    Raises SampleError `bad_sitemap` where it is none, or names nothing because it is broken.
     """
+    try:
+        data = _unpacked(data).removeprefix(codecs.BOM_UTF8)
+    except zlib.error as error:
+        raise SampleError("bad_sitemap", f"no sitemap: {error}") from None
+    return _of_xml(data) if data.startswith(_UTF16) or data.lstrip().startswith(b"<") else _of_lines(data)
+
+
+def _of_lines(data: bytes) -> Sitemap:
+    found = Sitemap()
+    for line in data.splitlines():
+        url = line.decode("utf-8", "replace").strip()
+        # The protocol wants whole URLs: anything else may be the line of any text.
+        if url[:8].lower().startswith(("http://", "https://")):
+            found.add(url, "url")
+    if not found.pages:
+        raise SampleError("bad_sitemap", "no sitemap: neither XML nor a text of one URL a line")
+    return found
+
+
+def _of_xml(data: bytes) -> Sitemap:
     found = Sitemap()
     text: list[str] = []
     path: list[str] = []
+    root = ""
 
-    def start(name: str, _: dict[str, str]) -> None:
-        path.append(name.rpartition(" ")[2])
+    def start(tag: str, attributes: dict[str, str]) -> None:
+        nonlocal root
+        name = tag.rpartition(" ")[2]
+        root = root or name
+        # Atom; its other links are of the feed, the author, a file.
+        if name == "link" and path and path[-1] == "entry" and attributes.get("rel", "alternate") == "alternate":
+            found.add(attributes.get("href", "").strip(), "entry")
+        path.append(name)
         text.clear()
 
-    def end(name: str) -> None:
-        path.pop()
+    def end(_: str) -> None:
+        name = path.pop()
         # Pictures of a page have one too (sitemap-image), and are no pages.
-        is_named = name.rpartition(" ")[2] == "loc" and path and path[-1] in _ENTRIES
-        if is_named and len(found.pages) + len(found.sitemaps) < _MOST_URLS:
-            url = "".join(text).strip()
-            (found.sitemaps if path[-1] == "sitemap" else found.pages).append(url[:_MOST_URL])
+        if path and name == _NAMED.get(path[-1]):
+            found.add("".join(text).strip(), path[-1])
 
     def characters(part: str) -> None:
         if len(text) < _MOST_URL:
@@ -52,12 +89,15 @@ def read_sitemap(data: bytes) -> Sitemap:
 
     parser = expat.ParserCreate(namespace_separator=" ")
     parser.StartElementHandler, parser.EndElementHandler, parser.CharacterDataHandler = start, end, characters
+    problem = None
     try:
-        parser.Parse(_unpacked(data), True)
+        parser.Parse(data, True)
+        problem = None if root in _ROOTS else f"it is <{root[:40]}>"
     # The last two are of encodings that expat does not know, or cannot read.
-    except (expat.ExpatError, zlib.error, LookupError, ValueError) as error:
-        if not found.pages and not found.sitemaps:
-            raise SampleError("bad_sitemap", f"no sitemap: {error}") from None
+    except (expat.ExpatError, LookupError, ValueError) as error:
+        problem = str(error)
+    if problem and not found.pages and not found.sitemaps:
+        raise SampleError("bad_sitemap", f"no sitemap: {problem}")
     return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,13 +25,14 @@ from mmdata.net.sniff import sniff
 
 _ACCEPT: Final = "text/html,application/xhtml+xml;q=0.9,*/*;q=0.1"
 _PAGES: Final = frozenset({"text/html", "application/xhtml+xml", "text/xml"})
+_LISTS: Final = frozenset({"text/plain", "text/xml", "application/gzip"})
 _MOST_SITEMAPS: Final = 10_000
 _TELL_EVERY: Final = 20
 
 
 @dataclass(frozen=True)
 class Start:
-    """Where a crawl begins: pages, and sitemaps (None: those that robots.txt names, else /sitemap.xml)."""
+    """Where a crawl begins: pages, and sitemaps (None: those that robots.txt names, else a /sitemap.xml)."""
 
     seeds: Sequence[str]
     sitemaps: Sequence[str] | None
@@ -47,9 +48,10 @@ async def walk(fetcher: Fetcher, start: Start, scope: Scope, folder: Path, told:
             frontier.try_failed_again()
             (folder / "pages.parquet").unlink()
         recorder = Recorder(folder, frontier.recorded())
-        walker = _Walker(fetcher, scope, frontier, recorder, told)
+        seeds = _normal(start.seeds)
+        walker = _Walker(fetcher, scope, frontier, recorder, told, frozenset(seeds))
         try:
-            frontier.add(_normal(start.seeds), "page", 0)
+            frontier.add(seeds, "page", 0)
             frontier.add(await walker.sitemaps(start), "sitemap", 0)
             await walker.all_of("sitemap")
             await walker.all_of("page")
@@ -69,38 +71,49 @@ def reopen(folder: Path) -> None:
 
 
 def what_failed(folder: Path) -> str:
-    """Of a crawl that is done, in a sentence: how many pages failed, and the first of them with its reason; else ''."""
-    return _first_of(folder, "failed", "failed")
+    """Of a crawl that is done, in a sentence: how many pages failed, and the first of them with its reason; else ''.
+
+    Where none did, the same of sitemaps: the pages that such a one names are not known.
+    """
+    return _first_of(folder, "page", "failed", "failed") or _first_of(folder, "sitemap", "failed", "failed")
 
 
 def what_was_skipped(folder: Path) -> str:
     """The same of pages that were seen and are none of the crawl's: no HTML, or a redirect that leaves its scope."""
-    return _first_of(folder, "skipped", "were skipped")
+    return _first_of(folder, "page", "skipped", "were skipped")
 
 
-def _first_of(folder: Path, state: str, said: str) -> str:
+def _first_of(folder: Path, kind: str, state: str, said: str) -> str:
     import pyarrow.parquet as pq
 
-    path, page, there = folder / "pages.parquet", ("kind", "=", "page"), ("state", "=", state)
+    path, of_kind, there = folder / "pages.parquet", ("kind", "=", kind), ("state", "=", state)
     # A crawl may be of millions: as rows of Python there is one.
-    bad = pq.read_table(path, columns=["url", "reason", "detail"], filters=[page, there])
+    bad = pq.read_table(path, columns=["url", "reason", "detail"], filters=[of_kind, there])
     if not len(bad):
         return ""
     (first,) = bad.slice(0, 1).to_pylist()
-    pages = len(pq.read_table(path, columns=["depth"], filters=[page]))
-    return f"{len(bad)} of {pages} pages {said}, the first: {first['url']}: {first['reason']}: {first['detail']}"
+    total = len(pq.read_table(path, columns=["depth"], filters=[of_kind]))
+    return f"{len(bad)} of {total} {kind}s {said}, the first: {first['url']}: {first['reason']}: {first['detail']}"
 
 
 class _Walker:
     def __init__(
-        self, fetcher: Fetcher, scope: Scope, frontier: Frontier, recorder: Recorder, told: Callable[[int, int], None]
+        self,
+        fetcher: Fetcher,
+        scope: Scope,
+        frontier: Frontier,
+        recorder: Recorder,
+        told: Callable[[int, int], None],
+        seeds: Collection[str],
     ) -> None:
         self.fetcher = fetcher
         self.scope = scope
         self.frontier = frontier
         self.recorder = recorder
         self.told = told
+        self.seeds = seeds
         self.pages, self.bytes = frontier.spent()
+        self.guessed: set[str] = set()
 
     async def sitemaps(self, start: Start) -> list[str]:
         if start.sitemaps is not None:
@@ -109,10 +122,12 @@ class _Walker:
         for origin in dict.fromkeys(str(checked_url(seed).origin()) for seed in start.seeds):
             try:
                 named = _normal(await self.fetcher.sitemaps(origin), f"{origin}/robots.txt")
-                found += named or [f"{origin}/sitemap.xml"]
             except FetchError:
                 continue  # its pages will say so
-        return _normal(found)
+            found += named
+            if not named:
+                self.guessed.add(str(checked_url("/sitemap.xml", origin)))
+        return list(dict.fromkeys([*found, *sorted(self.guessed)]))
 
     async def all_of(self, kind: str) -> None:
         """Visit all URLs of a kind; so many at once as the fetcher takes."""
@@ -154,7 +169,10 @@ class _Walker:
                     await self._page(visit, answer)
         except SampleError as error:
             status = getattr(error, "status", None)
-            self.frontier.settle(visit, Outcome("failed", error.reason, str(error), status=status))
+            # Nobody said that there is one: that it is not there is no failure.
+            is_missed = visit.url not in self.guessed or getattr(error, "passing", False)
+            state = "failed" if is_missed else "skipped"
+            self.frontier.settle(visit, Outcome(state, error.reason, str(error), status=status))
         if visit.kind == "page":
             self.pages += 1
         if self.pages % _TELL_EVERY == 0:
@@ -183,6 +201,8 @@ class _Walker:
 
     def _no_page(self, visit: Visit, answer: Answer) -> tuple[str, str] | None:
         kind = sniff(answer.data, answer.declared)
+        if visit.url in self.seeds and kind in _LISTS and _is_sitemap(answer.data):
+            return "no_page", "it is a sitemap; name it in `sitemaps:`, not in `seeds:`"
         if kind not in _PAGES:
             return "no_page", f"it is {kind}"
         final = str(checked_url(answer.final_url))
@@ -195,6 +215,14 @@ class _Walker:
 
     def _inside(self, links: Iterable[str], base: str | None = None) -> list[str]:
         return [url for url in _normal(links, base) if self.scope.has(url)]
+
+
+def _is_sitemap(data: bytes) -> bool:
+    try:
+        found = read_sitemap(data)
+    except SampleError:
+        return False
+    return bool(found.pages or found.sitemaps)
 
 
 def _outcome(state: str, answer: Answer, reason: str | None = None, detail: str | None = None) -> Outcome:

@@ -305,6 +305,76 @@ def test_pictures_that_a_sitemap_names_are_no_pages():
     assert (found.pages, found.sitemaps) == (["http://x/1"], [])
 
 
+FEEDS = {
+    "text": "\ufeffhttp://x/1\r\n\r\n  HTTPS://x/2  \n# no URL\nabout: http\n",
+    "rss": "<rss><channel><link>http://x/</link><item><link>http://x/1</link><guid>no</guid></item>"
+    "<item><a:link xmlns:a='http://a' href='http://x/'/><link> HTTPS://x/2 </link></item></channel></rss>",
+    "rss 1.0": "<r:RDF xmlns:r='http://r' xmlns='http://s'><channel><link>http://x/</link></channel>"
+    "<item><link>http://x/1</link></item><item><link>HTTPS://x/2</link></item></r:RDF>",
+    "atom": "<feed xmlns='http://www.w3.org/2005/Atom'><link href='http://x/'/><entry><link href='http://x/1'/>"
+    "<link rel='enclosure' href='http://x/f.mp3'/></entry><entry><link rel='alternate' href='HTTPS://x/2'/></entry></feed>",
+}
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+@pytest.mark.parametrize("name", FEEDS)
+def test_a_sitemap_may_be_a_text_or_a_feed(name: str, pack: Any):
+    found = read_sitemap(pack(FEEDS[name].encode()))
+    assert (found.pages, found.sitemaps) == (["http://x/1", "HTTPS://x/2"], [])
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"a text\nof /paths", b"<html><url/></html>", b"\x1f\x8b\x08 no gzip", bytes(100)]
+)
+def test_what_is_no_sitemap_says_so(data: bytes):
+    with pytest.raises(SampleError, match=r"no sitemap: .") as raised:
+        read_sitemap(data)
+    assert raised.value.reason == "bad_sitemap"
+    assert read_sitemap(b"<urlset/>").pages == []
+
+
+def test_a_text_that_robots_txt_names_is_a_sitemap_and_a_seed_that_is_one_says_where_it_belongs(
+    site: Site, tmp_path: Path
+):
+    site.robots = "Sitemap: /map.txt\n"
+    listed = "".join(f"{site.url(f'/p/{n}')}\n" for n in (37, 39)).encode()
+    site.extra["/map.txt"] = lambda *_: Reply(body=listed, headers={"Content-Type": "text/plain"})
+    site.extra["/too.xml"] = lambda *_: Reply(body=b'<?xml version="1.0"?><rss><item><link>/p/3</link></item></rss>')
+    rows = crawl(site, tmp_path / "a", "/p/38", "/too.xml", find=True, max_depth=0)
+    assert {path: row["state"] for path, row in rows.items() if row["state"] == "done"} == dict.fromkeys(
+        ["/p/38", "/map.txt", "/p/37", "/p/39"], "done"
+    )
+    assert (rows["/too.xml"]["reason"], rows["/too.xml"]["detail"]) == (
+        "no_page",
+        "it is a sitemap; name it in `sitemaps:`, not in `seeds:`",
+    )
+    # What is a text and no list is as it was.
+    site.extra["/map.txt"] = lambda *_: Reply(body=b"a text", headers={"Content-Type": "text/plain"})
+    rows = crawl(site, tmp_path / "b", "/map.txt", max_depth=0)
+    assert (rows["/map.txt"]["reason"], rows["/map.txt"]["detail"]) == ("no_page", "it is text/plain")
+
+
+def test_a_sitemap_that_failed_reopens_a_crawl_and_one_that_nobody_named_does_not(site: Site, tmp_path: Path):
+    site.extra["/map.xml"] = lambda *_: Reply(503)
+    there = site.url("/map.xml")
+    crawl(site, tmp_path / "c", "/p/38", sitemaps=[there])
+    failed = what_failed(tmp_path / "c")
+    assert failed.startswith(f"1 of 1 sitemaps failed, the first: {there}: http_503: ")
+    body = f"<urlset><url><loc>{site.url('/p/39')}</loc></url></urlset>".encode()
+    site.extra["/map.xml"] = lambda *_: Reply(body=body)
+    reopen(tmp_path / "c")
+    rows = crawl(site, tmp_path / "c", "/p/38", sitemaps=[there])
+    assert {path: row["state"] for path, row in rows.items()} == dict.fromkeys(["/p/38", "/p/39", "/map.xml"], "done")
+    assert (site.seen["/p/38"], what_failed(tmp_path / "c")) == (1, "")
+    # Where robots.txt names none, one is asked for: that it is not there is no failure; that its server is down is.
+    assert crawl(site, tmp_path / "d", find=True, max_depth=0)["/sitemap.xml"]["state"] == "skipped"
+    assert what_failed(tmp_path / "d") == ""
+    site.extra["/sitemap.xml"] = lambda *_: Reply(503)
+    assert crawl(site, tmp_path / "e", find=True, max_depth=0)["/sitemap.xml"]["state"] == "failed"
+    reopen(tmp_path / "e")
+    assert not (tmp_path / "e" / "done.json").exists()
+
+
 @pytest.mark.parametrize("encoding", ["gb2312", "shift_jis", "no-such-encoding"])
 def test_a_sitemap_whose_encoding_cannot_be_read_costs_itself(site: Site, tmp_path: Path, encoding: str):
     text = f'<?xml version="1.0" encoding="{encoding}"?><urlset><url><loc>{site.url("/p/1")}</loc></url></urlset>'
