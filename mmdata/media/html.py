@@ -204,7 +204,9 @@ class _Reader:
     @cached_property
     def _scripts(self) -> list[tuple[list[Media], str | None]]:
         """What each JSON-LD script describes."""
-        texts = (node.text() for node in self.tree.css("script[type='application/ld+json' i]"))
+        nodes = self.tree.css("script[type*='application/ld+json' i]")
+        # Some say the charset too.
+        texts = (node.text() for node in nodes if _media_type(node) == "application/ld+json")
         return [self._described(text) for text in texts if len(text) <= self.limits.json_ld_characters]
 
     def _described(self, text: str) -> tuple[list[Media], str | None]:
@@ -307,6 +309,10 @@ def _is_place(value: str) -> bool:
 def _is_pixel(node: Node) -> bool:
     sides = [_PIXELS.fullmatch(node.attributes.get(name) or "") for name in ("width", "height")]
     return any(side is not None and int(side[1]) <= _PIXEL_PX for side in sides)
+
+
+def _media_type(node: Node) -> str:
+    return (node.attributes.get("type") or "").partition(";")[0].strip().lower()
 
 
 def _words(node: Node, name: str) -> list[str]:

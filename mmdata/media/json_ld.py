@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
@@ -14,6 +15,8 @@ _KINDS: Final = {
     "VideoObject": "video",
     "AudioObject": "audio",
 }
+# Marks of comments and of CDATA around a script, for browsers that knew no scripts, and for XHTML.
+_MARKS: Final = re.compile(r"(?:[\s\ufeff]|<!--|-->|<!\[CDATA\[|//>?|/\*|\*/)*+")
 _MOST_VALUES: Final = 20_000
 _TEXTS: Final = ("caption", "description", "name", "headline")
 
@@ -38,10 +41,13 @@ class Described:
 
 
 def described(text: str) -> tuple[list[Described], str | None]:
-    """The media objects of a script, and the licence of the page; nothing where it is no JSON."""
+    """The media objects of a script, and the licence of the page; nothing where it is no JSON.
+
+    Marks may stand around it; what follows the value is not looked at.
+    """
     try:
         # Not strict: many write line breaks into texts as they are.
-        value = json.loads(text, strict=False)
+        value, _ = json.JSONDecoder(strict=False).raw_decode(_MARKS.sub("", text, count=1))
     except (ValueError, RecursionError):
         return [], None
     found: list[Described] = []

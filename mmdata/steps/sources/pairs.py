@@ -31,7 +31,7 @@ _FOR_IMAGES_ALONE: Final = "noimageai"
 class Pages(Discovered):
     """What a source of recorded pages lets one choose."""
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     merges: ClassVar[bool] = True
     take: list[Taken] = Field(default=["image"], min_length=1, description="media that are wanted")
     texts: list[TextKind] = Field(

@@ -201,6 +201,38 @@ def ld(json: str) -> str:
     return f'<script type="application/ld+json">{json}</script>'
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("<!--", "-->"),
+        ("\n<!-- \n", "\n//-->\n"),
+        ("//<![CDATA[\n", "\n//]]>"),
+        ("// <![CDATA[\n", "\n// ]]>"),
+        ("/*<![CDATA[*/", "/*]]>*/"),
+        ("<![CDATA[", "]]>"),
+        ("<!--//--><![CDATA[//><!--\n", "\n//--><!]]>"),
+        ("\ufeff", ";"),
+    ],
+)
+def test_marks_around_json_ld_are_none_of_it(before: str, after: str) -> None:
+    script = f'{before}{{"@type": "ImageObject", "url": "j.jpg", "name": "<!-- n -->"}}{after}'
+    assert only(ld(script)).texts == {"json_ld": "<!-- n -->"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "read_too"),
+    [
+        ("application/ld+json; charset=utf-8", True),
+        (" Application/LD+JSON;charset=UTF-8", True),
+        ("application/ld+json-seq", False),
+        ("text/application/ld+json", False),
+    ],
+)
+def test_a_type_of_json_ld_may_have_parameters(kind: str, read_too: bool) -> None:
+    found = urls(f'<script type="{kind}">{{"@type": "ImageObject", "url": "j.jpg"}}</script>')
+    assert found == (["https://example.org/a/j.jpg"] if read_too else [])
+
+
 def test_json_ld() -> None:
     page = read(
         ld("{broken")
