@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, Final
 from mmdata.pipeline import Pipeline
 from mmdata.sample import sample_id
 from mmdata.steps.base import Crawled, Discovered, Source
-from mmdata.steps.exchange import Input, Place, Ref
+from mmdata.steps.exchange import OPTED_OUT, Input, Place, Ref
 from mmdata.steps.sources.repeats import Repeats
 from mmdata.store.found import KEPT, iter_found
 
@@ -157,17 +157,20 @@ def _at_home(found: Input, path: Path) -> Input:
     return replace(found, refs=tuple(replace(ref, url=tar) if ref.url == KEPT else ref for ref in found.refs))
 
 
-_APART: Final = ("CREATE TABLE inputs (place TEXT, line BLOB)", "INSERT INTO inputs VALUES (?, ?)")
+_INSERT: Final = "INSERT INTO inputs VALUES (?, ?, ?)"
+_APART: Final = ("CREATE TABLE inputs (place TEXT, rank INTEGER, line BLOB)", _INSERT)
 _AS_ONE: Final = (
-    "CREATE TABLE inputs (place TEXT PRIMARY KEY, line BLOB) WITHOUT ROWID",
-    "INSERT INTO inputs VALUES (?, ?) ON CONFLICT (place) DO UPDATE SET line = min(line, excluded.line)",
+    "CREATE TABLE inputs (place TEXT PRIMARY KEY, rank INTEGER, line BLOB) WITHOUT ROWID",
+    _INSERT + " ON CONFLICT (place) DO UPDATE SET (rank, line) = (excluded.rank, excluded.line) "
+    "WHERE (excluded.rank, excluded.line) < (rank, line)",
 )
 
 
 def _sorted(source: Source, inputs: Iterator[Input]) -> Iterator[Input]:
     """In the order of their ids, or keys, by a database on disk; of one key that whose line comes first is first.
 
-    Which of several pages that show a picture is named must not depend on the order of a crawl.
+    Which of several pages that show a picture is named must not depend on the order of a crawl. An opt-out counts on
+    whichever of them it stands; another problem is none where a page without it has the same.
     """
     table, insert = _AS_ONE if isinstance(source, Discovered) and source.merges else _APART
     repeats = Repeats("input")
@@ -175,12 +178,19 @@ def _sorted(source: Source, inputs: Iterator[Input]) -> Iterator[Input]:
     database = sqlite3.connect("")
     try:
         database.execute(table)
-        rows = ((sample_id(source.label, i.key) if source.scattered else i.key, input_line(i)) for i in inputs)
+        rows = (
+            (sample_id(source.label, i.key) if source.scattered else i.key, _rank(i), input_line(i)) for i in inputs
+        )
         database.executemany(insert, rows)
         for (line,) in database.execute("SELECT line FROM inputs ORDER BY place, line"):
             yield repeats.told_apart(parse_line(line))
     finally:
         database.close()
+
+
+def _rank(found: Input) -> int:
+    reason = found.problem[0] if found.problem else None
+    return {OPTED_OUT: 0, None: 1}.get(reason, 2)
 
 
 def _cut(label: str, inputs: Iterator[Input], target: int) -> Iterator[list[Input]]:

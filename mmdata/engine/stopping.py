@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from mmdata.errors import FatalError
 
-_WITHHELD: Final = frozenset({"opted_out", "robots_denied"})
+_WITHHELD: Final = frozenset({"opted_out", "noindex", "robots_denied"})
 
 
 class StoppedError(FatalError):

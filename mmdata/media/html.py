@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from selectolax.lexbor import LexborNode as Node
 
 KINDS: Final = ("image", "video", "audio")
-TEXTS: Final = ("alt", "title", "figcaption", "aria_label", "heading", "og", "json_ld")
+TEXTS: Final = ("alt", "title", "figcaption", "shared_figcaption", "aria_label", "heading", "og", "json_ld")
 """Where a text may stand that tells of a media."""
 _SHOWN: Final = ("img", "video", "audio")
 _HEADINGS: Final = ("h1", "h2", "h3", "h4", "h5", "h6")
@@ -64,6 +64,7 @@ class Media:
         transcript: what is said in it, where the page has it.
         transcript_url: of a file that says it.
         licence: of this media alone.
+        other_texts: of the same places, where the page shows it more than once and says something else there.
     """
 
     kind: str
@@ -73,6 +74,7 @@ class Media:
     transcript: str | None = None
     transcript_url: str | None = None
     licence: str | None = None
+    other_texts: dict[str, list[str]] = field(default_factory=dict)
 
 
 @dataclass
@@ -146,16 +148,15 @@ class _Reader:
         )
 
     def media(self) -> list[Media]:
-        nodes = self.tree.css(",".join((*_SHOWN, *_HEADINGS)))
-        around = Around(self.tree, self.base, self.limits, nodes[: 3 * self.limits.media])
         # Some stand in a page more than once.
-        for node in nodes[: 3 * self.limits.media]:
+        nodes = self.tree.css(",".join((*_SHOWN, *_HEADINGS)))[: 3 * self.limits.media]
+        urls = {node.mem_id: url for node in nodes if (url := self._url(node))}
+        around = Around(self.tree, self.base, self.limits, nodes, urls)
+        for node in nodes:
             if node.tag in _HEADINGS:
                 around.pass_heading(node)
-            elif node.tag == "img":
-                self._add_image(node, around)
-            else:
-                self._add_recording(node, around)
+            elif node.mem_id in urls:
+                self._add_shown(node, urls[node.mem_id], around)
         self._add_open_graph()
         self._add_json_ld()
         return list(self.found.values())
@@ -217,37 +218,43 @@ class _Reader:
             if url:
                 transcript = clean(one.transcript or "", self.limits.transcript_characters) or None
                 told = {"json_ld": self.clean(one.text)}
-                media.append(Media(one.kind, url, told, [], transcript, None, self.clean(one.licence) or None))
+                licence_of_it = self.clean(one.licence) or None
+                media.append(Media(one.kind, url, told, transcript=transcript, licence=licence_of_it))
         return media, licence
 
     def _add(self, more: Media) -> None:
-        """Add what is found; of what stands twice in a page the first text of each place counts."""
+        """Add what is found; of what stands twice in a page the texts of both count."""
         if len(self.found) >= self.limits.media and (more.kind, more.url) not in self.found:
             return
         known = self.found.setdefault((more.kind, more.url), Media(more.kind, more.url))
-        known.texts = {**{name: text for name, text in more.texts.items() if text}, **known.texts}
+        for name, text in more.texts.items():
+            if text and known.texts.setdefault(name, text) != text:
+                others = known.other_texts.setdefault(name, [])
+                others += [text] if text not in others else []
         known.tracks = known.tracks or more.tracks
         known.transcript = known.transcript or more.transcript
         known.transcript_url = known.transcript_url or more.transcript_url
         known.licence = known.licence or more.licence
 
-    def _add_image(self, node: Node, around: Around) -> None:
-        if _is_pixel(node):
-            return
-        for offer in best(_image_offers(node), self.limits.max_width_px):
-            url = absolute(self.base, offer.url)
-            if url:
-                alt = self.clean(node.attributes.get("alt"))
-                self._add(Media("image", url, {"alt": alt, **around.texts(node)}))
-                return
+    def _url(self, node: Node) -> str | None:
+        """What an element shows; None of a heading, and of what only counts visitors."""
+        if node.tag in _HEADINGS or (node.tag == "img" and _is_pixel(node)):
+            return None
+        if node.tag == "img":
+            places = (offer.url for offer in best(_image_offers(node), self.limits.max_width_px))
+        else:
+            sources = (node, *children(node, "source"))
+            places = (one.attributes.get(name) or "" for one in sources for name in (*_LAZY, "src"))
+        return next(filter(None, (absolute(self.base, place) for place in places)), None)
 
-    def _add_recording(self, node: Node, around: Around) -> None:
-        sources = (node, *children(node, "source"))
-        urls = (absolute(self.base, one.attributes.get(name)) for one in sources for name in (*_LAZY, "src"))
-        url = next(filter(None, urls), None)
-        if url:
+    def _add_shown(self, node: Node, url: str, around: Around) -> None:
+        texts = {"alt": self.clean(node.attributes.get("alt")), **around.texts(node)}
+        if node.tag == "img":
+            self._add(Media("image", url, texts))
+        else:
             text, linked = around.transcript(node)
-            self._add(Media(str(node.tag), url, around.texts(node), self._tracks(node), text, linked))
+            tracks = self._tracks(node)
+            self._add(Media(str(node.tag), url, texts, tracks=tracks, transcript=text, transcript_url=linked))
 
     def _tracks(self, node: Node) -> list[Track]:
         tracks = []

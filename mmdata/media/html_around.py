@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Final
@@ -34,12 +34,18 @@ _TRANSCRIPT_FILE: Final = re.compile(r"\.(?:vtt|srt|(txt))(?:[?#]|$)", re.IGNORE
 class Around:
     """What stands around a media: its figure, its heading, its transcript."""
 
-    def __init__(self, tree: LexborHTMLParser, base: str, limits: Limits, nodes: Sequence[Node]) -> None:
-        """Of a page whose relative URLs are meant from `base`; `nodes` are its media and headings."""
+    def __init__(
+        self, tree: LexborHTMLParser, base: str, limits: Limits, nodes: Sequence[Node], urls: Mapping[int, str]
+    ) -> None:
+        """Of a page whose relative URLs are meant from `base`.
+
+        `nodes` are its media and headings, `urls` what the media show, by `mem_id`.
+        """
         self._tree = tree
         self._base = base
         self._limits = limits
         self._nodes = nodes
+        self._urls = urls
         self._headings: dict[int, Node] = {}
         self._cache: dict[int, str] = {}
 
@@ -52,13 +58,45 @@ class Around:
         heading = self._of_card(node)
         if heading is None:
             heading = next((self._headings[s] for s in (*_sections(node), 0) if s in self._headings), None)
-        figure = next((above for above in ancestors(node, _MOST_LEVELS) if above.mem_id in self._captions), None)
         return {
             "title": self._clean(node.attributes.get("title")),
             "aria_label": self._aria(node),
-            "figcaption": self._text(self._captions[figure.mem_id]) if figure is not None else "",
+            **self._figcaption(node),
             "heading": self._text(heading) if heading is not None else "",
         }
+
+    def _figcaption(self, node: Node) -> dict[str, str]:
+        """The caption of a figure tells of the one thing in it, or of several together, unless each has its own."""
+        figure = self._figure(node)
+        if figure is None:
+            return {}
+        captions, shown = self._captions[figure[0]], self._shown[figure]
+        if len(shown) == 1 or len(shown) == len(captions):
+            return {"figcaption": self._text(captions[shown[self._urls[node.mem_id]]])}
+        return {"shared_figcaption": self._clean(" ".join(map(self._text, captions)))}
+
+    def _figure(self, node: Node) -> tuple[int, str, bool] | None:
+        """The nearest one with a caption, the kind of the element, and whether it is for browsers without scripts.
+
+        Those show it in the place of another.
+        """
+        unscripted = False
+        for above in ancestors(node, _MOST_LEVELS):
+            unscripted = unscripted or above.tag == "noscript"
+            if above.mem_id in self._captions:
+                return above.mem_id, str(node.tag), unscripted
+        return None
+
+    @cached_property
+    def _shown(self) -> dict[tuple[int, str, bool], dict[str, int]]:
+        """What a figure shows of each kind: URLs with their places in the order of the page."""
+        found: dict[tuple[int, str, bool], dict[str, int]] = {}
+        for node in self._nodes:
+            figure = self._figure(node) if node.mem_id in self._urls else None
+            if figure is not None:
+                shown = found.setdefault(figure, {})
+                shown.setdefault(self._urls[node.mem_id], len(shown))
+        return found
 
     def _of_card(self, node: Node) -> Node | None:
         """The heading that a media shares the nearest element with, where that holds nothing else of the kind.
@@ -113,15 +151,14 @@ class Around:
         return _first_ones((node.attributes["id"] or "", node) for node in self._tree.css("[id]"))
 
     @cached_property
-    def _captions(self) -> dict[int, Node]:
+    def _captions(self) -> dict[int, list[Node]]:
         """By the figure around them."""
-        captions = self._tree.css("figcaption")[: self._limits.media]
-        return _first_ones(
-            (figure.mem_id, caption)
-            for caption in captions
-            for figure in [next((above for above in ancestors(caption, 8) if above.tag == "figure"), None)]
-            if figure is not None
-        )
+        found: dict[int, list[Node]] = {}
+        for caption in self._tree.css("figcaption")[: self._limits.media]:
+            figure = next((above for above in ancestors(caption, 8) if above.tag == "figure"), None)
+            if figure is not None:
+                found.setdefault(figure.mem_id, []).append(caption)
+        return found
 
     @cached_property
     def _spoken(self) -> dict[int, list[Node]]:

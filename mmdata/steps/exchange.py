@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from mmdata.sample import Modality
 
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from mmdata.errors import SampleError
 
     Floats = NDArray[np.float32]
+
+OPTED_OUT: Final = "opted_out"
+"""The problem of an input whose owner wants it kept out of training."""
 
 
 @dataclass(frozen=True)

@@ -205,3 +205,34 @@ def test_a_seed_that_redirects_to_another_host_says_so(cli, site: Site):
     said = cli.build(*also, code=2).stderr
     assert f"1 of 1 pages were skipped, the first: {site.url('/old')}: out_of_scope: it redirects to {there}" in said
     assert "`hosts`, `include` and `exclude` say what is visited" in said
+
+
+def test_what_pages_say_of_pictures_together_or_in_several_ways(cli):
+    """A figure of two, a picture with two texts, a page that is not to be indexed: each has its row."""
+    hidden = '<meta name="robots" content="noindex"><img src="/i/x.jpg" alt="hidden"><img src="/i/a.jpg" alt="a fox">'
+    together = '<img src="/i/l.jpg" alt="left"><img src="/i/r.jpg"><figcaption>left and right</figcaption>'
+    bodies = {
+        "/a": f"<figure>{together}</figure>",
+        "/b": '<img src="/i/a.jpg" alt="a fox"><img src="/i/a.jpg" alt="in snow"><img src="/i/o.jpg" alt="o">',
+        "/0": hidden,
+        "/no": '<meta name="robots" content="noai"><img src="/i/o.jpg" alt="o">',
+    }
+    with Site() as site:
+        site.extra |= {path: lambda *_, b=body: Reply(body=b.encode(), headers=HTML) for path, body in bodies.items()}
+        spec(cli, site, web(site, seeds=[site.url(path) for path in bodies], max_depth=0))
+        assert "6 inputs = 4 kept + 2 failed" in cli.build().stdout
+        rows = cli.query(
+            "SELECT split_part(key, ' ', 1) AS url, f.fate, f.rule, text, attributes['caption_kind'] AS kind, "
+            "attributes['captions_on_page'] AS n FROM samples s JOIN fates f USING (sample_id) "
+            "LEFT JOIN (FROM members WHERE name = 'caption') m USING (sample_id) ORDER BY ALL"
+        )
+        asked = {path for path in site.seen if path.startswith("/i/")}
+        assert {(row.pop("url").removeprefix(site.url("/i/")), *row.values()) for row in rows} == {
+            ("l.jpg", "kept", None, "left", "alt", None),
+            ("r.jpg", "kept", None, "left and right", "shared_figcaption", None),
+            ("a.jpg", "kept", None, "a fox", "alt", "2"),
+            ("a.jpg", "kept", None, "in snow", "alt", "2"),
+            ("x.jpg", "failed", "noindex", None, "alt", None),
+            ("o.jpg", "failed", "opted_out", None, "alt", None),
+        }
+    assert asked == {"/i/l.jpg", "/i/r.jpg", "/i/a.jpg"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Final, Literal
 
@@ -13,29 +13,40 @@ from pydantic import ByteSize, Field, model_validator
 from mmdata.errors import SampleError
 from mmdata.sample import Modality
 from mmdata.steps.base import Discovered
-from mmdata.steps.exchange import Declared, Input, Keep, Place, Ref
+from mmdata.steps.exchange import OPTED_OUT, Declared, Input, Keep, Place, Ref
 from mmdata.steps.sources.places import printable, text_ref, web_ref
 from mmdata.store.remote import opened
 
 if TYPE_CHECKING:
     from mmdata.crawl.records import Record
+    from mmdata.net.rights import Rights
 
 Taken = Literal["image", "video", "audio"]
-TextKind = Literal["figcaption", "alt", "aria_label", "title", "json_ld", "og", "heading", "transcript"]
-_PREFERRED: Final[list[TextKind]] = ["figcaption", "alt", "aria_label", "title", "json_ld", "og"]
+TextKind = Literal[
+    "figcaption", "alt", "aria_label", "title", "json_ld", "og", "shared_figcaption", "heading", "transcript"
+]
+# What is said of several pictures together is the last: of one of them it is half true.
+_PREFERRED: Final[list[TextKind]] = ["figcaption", "alt", "aria_label", "title", "json_ld", "og", "shared_figcaption"]
 _PAGES: Final = frozenset({"text/html", "application/xhtml+xml", "text/xml"})
 _MEDIA: Final = ("image/", "video/", "audio/")
 _FOR_IMAGES_ALONE: Final = "noimageai"
 
 
 class Pages(Discovered):
-    """What a source of recorded pages lets one choose."""
+    """What a source of recorded pages lets one choose.
+
+    Attributes of a pair: `page`, `page_title`, `page_lang`, `licence`, `opt_out`, `caption_kind`, and
+    `captions_on_page` where the page shows the media under several such texts: each makes a pair, and not all need be
+    true.
+    """
 
     version: ClassVar[int] = 3
     merges: ClassVar[bool] = True
     take: list[Taken] = Field(default=["image"], min_length=1, description="media that are wanted")
     texts: list[TextKind] = Field(
-        default=_PREFERRED, min_length=1, description="texts that may be the caption, the best first"
+        default=_PREFERRED,
+        min_length=1,
+        description="texts that may be the caption, the best first; `shared_figcaption` is said of a figure of several",
     )
     all_texts: bool = Field(False, description="make a member of each kind of text too: alt, figcaption, ...")
     caption_required: bool = Field(True, description="whether media without any such text have failed")
@@ -94,45 +105,48 @@ class Pages(Discovered):
         most = int(self.max_page_bytes)
         page = extract(record.body(most), record.url, record.charset, Limits(page_bytes=most))
         rights = header_rights(record.headers, "mmdata") | meta_rights(page.meta, "mmdata")
-        if "noindex" in rights.robots:
-            return
         about = {"page": record.url, "page_title": page.title, "page_lang": page.lang, "page_licence": page.licence}
         for media in page.media:
             if media.kind in self.take:
-                yield self._input(media, {k: v for k, v in about.items() if v}, rights.opt_out, inside)
+                yield from self._inputs(media, {k: v for k, v in about.items() if v}, rights, inside)
 
-    def _input(self, media: Any, about: dict[str, str], opt_out: tuple[str, ...], inside: _Inside) -> Input:
+    def _inputs(self, media: Any, about: dict[str, str], rights: Rights, inside: _Inside) -> Iterator[Input]:
+        """One for each caption that the page has of a media, as where several pages show it."""
         texts = {**media.texts, **({"transcript": media.transcript} if media.transcript else {})}
         kind = next((kind for kind in self.texts if texts.get(kind)), None)
-        caption = texts[kind] if kind else None
-        key = f"{media.url} {hashlib.sha256(caption.encode()).hexdigest()[:8] if caption else '-'}"
-        refs = [
-            self._media_ref(media, inside),
-            text_ref("caption", caption, "a text of the page", required=self.caption_required),
-        ]
-        names = self.members()
-        if "subtitles" in names and media.tracks:
-            track = media.tracks[0]
-            refs.append(web_ref("subtitles", "text", track.url, required=False, lang=track.lang))
-        refs += [
-            text_ref(name, texts[name], name, required=False)
-            for name in names
-            if name not in {"caption", "subtitles"} and texts.get(name)
-        ]
-        licence = media.licence or about.pop("page_licence", None)
-        facts = {"caption_kind": kind, "licence": licence, "opt_out": ", ".join(opt_out) or None}
+        problem = self._refused(media, rights)
+        # What is not to be used is not kept either.
+        place = None if problem else inside.place(media.url)
+        refs = [_media_ref(media, place), *self._subtitles(media)]
+        captions = [texts[kind], *media.other_texts.get(kind, ())] if kind else [None]
+        facts = {
+            "caption_kind": kind,
+            "captions_on_page": str(len(captions)) if len(captions) > 1 else None,
+            "licence": media.licence or about.pop("page_licence", None),
+            "opt_out": ", ".join(rights.opt_out) or None,
+        }
         attributes = {**about, **{name: value for name, value in facts.items() if value}}
-        says = [word for word in opt_out if word != _FOR_IMAGES_ALONE or media.kind == "image"]
-        problem = ("opted_out", f"its page says {', '.join(says)}") if says and self.obey_opt_out else None
-        return Input(key, tuple(refs), attributes, problem)
+        for caption in captions:
+            key = f"{media.url} {hashlib.sha256(caption.encode()).hexdigest()[:8] if caption else '-'}"
+            told = texts if kind is None else {**texts, kind: caption}
+            yield Input(key, (*refs, *self._texts(caption, told)), attributes, problem)
 
-    def _media_ref(self, media: Any, inside: _Inside) -> Ref:
-        place = inside.place(media.url)
-        modality = _modality(media.kind)
-        if place is None:
-            return web_ref(media.kind, modality, media.url, required=True)
-        path, span, digest = place
-        return Ref(media.kind, modality, path, version=digest, span=span)
+    def _refused(self, media: Any, rights: Rights) -> tuple[str, str] | None:
+        says = [word for word in rights.opt_out if word != _FOR_IMAGES_ALONE or media.kind == "image"]
+        if says and self.obey_opt_out:
+            return OPTED_OUT, f"its page says {', '.join(says)}"
+        return ("noindex", "its page says noindex") if "noindex" in rights.robots else None
+
+    def _texts(self, caption: str | None, texts: Mapping[str, Any]) -> Iterator[Ref]:
+        yield text_ref("caption", caption, "a text of the page", required=self.caption_required)
+        for name in self.members():
+            if name not in {"caption", "subtitles"} and texts.get(name):
+                yield text_ref(name, texts[name], name, required=False)
+
+    def _subtitles(self, media: Any) -> Iterator[Ref]:
+        if "subtitles" in self.members() and media.tracks:
+            track = media.tracks[0]
+            yield web_ref("subtitles", "text", track.url, required=False, lang=track.lang)
 
 
 class _Inside:
@@ -191,6 +205,14 @@ class _Inside:
             return b""
         finally:
             self._file.seek(before)
+
+
+def _media_ref(media: Any, place: tuple[str, tuple[int, int], str] | None) -> Ref:
+    modality = _modality(media.kind)
+    if place is None:
+        return web_ref(media.kind, modality, media.url, required=True)
+    path, span, digest = place
+    return Ref(media.kind, modality, path, version=digest, span=span)
 
 
 def _is_media(record: Record) -> bool:

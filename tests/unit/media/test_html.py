@@ -148,7 +148,44 @@ def test_aria_labelledby_names_other_elements_and_wins() -> None:
 
 
 def test_a_picture_that_stands_twice_is_one_with_the_texts_of_both() -> None:
-    assert only("<img src=1 alt=x><img src=1 alt=y title=z>").texts == {"alt": "x", "title": "z"}
+    found = only("<img src=1 alt=x><img src=1 alt=y title=z><img src=1 alt=x><img src=1 alt=y><img src=1 alt=w>")
+    assert (found.texts, found.other_texts) == ({"alt": "x", "title": "z"}, {"alt": ["y", "w"]})
+
+
+def told_by_figures(html: str) -> list[tuple[str, str | None, str | None]]:
+    """Of each media: the end of its URL, its own figcaption, the one that it shares."""
+    media = read(html).media
+    return [(one.url[-1], one.texts.get("figcaption"), one.texts.get("shared_figcaption")) for one in media]
+
+
+@pytest.mark.parametrize(
+    ("html", "expected"),
+    [
+        ("<img src=1><img src=2><figcaption>both</figcaption>", [("1", None, "both"), ("2", None, "both")]),
+        # One picture, whatever shows it, and what else there is.
+        (
+            "<img src=b data-src=/1><noscript><img src=1></noscript><audio src=2></audio><figcaption>c</figcaption>",
+            [("1", "c", None), ("1", "c", None), ("2", "c", None)],
+        ),
+        ("<img src=1 width=800><img src=2 width=1><figcaption>c</figcaption>", [("1", "c", None)]),
+        (
+            "<img src=1><figcaption>a</figcaption><img src=2><figcaption>b</figcaption>",
+            [("1", "a", None), ("2", "b", None)],
+        ),
+        (
+            "<img src=1><img src=2><img src=3><figcaption>a</figcaption><figcaption>b</figcaption>",
+            [(n, None, "a b") for n in "123"],
+        ),
+        (
+            "<figure><img src=1><figcaption>x</figcaption></figure><img src=2><img src=3><figcaption>all</figcaption>",
+            [("1", "x", None), ("2", None, "all"), ("3", None, "all")],
+        ),
+    ],
+)
+def test_the_caption_of_a_figure_of_several_is_of_none_alone(
+    html: str, expected: list[tuple[str, str | None, str | None]]
+) -> None:
+    assert told_by_figures(f"<figure>{html}</figure>") == expected
 
 
 def test_video_and_audio() -> None:
