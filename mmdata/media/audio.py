@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from mmdata.errors import SampleError
+from mmdata.media.broken_off import NO_SIZE, broken_off
 from mmdata.media.clock import told_length_s
 
 if TYPE_CHECKING:
@@ -83,8 +84,8 @@ def measure_audio(data: bytes, max_duration_s: float, *, whole: bool = True) -> 
 def check_length(container: Any, data: bytes, there_s: float, *, whole: bool) -> None:
     """Raises SampleError: `no_audio` where nothing was decoded, `truncated` where there was more once.
 
-    Of Ogg the last page counts: it does not say how long it is. Nor do AAC, MP3 without a header of its encoder, and of
-    a film's sound nothing.
+    Of Ogg, Matroska, AVI, MP4 and MPEG-TS it is their bytes that count; of Matroska with sound alone its seconds too.
+    AAC and MP3 without a header of its encoder do not say how long they are.
     """
     if there_s == 0:
         raise SampleError("no_audio", "0.00 s of audio")
@@ -92,8 +93,6 @@ def check_length(container: Any, data: bytes, there_s: float, *, whole: bool) ->
         return
     kind, stream = container.format.name, container.streams.audio[0]
     told_s = 0.0
-    if kind == "ogg" and _breaks_off(data):
-        raise SampleError("truncated", f"its last page breaks off, after {there_s:.2f} s")
     if kind == "wav":
         told_s = there_s * _times_of_wav(data)
     elif kind == "aiff" or (kind == "mp3" and _has_xing(data)):
@@ -102,15 +101,25 @@ def check_length(container: Any, data: bytes, there_s: float, *, whole: bool) ->
         told_s = told_length_s(container)
     if there_s < told_s - max(_MOST_MISSING_S, _MOST_MISSING * told_s):
         raise SampleError("truncated", f"{there_s:.2f} s of the {told_s:.2f} s that its header says")
+    if missing := _broken_off(container, data):
+        raise SampleError("truncated", f"{missing}, after {there_s:.2f} s")
+
+
+def check_piece(container: Any, data: bytes, there_s: float, wanted_s: float) -> None:
+    """Raises SampleError `truncated` where the end of a piece is missing because the recording breaks off within it."""
+    if there_s < wanted_s - _MOST_MISSING_S and (missing := _broken_off(container, data)):
+        raise SampleError("truncated", f"{missing}: {there_s:.2f} s of a piece of {wanted_s:.2f} s")
+
+
+def _broken_off(container: Any, data: bytes) -> str | None:
+    return broken_off(data) if container.format.name.partition(",")[0] in _TELL_BYTES else None
 
 
 # What encoders add and decoders take away is less; so is what clocks are off by.
 _MOST_MISSING_S: Final = 0.2
 _MOST_MISSING: Final = 0.005
-# Sizes of who wrote to a pipe and knew none.
-_NO_SIZE: Final = 0x7FFF_0000
+_TELL_BYTES: Final = frozenset({"ogg", "matroska", "avi", "mov", "mpegts"})
 _MOST_CHUNKS: Final = 1000
-_PAGE_HEAD: Final = 27
 
 
 def _times_of_wav(data: bytes) -> float:
@@ -121,17 +130,9 @@ def _times_of_wav(data: bytes) -> float:
             break
         name, size = struct.unpack_from("<4sI", data, at)
         if name == b"data":
-            return float(size / (len(data) - at - 8)) if size < _NO_SIZE else 0.0
+            return float(size / (len(data) - at - 8)) if size < NO_SIZE else 0.0
         at += 8 + size + size % 2
     return 0.0
-
-
-def _breaks_off(data: bytes) -> bool:
-    """Whether the last page of Ogg is not all there (RFC 3533, section 6: a header, its segments' sizes, and they)."""
-    at = data.rfind(b"OggS")
-    sizes = at + _PAGE_HEAD
-    body = sizes + data[sizes - 1] if sizes <= len(data) else sizes
-    return body + sum(data[sizes:body]) > len(data)
 
 
 def _has_xing(data: bytes) -> bool:

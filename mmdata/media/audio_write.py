@@ -6,13 +6,14 @@ Equal input gives equal bytes: encoders and muxers are told to be bit-exact.
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Final, Literal
 
 from mmdata.errors import SampleError
-from mmdata.media.audio import AudioInfo, check_length, frames_of, measure_audio, open_audio
+from mmdata.media.audio import AudioInfo, check_length, check_piece, frames_of, measure_audio, open_audio
 from mmdata.media.clock import seek, since_beginning
 
 Encode = Literal["keep", "flac", "opus"]
@@ -88,6 +89,8 @@ def _encoded(data: bytes, target: Target, max_duration_s: float, clip: Clip) -> 
                 out.mux(stream.encode(frame))
             if not done or clip == WHOLE:
                 check_length(source, data, done / rate, whole=target.whole)
+            elif target.whole and math.isfinite(clip[1]):
+                check_piece(source, data, done / rate, clip[1] - clip[0])
             out.mux(stream.encode(None))
             channels = len(stream.layout.channels)
     kind = ("audio/ogg", "opus") if codec == "opus" else ("audio/flac", "flac")

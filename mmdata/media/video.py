@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, Final
 
 from mmdata.errors import SampleError
 from mmdata.media.audio_write import WHOLE, Clip, cut_samples
+from mmdata.media.broken_off import broken_off
 from mmdata.media.clock import last_key_frame, seek_key_frame, since_beginning, told_length_s
 from mmdata.media.upright import Turn, turn_of, upright_image, upright_rgb, upright_yuv
 
@@ -31,6 +32,7 @@ _KINDS: Final = {
 }
 _TICKS_A_SECOND: Final = 90_000  # MPEG's clock
 _SLIP_S: Final = 1e-4  # of rounding
+_MOST_MISSING_S: Final = 0.2  # of a piece: pictures end where the last of them does
 _SOUND_HZ: Final = 48_000
 _OVERHANG_S: Final = 1.0  # of sound that goes on after the pictures; where it begins is only what a container says
 
@@ -58,6 +60,7 @@ class Target:
         sound: whether it keeps its sound.
         crf: quality of H.264, 0 (nothing lost) to 51; 18 is hardly to be told from the original.
         copy: whether a piece keeps its packets as they are: it then begins at the key frame before its time.
+        whole: whether what breaks off is refused, and of its pieces the one in which it does.
     """
 
     encode: bool = False
@@ -66,6 +69,7 @@ class Target:
     sound: bool = True
     crf: int = 20
     copy: bool = False
+    whole: bool = True
 
 
 @dataclass(frozen=True)
@@ -144,10 +148,12 @@ _AS_IT_IS: Final = Target(encode=True, crf=18)
 def normalise(data: bytes, target: Target, limits: Limits, clip: Clip | None = None) -> tuple[bytes, VideoInfo]:
     """The payload that is stored, and what it is.
 
-    Raises SampleError: `not_video`, `bad_video` (corrupt), `no_video` (no frames within the clip), `too_long`,
-    `too_many_frames`, `too_many_pixels`.
+    Raises SampleError: `not_video`, `truncated` (its container says that there is more), `bad_video` (corrupt),
+    `no_video` (no frames within the clip), `too_long`, `too_many_frames`, `too_many_pixels`.
     """
-    start_s = clip[0] if clip else None
+    if target.whole and not clip and (missing := broken_off(data)):
+        raise SampleError("truncated", missing)
+    whole, start_s = data, clip[0] if clip else None
     if target.copy and clip:
         from mmdata.media.video_copy import copied
 
@@ -156,7 +162,10 @@ def normalise(data: bytes, target: Target, limits: Limits, clip: Clip | None = N
             data, start_s = copied(source, clip, key_s, sound=target.sound)
     elif target.encode or clip or target.fps or target.side_px or not target.sound:
         data = _encoded(data, target, limits, clip or WHOLE)
-    return data, replace(measure_video(data, limits), start_s=start_s)
+    info = replace(measure_video(data, limits), start_s=start_s)
+    if target.whole and clip:
+        _check_piece(whole, info.duration_s, clip)
+    return data, info
 
 
 def measure_video(data: bytes, limits: Limits) -> VideoInfo:
@@ -228,6 +237,12 @@ def decoded(container: Any, limits: Limits) -> Iterator[Any]:
             yield frame
     except av.FFmpegError as error:
         raise SampleError("bad_video", f"cannot be decoded: {error.strerror}") from None
+
+
+def _check_piece(whole: bytes, there_s: float, clip: Clip) -> None:
+    wanted_s = clip[1] - clip[0]
+    if math.isfinite(wanted_s) and there_s < wanted_s - _MOST_MISSING_S and (missing := broken_off(whole)):
+        raise SampleError("truncated", f"{missing}: {there_s:.2f} s of a piece of {wanted_s:.2f} s")
 
 
 def _check_size(size: Any, limits: Limits) -> None:

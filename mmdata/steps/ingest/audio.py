@@ -19,12 +19,14 @@ class Audio(Ingest):
     """
 
     step: ClassVar[str] = "audio"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     modality: ClassVar[Modality] = "audio"
     max_bytes: ByteSize = Field(ByteSize(200 << 20), description="larger files have failed, unread")
     max_duration_s: float = Field(3600.0, gt=0, description="longer audio has failed")
     truncated: Literal["fail", "keep"] = Field(
-        "fail", description="what becomes of sound that is shorter than its header says; a piece of it is kept anyway"
+        "fail",
+        description="what becomes of sound that is shorter than its header says; pieces of it are kept, of a film "
+        "that breaks off but for the last",
     )
     encode: Literal["keep", "flac", "opus"] = Field("keep", description="codec that is stored")
     rate_hz: int | None = Field(None, ge=4000, le=192_000, description="sample rate; default: as it came")

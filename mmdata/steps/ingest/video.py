@@ -19,12 +19,16 @@ class Video(Ingest):
     """
 
     step: ClassVar[str] = "video"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     modality: ClassVar[Modality] = "video"
     max_bytes: ByteSize = Field(ByteSize(1 << 30), description="larger files have failed, unread")
     max_duration_s: float = Field(3600.0, gt=0, description="longer video has failed")
     max_frames: int = Field(250_000, ge=1, description="video with more frames has failed")
     max_pixels: int = Field(16_000_000, ge=1, description="video with larger frames has failed")
+    truncated: Literal["fail", "keep"] = Field(
+        "fail",
+        description="what becomes of video whose container says that there is more; pieces but for the last are kept",
+    )
     encode: Literal["keep", "h264"] = Field("keep", description="h264: encode it anew, as H.264 and AAC in MP4")
     fps: float | None = Field(None, gt=0, le=240, description="frames a second at most; default: all there are")
     side_px: int | None = Field(None, ge=16, le=8192, description="what the shorter side is made, if it is longer")
@@ -46,7 +50,13 @@ class Video(Ingest):
         from mmdata.media.video import Limits, Target, normalise
 
         target = Target(
-            self.encode == "h264", self.fps, self.side_px, self.sound, self.crf, copy=self.cut == "keyframes"
+            self.encode == "h264",
+            self.fps,
+            self.side_px,
+            self.sound,
+            self.crf,
+            copy=self.cut == "keyframes",
+            whole=self.truncated == "fail",
         )
         limits = Limits(self.max_duration_s, self.max_frames, self.max_pixels)
         stored, info = normalise(data, target, limits, ref.clip)
