@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mmdata.steps.curate import attributes
+from mmdata.steps.curate import unknown
 
 if TYPE_CHECKING:
     from mmdata.engine.build import Outcome
@@ -23,7 +23,7 @@ def told(found: Plan, outcome: Outcome) -> str:
         lines.append(f"{sum(outcome.children.values())} children = " + _sum(outcome.children))
     lines += [_operator(row) for row in outcome.operators]
     lines += [_noise(row) for row in outcome.calibrations]
-    lines += map(attributes.told, outcome.unknown_attributes)
+    lines += map(unknown.told, outcome.unknown)
     lines += _twins(outcome.crossings)
     if outcome.gave_way_to_dropped:
         why = "put `duplicates` after `rules`, and the best of those that pass stays"

@@ -79,7 +79,7 @@ def build(spec: Path, output: Path | None, overrides: tuple[str, ...], as_json: 
             wall_s=outcome.wall_s,
             calibrations=outcome.calibrations,
             crossings=outcome.crossings,
-            unknown_attributes=outcome.unknown_attributes,
+            unknown=outcome.unknown,
         )
     else:
         from mmdata.build_text import told

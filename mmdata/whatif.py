@@ -66,7 +66,7 @@ class Answer:
             it would drop if it were the only one, None for what is no rule of the step `rules`.
         borders: samples on both sides of the threshold of each rule asked about.
         curves: by expression, (quantile, value, kept) where `kept` counts samples at least as high; of finite values.
-        unknown_attributes: those that the rules then speak of and no sample has.
+        unknown: what the curation then speaks of and no sample has (`mmdata.steps.curate.unknown`).
     """
 
     title: str
@@ -77,7 +77,7 @@ class Answer:
     rules: list[tuple[str, str, int, int, int | None]]
     borders: list[Border]
     curves: dict[str, list[tuple[float, float, int]]]
-    unknown_attributes: list[dict[str, Any]]
+    unknown: list[dict[str, Any]]
 
 
 @dataclass(frozen=True)

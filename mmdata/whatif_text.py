@@ -7,7 +7,7 @@ from typing import Final
 import click
 
 from mmdata.query import write_rows
-from mmdata.steps.curate.attributes import told
+from mmdata.steps.curate.unknown import told
 from mmdata.whatif import Answer
 
 _BAR_CHARS: Final = 40
@@ -19,7 +19,7 @@ def tell(answer: Answer) -> None:
     click.echo(f"{answer.title}: {now} samples kept; then {then}: {answer.came} come in, {answer.went} go out")
     write_rows(["split", "kept now", "kept then"], answer.splits, "table")
     write_rows(["step", "rule", "drops now", "drops then", "alone"], answer.rules, "table")
-    for row in answer.unknown_attributes:
+    for row in answer.unknown:
         click.echo(told(row))
     if answer.borders:
         names = ["rule", "", "value", "threshold", "key", "text"]

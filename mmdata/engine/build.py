@@ -53,7 +53,7 @@ class Outcome:
     calibrations: list[dict[str, Any]]
     operators: list[dict[str, Any]]
     crossings: list[dict[str, Any]]
-    unknown_attributes: list[dict[str, Any]]
+    unknown: list[dict[str, Any]]
     moved: int
     gave_way_to_dropped: int
     wall_s: float
@@ -399,7 +399,7 @@ def _outcome(plan: Plan, began: float, *, did_nothing: bool) -> Outcome:
         calibrations=catalog.calibrations(plan.output),
         operators=catalog.operators(plan.output),
         crossings=catalog.crossings(plan.output),
-        unknown_attributes=decide.read_unknown(plan.decided),
+        unknown=decide.read_unknown(plan.decided),
         moved=catalog.moved(plan.output),
         gave_way_to_dropped=catalog.gave_way_to_dropped(plan.output),
         wall_s=time.time() - began,

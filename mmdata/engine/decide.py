@@ -21,7 +21,7 @@ from mmdata.engine.calibrate import fit_curves
 from mmdata.engine.work import Done
 from mmdata.plan import Plan, is_mapped
 from mmdata.steps.base import Align, Augment, Curate, Fitted, Measure, Write
-from mmdata.steps.curate.attributes import unknown_attributes
+from mmdata.steps.curate.unknown import told, unknown
 from mmdata.store import versions
 from mmdata.store.crossings import write_crossings, write_moved
 from mmdata.store.curation import SCORE_PARTS, Columns, Curation, Rows, base_rows
@@ -33,8 +33,8 @@ from mmdata.store.selection import ShardPlan, decide_fates, drop_losses, write_d
 _BLOCK_ROWS: Final = 100_000
 # DuckDB counts what it holds; what it hands out, and what is sorted outside of it, comes on top.
 _SQL_SHARE: Final = 0.5
-# In the folder of decisions: see `mmdata.steps.curate.attributes`.
-_UNKNOWN: Final = "unknown-attributes.json"
+# In the folder of decisions: see `mmdata.steps.curate.unknown`.
+_UNKNOWN: Final = "unknown.json"
 
 
 @dataclass(frozen=True)
@@ -141,12 +141,15 @@ def decide_over(gathered: Path, what: Decisions, folder: Path, scratch: Path, me
     curation = Curation.open(what.columns, what.seed, gathered, scratch, sql_memory(memory))
     for augment in what.augment:
         drop_losses(curation, augment.label, augment.most_match_loss())
+    found: dict[str, dict[str, Any]] = {}
     for step in what.curate:
+        # Two steps of one kind may say the same.
+        found |= {told(row): row for row in unknown(curation, step)}
         step.apply(curation)
     decide_fates(curation, what.inputs, [step.label for step in what.augment if step.replaces])
     for step in {step.step: step for step in what.curate}.values():
         step.verify(curation)
-    write_json(folder / _UNKNOWN, unknown_attributes(curation, what.curate))
+    write_json(folder / _UNKNOWN, list(found.values()))
     write_crossings(curation, folder)
     write_moved(curation, folder, what.before)
     shards = write_decisions(curation, folder, what.write.samples_per_shard, int(what.write.bytes_per_shard))
@@ -155,7 +158,7 @@ def decide_over(gathered: Path, what: Decisions, folder: Path, scratch: Path, me
 
 
 def read_unknown(folder: Path) -> list[dict[str, Any]]:
-    """The attributes that decisions speak of and no sample has; of decisions by an older mmdata none are known."""
+    """What decisions speak of and no sample has; of decisions by an older mmdata nothing is known."""
     path = folder / _UNKNOWN
     found: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     return found

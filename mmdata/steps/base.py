@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -378,6 +378,10 @@ class Curate(Step):
 
     def sql_texts(self) -> Iterator[tuple[Keys, str]]:
         """The SQL in its parameters, expressions and orders, each with its place below the step."""
+        yield from ()
+
+    def named_values(self) -> Iterator[tuple[Keys, str, str, Collection[str]]]:
+        """Values that its parameters name: place below the step, SQL of what has them and of who is counted, values."""
         yield from ()
 
     def verify(self, curation: Curation) -> None:

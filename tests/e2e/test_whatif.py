@@ -230,20 +230,25 @@ def test_an_attribute_that_no_sample_has_is_told_by_a_build_and_before_it(cli):
     (cli.folder / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     table = {"table": {"file": "rows.jsonl", "members": {"text": {"text": "text"}}}}
     rules = {"rules": {"keep": {"good": "attributes['scroe']::DOUBLE >= 0.5"}}}
-    cli.spec(sources=[table], curate=[rules, {"splits": {"by": "attributes['speakr']"}}])
+    mix = {"mix": {"by": "attributes['speaker']", "weights": {"s0": 1, "s1": 1, "s2": 1, "s22": 1}}}
+    quota = {"quota": {"by": "attributes['scroe']", "most": 5}}
+    # Two steps that say the same are told once.
+    cli.spec(sources=[table], curate=[rules, quota, quota, mix, {"splits": {"by": "attributes['speakr']"}}])
     rows = [
-        {"place": "rules.keep.good", "attribute": "scroe", "closest": "score"},
-        {"place": "splits.by", "attribute": "speakr", "closest": "speaker"},
+        {"place": place, "name": name, "problem": f"{none} has {name}; did you mean '{nearest}'?"}
+        for place, name, none, nearest in (
+            ("rules.keep.good", "attributes['scroe']", "no sample", "score"),
+            ("quota.by", "attributes['scroe']", "no sample", "score"),
+            ("mix.weights", "attributes['speaker'] = 's22'", "of the samples that are left none", "s2"),
+            ("splits.by", "attributes['speakr']", "no sample", "speaker"),
+        )
     ]
-    told = [
-        "rules.keep.good: no sample has attributes['scroe']; did you mean 'score'?",
-        "splits.by: no sample has attributes['speakr']; did you mean 'speaker'?",
-    ]
-    assert cli.build().stdout.splitlines()[2:4] == told
+    told = [f"{row['place']}: {row['problem']}" for row in rows]
+    assert cli.build().stdout.splitlines()[2:6] == told
     again = cli.build("--json").stdout.splitlines()
-    assert json.loads(again[-1])["unknown_attributes"] == rows, "also where there was nothing to do"
+    assert json.loads(again[-1])["unknown"] == rows, "also where there was nothing to do"
     good = "good: attributes['score']::DOUBLE >= 0.5"
     answer = asked(cli, "--rule", good)
-    assert (answer["kept"], answer["unknown_attributes"]) == ([10, 5], rows[1:])
+    assert (answer["kept"], answer["unknown"]) == ([9, 3], rows[1:])
     said = cli.run("whatif", "out", "--rule", good, "--rule", "x: attributes['spaeker'] = ''").stdout.splitlines()
     assert "rules.keep.x: no sample has attributes['spaeker']; did you mean 'speaker'?" in said

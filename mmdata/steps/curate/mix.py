@@ -22,8 +22,9 @@ _Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 class Mix(Curate):
     """As many samples of each kind as its weight says; the kind that is scarcest for its weight stays whole.
 
-    Samples are left out, never doubled. Where a kind has no samples, the others are mixed as if it were not named. A
-    kind that is not named has weight 0; where the expression is NULL, a sample is of no kind and stays.
+    Samples are left out, never doubled. Where a kind has no samples, the others are mixed as if it were not named, and
+    the build says so. A kind that is not named has weight 0; where the expression is NULL, a sample is of no kind and
+    stays.
     """
 
     step: ClassVar[str] = "mix"
@@ -66,6 +67,10 @@ class Mix(Curate):
         """What is weighted, and who is counted."""
         yield ("by",), self.by
         yield ("among",), self.among
+
+    def named_values(self) -> Iterator[tuple[Keys, str, str, list[str]]]:
+        """Those that have a weight."""
+        yield ("weights",), self.by, self.among, [value for value, weight in self.weights.items() if weight]
 
     def apply(self, curation: Curation) -> None:
         """Drop who has no place: `value` is its place in the draw of its kind, `threshold` how many of it stay."""

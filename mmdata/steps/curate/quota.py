@@ -62,6 +62,11 @@ class Quota(Curate):
         yield from [(("best",), self.best)] if self.best else []
         yield ("among",), self.among
 
+    def named_values(self) -> Iterator[tuple[Keys, str, str, list[str]]]:
+        """Those that have a quota of their own."""
+        if isinstance(self.most, dict):
+            yield ("most",), self.by[0], self.among, list(self.most)
+
     def apply(self, curation: Curation) -> None:
         """Count, and drop who has no place: `value` is its place, `threshold` the quota."""
         keys = [f"CAST(({written(curation, one)}) AS VARCHAR)" for one in self.by]

@@ -1,4 +1,4 @@
-"""Attributes that no sample has: found in what curation says, and told."""
+"""Attributes and values that no sample has: found in what curation says, and told."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from candidates import COLUMNS, Row, loaded
 
 from mmdata.engine.decide import read_unknown
 from mmdata.steps.base import Curate
-from mmdata.steps.curate.attributes import told, unknown_attributes
 from mmdata.steps.curate.duplicates import Duplicates
 from mmdata.steps.curate.expressions import attribute_keys
 from mmdata.steps.curate.mix import Mix
@@ -17,6 +16,7 @@ from mmdata.steps.curate.quota import Quota
 from mmdata.steps.curate.rules import Rules
 from mmdata.steps.curate.splits import Splits
 from mmdata.steps.curate.terms import Terms
+from mmdata.steps.curate.unknown import told, unknown
 from mmdata.store.curation import Curation
 
 ROWS = [
@@ -68,8 +68,8 @@ def test_the_attributes_that_sql_names_are_found(text: str, keys: list[str]) -> 
     ],
 )
 def test_every_step_says_where_it_speaks_of_attributes(tmp_path: Path, step: Curate, places: str) -> None:
-    found = unknown_attributes(loaded(tmp_path, ROWS), [step])
-    assert found == [{"place": place, "attribute": "x", "closest": None} for place in places.split()]
+    found = unknown(loaded(tmp_path, ROWS), step)
+    assert [row["place"] for row in found if row["name"] == "attributes['x']"] == places.split()
 
 
 def test_what_no_sample_has_is_told_with_the_nearest_that_one_has(tmp_path: Path) -> None:
@@ -78,16 +78,39 @@ def test_what_no_sample_has_is_told_with_the_nearest_that_one_has(tmp_path: Path
         "there": "attributes['only here'] IS NULL AND attributes['speaker'] <> 'y'",
         "failed": "attributes['gone'] IS NULL",
     }
-    found = unknown_attributes(loaded(tmp_path, ROWS), [Rules(keep=keep), Rules(keep=keep), Splits()])
     query = "SELECT DISTINCT unnest(map_keys(attributes)) FROM samples WHERE fate <> 'failed'"
-    assert [told(row) for row in found] == [
+    assert [told(row) for row in unknown(loaded(tmp_path, ROWS), Rules(keep=keep))] == [
         "rules.keep.good: no sample has attributes['scroe']; did you mean 'score'?",
         f"rules.keep.failed: no sample has attributes['gone']; to see what they have: mmdata query BUILD \"{query}\"",
     ]
 
 
+def test_a_value_that_is_weighted_and_no_sample_has_is_told_with_those_there_are(tmp_path: Path) -> None:
+    langs = ["en", "en", "en", "fr", "de", "fr", "it", "es", "pt", "nl", "sv"]
+    rows = [Row(f"{n}", lang=lang, attributes={"set": lang.upper()}) for n, lang in enumerate(langs)]
+    curation = loaded(tmp_path, rows)
+    Rules(keep={"no_dutch": "caption.lang <> 'nl'"}).apply(curation)
+    mix = Mix(by="attributes['set']", weights={"EN": 1, "FRE": 2, "Finnish": 1, "NL": 1, "XX": 0})
+    there = "what there is: 'EN' (3), 'FR' (2), 'DE' (1), 'ES' (1), 'IT' (1) and 2 values more"
+    left = "mix.weights: of the samples that are left none has attributes['set']"
+    assert [told(row) for row in unknown(curation, mix)] == [
+        f"{left} = 'FRE'; did you mean 'FR'?",
+        f"{left} = 'Finnish'; {there}",
+        f"{left} = 'NL'; {there}",
+    ]
+    quota = Quota(by=["caption.lang"], most={"eng": 1, "en": 0}, among="parent_id IS NOT NULL")
+    problem = "of the samples that are left none has caption.lang = '{}'; none has any value"
+    assert unknown(curation, quota) == [
+        {"place": "quota.most", "name": f"caption.lang = '{lang}'", "problem": problem.format(lang)}
+        for lang in ("eng", "en")
+    ]
+    assert unknown(curation, Quota(by=["caption.lang"], most=1)) == []
+
+
 def test_where_all_samples_failed_nothing_is_told(tmp_path: Path) -> None:
-    assert unknown_attributes(loaded(tmp_path, ROWS[2:]), [Rules(keep={"a": "attributes['x'] = ''"})]) == []
+    curation = loaded(tmp_path, ROWS[2:])
+    assert unknown(curation, Rules(keep={"a": "attributes['x'] = ''"})) == []
+    assert unknown(curation, Mix(weights={"s": 1})) == []
 
 
 def test_decisions_of_an_older_mmdata_tell_nothing(tmp_path: Path) -> None:
