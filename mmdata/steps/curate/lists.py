@@ -23,6 +23,8 @@ _BLOCK_CHARS: Final = 1 << 20
 _SUFFIXES: Final = (".txt", ".csv", ".tsv", ".parquet")
 # RFC 3986, 3.2: the authority is between `//` and the next `/`, `?` or `#`; the host is after `@` and before `:port`.
 _HOST: Final = r"^[a-z][a-z0-9+.-]*://(?:[^/?#]*@)?(\[[^\]]*\]|[^/?#:@]+)"
+# RFC 5890, 2.3.1: a label of another script, as it is read, and as the name service has it.
+_SPELT_TWICE: Final = r"[^\x00-\x7f]|(^|\.)xn--"
 # Where no blanks stand between words, a character is one, and terms of two are what most words are.
 _ALONE: Final = r"([\p{Han}\p{Hiragana}\p{Katakana}])"
 _WORD: Final = r"[\p{L}\p{M}\p{Nd}]+"
@@ -61,6 +63,7 @@ def check_list(file: Path, column: str | None) -> None:
 def load_list(curation: Curation, files: Iterable[Path], column: str | None, match: Match, table: str) -> None:
     """A temporary table `entry` of the distinct entries of all files, in the form that `comparable` gives values.
 
+    A host that is not all ASCII is there in both of its spellings: `münchen.de`, `xn--mnchen-3ya.de` (RFC 5891).
     Raises FatalError where a file was taken away since the plan.
     """
     import numpy as np
@@ -81,13 +84,29 @@ def load_list(curation: Curation, files: Iterable[Path], column: str | None, mat
             f"EXCEPT SELECT entry FROM {identifier(table)}"
         )
         curation.connection.unregister("listed")
+    if match in ("host", "domain"):
+        rows = run(f"SELECT entry FROM {identifier(table)} WHERE regexp_matches(entry, '{_SPELT_TWICE}')").fetchall()
+        listed = {host for (host,) in rows}
+        others = {spelling for host in listed for spelling in _spellings(host)} - listed
+        run(f"INSERT INTO {identifier(table)} SELECT unnest($others)", {"others": sorted(others)})
+
+
+def _spellings(host: str) -> tuple[str, ...]:
+    """Of a name both: as it is read, and as the name service has it; of what can be no name nothing."""
+    from yarl import URL
+
+    try:
+        url = URL.build(scheme="http", host=host)
+        return str(url.host), str(url.raw_host)
+    except ValueError:
+        return ()
 
 
 def comparable(value: str, match: Match, *, of_list: bool = False) -> str:
     """SQL of the form in which a value is compared.
 
     `text`: NFC, lower case, runs of white space are one. `words`: see `words`, with a blank between them. `host` and
-    `domain`: of a URL, or of what is a bare host in a list; without the last dot.
+    `domain`: of a URL, or of what is a bare host in a list; NFC, lower case, without the last dot.
     """
     if match == "exact":
         return f"trim({value})" if of_list else value
@@ -95,9 +114,10 @@ def comparable(value: str, match: Match, *, of_list: bool = False) -> str:
         return f"trim(regexp_replace(lower(nfc_normalize({value})), '\\s+', ' ', 'g'))"
     if match == "words":
         return f"array_to_string({words(value)}, ' ')"
-    host = f"regexp_extract(lower(trim({value})), '{_HOST}', 1)"
+    text = f"lower(nfc_normalize(trim({value})))"
+    host = f"regexp_extract({text}, '{_HOST}', 1)"
     if of_list:
-        bare = f"regexp_extract(lower(trim({value})), '^(?:\\*\\.)?([^/?#:]+)', 1)"
+        bare = f"regexp_extract({text}, '^(?:\\*\\.)?([^/?#:]+)', 1)"
         host = f"CASE WHEN contains({value}, '://') THEN {host} ELSE {bare} END"
     return f"rtrim({host}, '.')"
 

@@ -202,7 +202,8 @@ class Listed(_Rule):
     of: str = Field("key", description="SQL expression of the text that is looked up: key, image.sha256, caption.text")
     match: lists.Match = Field(
         "exact",
-        description="exact; text: but for case and white space; host: of a URL; domain: of a URL, or one above it",
+        description="exact; text: but for case and white space; host: of a URL; domain: of a URL, or one above it "
+        "(münchen.de is xn--mnchen-3ya.de)",
     )
 
     @model_validator(mode="after")
@@ -294,6 +295,7 @@ class Rules(Curate):
     """
 
     step: ClassVar[str] = "rules"
+    version: ClassVar[int] = 2  # hosts in both of their spellings
     keep: dict[str, Rule] = Field(
         min_length=1, description="name: an SQL expression that is true for what is kept, or a mapping"
     )

@@ -172,6 +172,16 @@ def test_hosts_and_domains_of_urls(tmp_path: Path, match: str, lines: list[str],
     assert out(decided(tmp_path / "allow", URLS, rules(named={"allow": file, **rule}))) == allowed
 
 
+@pytest.mark.parametrize("listed", ["münchen.de", "XN--MNCHEN-3YA.de", "http://MÜNCHEN.de/", "*.mu\u0308nchen.de"])
+def test_a_host_is_the_same_in_both_of_its_spellings(tmp_path: Path, listed: str) -> None:
+    hosts = ("münchen.de", "www.xn--mnchen-3ya.de", "MU\u0308NCHEN.DE", "munchen.de", "xn--bcher-kva.de", "xn--.de")
+    rows = [Row(f"{n}", attributes=url(f"https://{host}/x")) for n, host in enumerate(hosts)]
+    (tmp_path / "hosts.txt").write_text(f"{listed}\nxn--.de\n")
+    for match, denied in (("domain", "0 1 2 5"), ("host", "0 2 5")):
+        rule = {"of": "attributes['url']", "match": match, "deny": str(tmp_path / "hosts.txt")}
+        assert out(decided(tmp_path / match, rows, rules(named=rule))) == denied
+
+
 def test_a_list_of_each_kind_of_file(tmp_path: Path) -> None:
     rows = [Row("a", "A cat"), Row("b", "a dog"), Row("c", "a bird"), Row("d", "a fish")]
     (tmp_path / "keys.txt").write_text("a\n \n# c\n")
