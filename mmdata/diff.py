@@ -59,9 +59,7 @@ def _load(connection: Any, old: Kept, new: Kept) -> None:
     for name, version in (("before", old), ("after", new)):
         fates, places = parquet([version.fates]), parquet([version.places])
         connection.execute(f"CREATE VIEW {name} AS SELECT * FROM {fates} f LEFT JOIN {places} p USING (sample_id)")
-    parts = list(dict.fromkeys([*new.parts, *old.parts]))
-    rows = f"SELECT DISTINCT sample_id, source, key FROM {parquet(parts)}" if parts else _NO_NAMES
-    connection.execute(f"CREATE TABLE names AS {rows}")
+    connection.execute(f"CREATE TABLE names AS {old.names} UNION {new.names}")
 
 
 def _load_changes(connection: Any, altered: Sequence[str]) -> None:
@@ -119,7 +117,6 @@ def _as_json(value: Any) -> str | None:
     return None if value is None else json.dumps(value, ensure_ascii=False, sort_keys=True)
 
 
-_NO_NAMES: Final = "SELECT NULL AS sample_id, NULL AS source, NULL AS key WHERE false"
 # A fate in words: `dropped by not_too_long (11.2, limit 10)`; the reason is the same without numbers.
 _WORDS: Final = """
 CASE WHEN {0}.fate IS NULL THEN 'no input' WHEN {0}.fate = 'kept' THEN 'kept'

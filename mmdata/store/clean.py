@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from mmdata.errors import MmdataError
 from mmdata.store.files import locked
+from mmdata.store.versions import keep_names
 
 # What servers said, and what was found in files: to ask again costs others something, or much reading.
 _ASKED: Final = frozenset({"fetch", "look"})
@@ -57,6 +58,7 @@ def remove(output: Path, *, asked: bool) -> list[Unneeded]:
     """
     with locked(output):
         gone = [one for one in unneeded(output) if asked or not one.asked]
+        keep_names(output, {path for one in gone for path in one.paths})
         for one in gone:
             # The Parquet is the commit: without it a tar that a crash leaves is nothing.
             for path in sorted(one.paths, key=lambda path: path.suffix != ".parquet"):

@@ -9,16 +9,21 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from mmdata import __version__
 from mmdata.errors import MmdataError
-from mmdata.store.files import write_json
+from mmdata.store import sql
+from mmdata.store.files import appearing, write_json
+from mmdata.store.sql import parquet
 
 _FILE: Final = "version.json"
+# What samples are called whose parts were removed.
+_NAMES: Final = "names.parquet"
+_NO_NAMES: Final = "SELECT NULL::VARCHAR AS sample_id, NULL::VARCHAR AS source, NULL::VARCHAR AS key WHERE false"
 # Some megabytes a million samples each.
 _KEPT: Final = 10
 # What only writing needs. The first is what says that a decision is whole, so it goes first.
@@ -71,9 +76,16 @@ class Kept:
 
     @property
     def parts(self) -> list[Path]:
-        """The base parts that are still there: they name the samples."""
+        """The base parts that are still there."""
         paths = (self.build / "parts" / label / f"{part}.parquet" for label, part in self.version.parts)
         return [path for path in paths if path.exists()]
+
+    @property
+    def names(self) -> str:
+        """A query of what its samples are called: (sample_id, source, key)."""
+        kept = self.folder / _NAMES
+        files = [*self.parts, *([kept] if kept.exists() else [])]
+        return f"SELECT DISTINCT sample_id, source, key FROM {parquet(files)}" if files else _NO_NAMES
 
     @property
     def fates(self) -> Path:
@@ -115,6 +127,15 @@ def open_version(named: str) -> Kept:
         known = f"it has {', '.join(map(str, versions))}" if versions else "it has none"
         raise MmdataError(f"{build}: no version {number}; {known}")
     return versions[int(number)]
+
+
+def keep_names(build: Path, going: Collection[Path]) -> None:
+    """Before parts go: keep what the samples of versions that were decided over them are called, for `mmdata diff`."""
+    for kept in iter_versions(build):
+        if set(kept.parts).isdisjoint(going):
+            continue
+        with appearing(kept.folder / _NAMES) as scratch, sql.connect() as connection:
+            sql.write_query(connection, kept.names, scratch)
 
 
 def prune_versions(decided: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -33,3 +34,24 @@ def test_what_a_changed_pipeline_left_behind_goes(cli):
     assert "nothing to do" in cli.build().stdout
     cli.spec()
     assert "20 inputs = 20 kept" in cli.build().stdout
+
+
+def test_what_went_with_its_part_is_still_named(cli):
+    """Of inputs that are no more, only parts that the build no longer needs know what they are called."""
+    files = {"files": {"name": "texts", "root": "media", "members": {"text": "{stem}.txt"}}}
+    cli.spec(sources=[files], engine={"workers": 1, "part_samples": 2})
+    for n in range(20):
+        (cli.folder / "media" / f"{n:02}.txt").write_text(f"text {n}")
+    cli.build()
+    gone = {f"{n:02}" for n in range(0, 20, 3)}
+    for key in gone:
+        (cli.folder / "media" / f"{key}.txt").unlink()
+    cli.build()
+    before = cli.run("diff", "out@1", "out", "--format", "json").stdout
+    assert {row["key"] for row in json.loads(before)} == gone
+    # Some parts of the first version go, then the others.
+    for max_bytes in (2_000_000, 3_000_000):
+        cli.run("clean", "out", "--yes")
+        assert cli.run("diff", "out@1", "out", "--format", "json").stdout == before
+        cli.spec(sources=[files], ingest=[{"text": {"max_bytes": max_bytes}}])
+        cli.build()
