@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,25 +33,31 @@ class Document:
     Attributes:
         path: the file.
         value: plain Python values.
-        places: (line, column), counted from 1, of every value; a mapping's value stands where its key stands.
+        places: (line, column), counted from 1, of every value; a mapping's value stands where its key stands. None
+            where the document is no file with lines.
         overridden: what options of the command line changed, by path, as they were typed.
     """
 
     path: Path
     value: Any
-    places: dict[Keys, tuple[int, int]] = field(repr=False)
+    places: Mapping[Keys, tuple[int, int] | None] = field(repr=False)
     overridden: dict[Keys, str] = field(default_factory=dict)
 
     def problem(self, keys: Keys, message: str) -> str:
-        """`file:line:column path: message`, at the nearest enclosing value that has a place."""
-        for length in range(len(keys), -1, -1):
-            if keys[:length] in self.overridden:
-                return f"{self.overridden[keys[:length]]}: {message}"
-            if keys[:length] in self.places:
-                line, column = self.places[keys[:length]]
-                return f"{self.path}:{line}:{column} {dotted(keys)}: {message}".replace(" : ", " ")
+        """`file:line:column path: message`, at the nearest enclosing value that has a place.
+
+        What an option put there is spoken of as it was typed.
+        """
+        enclosing = [keys[:length] for length in range(len(keys), -1, -1)]
+        for part in enclosing:
+            if part in self.overridden:
+                return f"{self.overridden[part]}: {message}"
+        for part in enclosing:
+            if part in self.places:
+                place = "".join(f":{number}" for number in self.places[part] or ())
+                return f"{self.path}{place} {dotted(keys)}: {message}".replace(" : ", " ")
             for longer, typed in self.overridden.items():
-                if length and longer[:length] == keys[:length]:
+                if part and longer[: len(part)] == part:
                     return f"{typed}: {message}"
         return f"{self.path}: {message}"
 

@@ -108,7 +108,7 @@ def resolve(document: Document, spec: Spec, *, to_run: bool = True) -> Pipeline:
     Args:
         document: the file.
         spec: its values.
-        to_run: whether steps are to run, so that their weights must be there.
+        to_run: whether steps are to run, so that their weights and reference sets must be there.
     """
     return _Resolver(document, spec).pipeline(to_run=to_run)
 
@@ -304,10 +304,18 @@ class _Resolver:
             if isinstance(step, Align | Measure):
                 if isinstance(step, Align) and (problem := _problem_of_reference(step)):
                     self._problem((*keys, "reference"), f"{step.reference} {problem}")
+                if isinstance(step, Linked):
+                    self._check_references(keys, step)
                 try:
                     step.weights()
                 except WeightsError as error:
                     self._problem((*keys, "model"), str(error))
+
+    def _check_references(self, keys: Keys, step: Linked) -> None:
+        try:
+            step.check_references()
+        except ValueError as error:
+            self._problem((*keys, "reference"), str(error))
 
     def _check_sql(self, columns: Columns, steps: list[tuple[Keys, Step]]) -> None:
         curation = Curation.empty(columns)

@@ -109,7 +109,7 @@ def what_if(build: str, asked: Asked) -> Answer:
     pipeline = _pipeline(kept, asked)
     gathered = kept.build / "gathered" / kept.version.gathering
     if not (gathered / "gathered.json").exists():
-        raise MmdataError(f"{kept.title}: what it was decided over is gone; ask about the current version")
+        raise MmdataError(f"{kept.title}: what it was decided over is gone; ask about the current one, {kept.build}")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "then"
         folder.mkdir()
@@ -143,7 +143,8 @@ def _opened(pipeline: Pipeline, gathered: Path, scratch: Path) -> Iterator[Curat
 
 
 def _pipeline(kept: Kept, asked: Asked) -> Pipeline:
-    document = Document(kept.folder / "version.json", copy.deepcopy(kept.version.spec), {(): (1, 1)})
+    spec = copy.deepcopy(kept.version.spec)
+    document = Document(Path(kept.title), spec, dict.fromkeys(_paths(spec)))
     before = _what_is_made(document.value)
     for text in asked.overrides:
         apply_override(document, text)
@@ -156,6 +157,14 @@ def _pipeline(kept: Kept, asked: Asked) -> Pipeline:
         name, value = _parsed(rule, _known(kept.version.spec))
         document.overridden[_put_rule(document.value, name, value)] = f"--rule {rule}"
     return resolve(document, parse_spec(document), to_run=False)
+
+
+def _paths(value: Any, keys: Keys = ()) -> Iterator[Keys]:
+    """That of every value inside."""
+    yield keys
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, one in inside:
+        yield from _paths(one, (*keys, key))
 
 
 def _what_is_made(spec: dict[str, Any]) -> dict[str, Any]:

@@ -306,6 +306,9 @@ class Linked(Measure):
         """Label of the aligner whose embeddings it links by; then it measures nothing itself. None: its own columns."""
         return None
 
+    def check_references(self) -> None:
+        """Where it is to run: raises ValueError for what samples are held against and is not there."""
+
     def links_up_to(self) -> tuple[float, str] | None:
         """The largest distance of its links, and what a user does for more (raise `max_distance`); None: no limit."""
         return None

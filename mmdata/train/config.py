@@ -266,15 +266,12 @@ def load_document(path: Path, overrides: Sequence[str] = ()) -> tuple[TrainConfi
 def _settle_overrides(document: Document) -> None:
     """Say of each value that an override made where it comes from.
 
-    The mappings that only the override made (`optim` of `optim.lr=1`) take its place; what the file holds below an
-    overridden value is no longer there, and neither is its place.
+    The mappings that only the override made (`optim` of `optim.lr=1`) take its place.
     """
     for keys, typed in list(document.overridden.items()):
         for length in range(1, len(keys)):
             if keys[:length] not in document.places:
                 document.overridden.setdefault(keys[:length], typed)
-        for below in [place for place in document.places if place[: len(keys)] == keys and len(place) > len(keys)]:
-            del document.places[below]
 
 
 def _problems(config: TrainConfig) -> Iterator[tuple[Keys, str]]:

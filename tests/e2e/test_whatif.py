@@ -224,6 +224,28 @@ def test_a_version_that_comes_back_is_decided_again(own, shard_digests):
     assert own.run("diff", "out@2", "out").stdout.startswith("out@2 -> out@3")
 
 
+@pytest.mark.slow
+def test_it_needs_no_reference_set_and_names_the_rule_whose_list_is_gone(cli):
+    """What samples were held against was found when the build was made; what a list names is asked again."""
+    write_texts(cli.folder / "media", range(1, WORDS + 1))
+    (cli.folder / "deny.txt").write_text("012\n")
+    cli.spec(sources=[SOURCE], measure=[{"minhash": {"of": "text"}}])
+    cli.build(output="known")
+    rules = {"listed": {"deny": "deny.txt"}, "unknown": "minhash.text.in_reference IS NULL OR text.words > 30"}
+    measure = [{"minhash": {"of": "text", "reference": "known"}}]
+    cli.spec(sources=[SOURCE], measure=measure, curate=[{"rules": {"keep": rules}}])
+    cli.build()
+    shutil.rmtree(cli.folder / "known")
+    assert asked(cli, "--without", "unknown")["kept"] == [10, 39]
+    there = "known is not there; give the folder of a build, or a Parquet of fingerprints"
+    said = cli.run("plan", "pipeline.yaml", "--output", "out", code=2).stderr
+    assert said.splitlines() == [f"pipeline.yaml:14:5 measure[0].minhash.reference: {there}"]
+    (cli.folder / "deny.txt").unlink()
+    said = cli.run("whatif", "out", "--rule", "unknown: text.words > 3", code=2).stderr
+    problem = "rule 'listed': deny.txt: cannot be read: No such file or directory"
+    assert said.splitlines() == [f"out@1 curate[0].rules.keep.listed: {problem}"]
+
+
 def test_an_attribute_that_no_sample_has_is_told_by_a_build_and_before_it(cli):
     """A plan cannot know which there are; misspelt it is NULL, which passes every rule and groups nothing."""
     lines = [{"text": f"words {n}", "score": n / 10, "speaker": f"s{n % 3}"} for n in range(10)]

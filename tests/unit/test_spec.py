@@ -210,6 +210,11 @@ def test_set_that_leads_nowhere_is_named_as_it_was_typed(problems: Any, override
     assert problems(GOOD, override) == [f"--set {override}: {expected}"]
 
 
+def test_a_fault_in_what_set_put_there_is_not_placed_in_the_file(problems: Any) -> None:
+    (problem,) = problems(GOOD + "curate:\n  - rules: {keep: {a: b}}\n", "curate=[{rules: {}, splits: {}}]")
+    assert problem.startswith("--set curate=[{rules: {}, splits: {}}]: a step is one name")
+
+
 def test_a_later_set_wins(read: Any) -> None:
     assert read(GOOD, "seed=1", "seed=2").value["seed"] == 2
 

@@ -9,9 +9,9 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field
 
 from mmdata.errors import FatalError
 from mmdata.steps.base import Linked
@@ -58,11 +58,10 @@ class NearDuplicates(Linked):
     )
     only_linking: ClassVar[frozenset[str]] = frozenset({"reference"})
 
-    @model_validator(mode="after")
-    def _is_there(self) -> Self:
+    def check_references(self) -> None:
+        """Raises ValueError for a reference set that is not there, or was built without such a measure."""
         for reference in self.references().values():
             reference.check()
-        return self
 
     def references(self) -> dict[str, Reference]:
         """The reference sets by name."""
