@@ -17,6 +17,8 @@ def told(found: Plan, outcome: Outcome) -> str:
         first = f"{found.output}: nothing to do, all {outcome.inputs} inputs have their fate"
     else:
         first = f"{found.output}: built in {outcome.wall_s:.1f} s"
+    if outcome.before and not outcome.did_nothing:
+        first += f"; what is other: mmdata diff {outcome.before} {outcome.version}"
     inputs = f"{outcome.inputs} inputs = " + _sum(outcome.fates)
     lines = [first, inputs]
     if outcome.children:

@@ -76,6 +76,7 @@ def build(spec: Path, output: Path | None, overrides: tuple[str, ...], as_json: 
             fates=outcome.fates,
             children=outcome.children,
             splits=outcome.splits,
+            version=outcome.version,
             wall_s=outcome.wall_s,
             calibrations=outcome.calibrations,
             crossings=outcome.crossings,

@@ -44,7 +44,10 @@ _CATALOG_EVERY_S: Final = 10.0
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a build came to: `fates` counts the `inputs`, children apart; the lists of rows as the catalog has them."""
+    """What a build came to: `fates` counts the `inputs`, children apart; the lists of rows as the catalog has them.
+
+    `version` and `before` are titles, of what was decided and of what was decided before that, if it was.
+    """
 
     inputs: int
     fates: dict[str, int]
@@ -58,6 +61,8 @@ class Outcome:
     gave_way_to_dropped: int
     wall_s: float
     did_nothing: bool
+    version: str
+    before: str | None
 
 
 def build(plan: Plan, reporter: Reporter) -> Outcome:
@@ -390,7 +395,7 @@ class _Run:
 
 
 def _outcome(plan: Plan, began: float, *, did_nothing: bool) -> Outcome:
-    counts = catalog.counts(plan.output)
+    counts, before = catalog.counts(plan.output), versions.before(plan.decided)
     return Outcome(
         inputs=plan.inputs,
         fates=counts["fates"],
@@ -404,4 +409,6 @@ def _outcome(plan: Plan, began: float, *, did_nothing: bool) -> Outcome:
         gave_way_to_dropped=catalog.gave_way_to_dropped(plan.output),
         wall_s=time.time() - began,
         did_nothing=did_nothing,
+        version=versions.open_version(str(plan.output)).title,
+        before=before.title if before else None,
     )

@@ -98,7 +98,8 @@ class Decisions:
         """Of a plan."""
         of = plan.pipeline
         before = versions.before(plan.decided)
-        return cls(of.columns, of.spec.seed, plan.inputs, of.augment, of.curate, of.write, before)
+        folder = before.folder if before else None
+        return cls(of.columns, of.spec.seed, plan.inputs, of.augment, of.curate, of.write, folder)
 
 
 def gather(plan: Plan, scratch: Path, memory: int) -> Done:

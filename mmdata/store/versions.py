@@ -123,10 +123,12 @@ def open_version(named: str) -> Kept:
     if Path(named).is_dir() or not (build and number.isdecimal()):
         return _current(Path(named))
     versions = {kept.version.number: kept for kept in iter_versions(Path(build))}
-    if int(number) not in versions:
-        known = f"it has {', '.join(map(str, versions))}" if versions else "it has none"
-        raise MmdataError(f"{build}: no version {number}; {known}")
-    return versions[int(number)]
+    if int(number) in versions:
+        return versions[int(number)]
+    if not versions:
+        raise MmdataError(f"{build}: no version {number}; it has none")
+    now = f"{build} is {_current(Path(build)).version.number}"
+    raise MmdataError(f"{build}: no version {number}; it has {', '.join(map(str, versions))}, and {now}")
 
 
 def keep_names(build: Path, going: Collection[Path]) -> None:
@@ -150,9 +152,9 @@ def prune_versions(decided: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def before(decided: Path) -> Path | None:
-    """The folder of the decisions before those of `decided`, whether or not these are made yet."""
-    others = [kept.folder for kept in iter_versions(decided.parents[1]) if kept.folder != decided]
+def before(decided: Path) -> Kept | None:
+    """The version before that of `decided`, whether or not this is made yet."""
+    others = [kept for kept in iter_versions(decided.parents[1]) if kept.folder != decided]
     return others[-1] if others else None
 
 

@@ -218,10 +218,13 @@ def test_the_same_build_again_is_no_other_version_and_ten_are_kept(own):
 @pytest.mark.slow
 def test_a_version_that_comes_back_is_decided_again(own, shard_digests):
     first = shard_digests(own.folder / "out")
-    own.build("--set", "curate.rules.keep.enough=text.words >= 9")
-    own.build()
+    said = own.build("--set", "curate.rules.keep.enough=text.words >= 9").stdout
+    assert said.splitlines()[0].endswith("; what is other: mmdata diff out@1 out@2")
+    assert own.build().stdout.splitlines()[0].endswith("; what is other: mmdata diff out@2 out@3")
     assert shard_digests(own.folder / "out") == first
     assert own.run("diff", "out@2", "out").stdout.startswith("out@2 -> out@3")
+    assert "out: no version 1; it has 2, 3, and out is 3" in own.run("diff", "out@1", "out", code=1).stderr
+    assert json.loads(own.build("--json").stdout.splitlines()[-1])["version"] == "out@3"
 
 
 @pytest.mark.slow
