@@ -314,6 +314,10 @@ def _set_problems(config: TrainConfig) -> Iterator[tuple[Keys, str]]:
         yield ("data", "shards"), f"training reads shards, or several sets of them: {given}"
     if data.sets and not any(one.share for one in data.sets.values()):
         yield ("data", "sets"), "no set has a share above 0"
+    if data.val_split == data.train_split:
+        why = "is what is trained on, and what is measured on it says nothing of new samples"
+        key = "val_split" if "val_split" in data.model_fields_set else "train_split"
+        yield ("data", key), f"'{data.val_split}' {why}; name another split (the step `splits` of a build makes them)"
     if len(data.sets) > MAX_SETS:
         yield ("data", "sets"), f"{len(data.sets)} sets, at most {MAX_SETS} can be mixed"
     for modality in data.teachers:

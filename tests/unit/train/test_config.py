@@ -55,6 +55,12 @@ def test_defaults_and_overrides(tmp_path: Path):
             "stages: [{name: a, samples: 9, loss: {distill: 1}}]",
             "train.yaml:4:39 stages[0].loss.distill: learns from a teacher, and none is named; add `teachers:",
         ),
+        (
+            "shards: somewhere",
+            "shards: somewhere\n  val_split: train",
+            "train.yaml:3:3 data.val_split: 'train' is what is trained on, and what is measured on it says nothing",
+        ),
+        ("shards: somewhere", "shards: s\n  train_split: val", "train.yaml:3:3 data.train_split: 'val' is what is"),
         ("steps: 50", "steps: 5", "train.yaml:1:1 optim.warmup: 20 steps of warm-up leave none of 5"),
         (
             "steps: 50",
