@@ -93,7 +93,7 @@ class Bench:
         source = batches(self.run, train, config.train_samples, config.seed)
         learnt = embed_all(self.run, source, [tuple(range(len(self.names)))])
         labels = self._labels(train, name), self._labels(self.held_out, self.split)
-        return probe((learnt, self.features), labels, self.names, config)
+        return probe((learnt, self.features), labels, self.names)
 
     def captions(self) -> dict[str, Any]:
         """See `captions`."""

@@ -38,7 +38,7 @@ class EvalConfig(Frozen):
     split: str | None = Field(None, description="split that is measured on; default: the training's val_split")
     ks: list[int] = Field([1, 5, 10], min_length=1, description="the k of recall@k")
     seed: int = Field(0, ge=0, description="seed of every random choice")
-    resamples: int = Field(1000, ge=100, le=100_000, description="resamples of a bootstrap interval")
+    resamples: int = Field(1000, ge=100, le=100_000, description="resamples of a bootstrap interval; shares have none")
     labels: LabelConfig | None = Field(None, description="classes, for zero_shot and probe")
     feature: PretrainedTower | None = Field(None, description="image network whose features FID and KID compare")
     learn_split: str | None = Field(

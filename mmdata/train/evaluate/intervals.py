@@ -1,6 +1,7 @@
-"""Bootstrap intervals (Efron and Tibshirani 1993, chapter 13): percentiles over resamples, 95 %.
+"""Intervals of 95 %: of shares Wilson's (1927), of all else the bootstrap's (Efron and Tibshirani 1993, chapter 13).
 
-What is resampled are the queries or samples that were measured; the model and the candidates stay as they are.
+What is drawn, or resampled, are the queries or samples that were measured; the model and the candidates stay as they
+are. A share has no bootstrap: resamples of nothing but hits are nothing but hits, as if 20 of 20 were all there are.
 
 Shapes: N samples, R resamples, U distinct values.
 """
@@ -15,9 +16,23 @@ import numpy.typing as npt
 
 Array: TypeAlias = npt.NDArray[np.float64]
 
+_LEVEL = 0.95
 _TAILS = (0.025, 0.975)
 # Numbers of a table of counts that are drawn at once.
 _MOST_DRAWN = 1 << 22
+
+
+def share_figure(hit_N: npt.ArrayLike, chance: float | None = None) -> dict[str, Any]:
+    """`value`, `low`, `high` of a share of hits, and `chance` where there is one.
+
+    Wilson's score interval, which holds what it says for few samples and for shares near 0 and 1 (Brown, Cai and
+    DasGupta 2001, "Interval Estimation for a Binomial Proportion").
+    """
+    from scipy.stats import binomtest
+
+    hits_N = np.asarray(hit_N, bool)
+    interval = binomtest(int(hits_N.sum()), len(hits_N)).proportion_ci(_LEVEL, method="wilson")
+    return _with_chance(float(hits_N.mean()), interval.low, interval.high, chance)
 
 
 def mean_figure(values: npt.ArrayLike, seed: int, resamples: int, chance: float | None = None) -> dict[str, Any]:
@@ -53,5 +68,9 @@ def figure(value: float, drawn_R: Array, chance: float | None = None) -> dict[st
     """A value with the interval that its resamples give."""
     known_R = drawn_R[np.isfinite(drawn_R)]
     low, high = np.quantile(known_R, _TAILS) if len(known_R) else (np.nan, np.nan)
+    return _with_chance(value, low, high, chance)
+
+
+def _with_chance(value: float, low: float, high: float, chance: float | None) -> dict[str, Any]:
     found = {"value": value, "low": float(low), "high": float(high)}
     return found if chance is None else {**found, "chance": chance}

@@ -20,7 +20,7 @@ from mmdata.train.dataset import MAX_TEXT_BYTES
 from mmdata.train.decode import decode_text
 from mmdata.train.evaluate.config import EvalConfig, LabelConfig
 from mmdata.train.evaluate.features import Features, Opened, Run
-from mmdata.train.evaluate.intervals import mean_figure
+from mmdata.train.evaluate.intervals import share_figure
 from mmdata.train.manifest import open_folder
 from mmdata.train.shards import ShardReader, index_split
 from mmdata.train.tokens import encode
@@ -63,21 +63,21 @@ def zero_shot(run: Run, features: Features, labels: Sequence[str | None], config
         if rows:
             chosen = (embedding_ND[rows] @ class_CD.T).argmax(dim=1).tolist()
             right = [classes[at] == own[row] for at, row in zip(chosen, rows, strict=True)]
-            found[name] = _accuracy(right, [own[row] for row in rows], config)
+            found[name] = _accuracy(right, [own[row] for row in rows])
     return found
 
 
 def probe(
-    sets: tuple[Features, Features], labels: tuple[Sequence[str | None], Sequence[str | None]],
-    names: tuple[str, ...], config: EvalConfig,
-) -> dict[str, Any]:  # fmt: skip
+    sets: tuple[Features, Features],
+    labels: tuple[Sequence[str | None], Sequence[str | None]],
+    names: tuple[str, ...],
+) -> dict[str, Any]:
     """Accuracy of a logistic regression on embeddings of the train split, by modality and by the fusion of all.
 
     Args:
         sets: the train split, and the one that is measured on.
         labels: of both, by row.
         names: of the modalities.
-        config: the seed of intervals.
 
     Raises MissingExtraError without scikit-learn.
     """
@@ -88,7 +88,7 @@ def probe(
         (seen_ND, seen), (test_ND, truth) = parts
         if len(set(seen)) > 1 and truth:
             right = np.array(_classifier(seen_ND, seen).predict(test_ND.numpy())) == np.array(truth)
-            found[name] = _accuracy(right.tolist(), truth, config)
+            found[name] = _accuracy(right.tolist(), truth)
     return found
 
 
@@ -130,9 +130,9 @@ def _classifier(seen_ND: Tensor, seen: list[str]) -> Any:
     return make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)).fit(seen_ND.numpy(), seen)
 
 
-def _accuracy(right: Sequence[bool], truth: Sequence[str | None], config: EvalConfig) -> dict[str, Any]:
+def _accuracy(right: Sequence[bool], truth: Sequence[str | None]) -> dict[str, Any]:
     commonest = Counter(truth).most_common(1)[0][1] / len(truth)
-    figure = mean_figure(right, config.seed, config.resamples, commonest)
+    figure = share_figure(right, commonest)
     return {"samples": len(truth), "classes": len(set(truth)), "accuracy": figure}
 
 

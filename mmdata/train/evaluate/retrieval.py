@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mmdata.train.evaluate.config import EvalConfig
 from mmdata.train.evaluate.features import Features, Subset
-from mmdata.train.evaluate.intervals import mean_figure
+from mmdata.train.evaluate.intervals import share_figure
 from mmdata.train.recall import chance_level, ranks
 
 
@@ -87,5 +87,5 @@ def _recalls(
     ahead_N, positives_N = ranks(query_ND[row_N], candidate_ND[row_N], features.text_hash_N[row_N])
     for k in config.ks:
         chance = chance_level(positives_N.tolist(), len(row_N), k)
-        found[f"recall@{k}"] = mean_figure((ahead_N < k).numpy(), config.seed, config.resamples, chance)
+        found[f"recall@{k}"] = share_figure((ahead_N < k).numpy(), chance)
     return found

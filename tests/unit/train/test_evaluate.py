@@ -16,7 +16,7 @@ from mmdata.train.config import load_config
 from mmdata.train.evaluate.config import EvalConfig, load_settings
 from mmdata.train.evaluate.consistency import consistency, derangements, gram_volume
 from mmdata.train.evaluate.features import Features, subsets
-from mmdata.train.evaluate.intervals import mean_figure, statistic_figure
+from mmdata.train.evaluate.intervals import mean_figure, share_figure, statistic_figure
 from mmdata.train.evaluate.labels import probe
 from mmdata.train.evaluate.made import fid, kid, text_figure
 from mmdata.train.evaluate.retrieval import missing, retrieval
@@ -61,9 +61,25 @@ def test_intervals_hold_the_truth_as_often_as_they_say():
     rng = np.random.default_rng(0)
     held = 0
     for trial in range(400):
-        found = mean_figure(rng.random(200) < 0.3, trial, 400)
+        found = mean_figure(rng.normal(0.3, 1, 200), trial, 400)
         held += found["low"] <= 0.3 <= found["high"]
     assert 0.91 <= held / 400 <= 0.98
+
+
+@pytest.mark.parametrize(("truth", "count"), [(0.3, 200), (0.95, 20), (0.02, 60)])
+def test_intervals_of_shares_hold_the_truth_as_often_as_they_say(truth: float, count: int):
+    rng = np.random.default_rng(0)
+    found = [share_figure(rng.random(count) < truth) for _ in range(2000)]
+    assert 0.92 <= np.mean([one["low"] <= truth <= one["high"] for one in found]) <= 0.985
+
+
+def test_a_share_of_all_or_none_is_not_known_for_sure():
+    """Wilson's, by hand: n / (n + z^2) with z = 1.96. The bootstrap's had no width."""
+    some = share_figure([True] * 20, 0.5)
+    assert (some["value"], some["high"], some["chance"]) == (1, 1, 0.5)
+    assert some["low"] == pytest.approx(20 / (20 + 1.959964**2))
+    none = share_figure(np.zeros(20))
+    assert (none["value"], none["low"], none["high"]) == (0, 0, pytest.approx(1 - some["low"]))
 
 
 def test_volumes_of_equal_and_orthogonal_vectors_are_0_and_1():
@@ -221,11 +237,11 @@ def test_a_probe_learns_classes_of_the_train_split_and_counts_unknown_ones_as_wr
     single_MND = torch.nn.functional.normalize(torch.eye(4)[side_N] + 0.1 * torch.randn(2, 60, 4), dim=2)
     features = features_of(single_MND)
     labels = ["left" if side == 0 else "right" for side in side_N.tolist()]
-    found = probe((features, features), (labels, labels), ("text", "image"), EvalConfig(resamples=100))
+    found = probe((features, features), (labels, labels), ("text", "image"))
     assert [found[name]["accuracy"]["value"] for name in ("text", "image", "fusion")] == [1.0, 1.0, 1.0]
     assert found["text"]["accuracy"]["chance"] == 0.5
     new = ["left"] * 30 + ["never seen"] * 30
-    found = probe((features, features), (labels, new), ("text", "image"), EvalConfig(resamples=100))
+    found = probe((features, features), (labels, new), ("text", "image"))
     assert found["text"]["accuracy"]["value"] == pytest.approx(0.25)
 
 
