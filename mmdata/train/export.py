@@ -46,8 +46,26 @@ def read_description(folder: Path) -> dict[str, Any]:
         if (description["format"], description["version"]) != (_FORMAT, _VERSION):
             raise TrainError(f"{folder}: no model of version {_VERSION}; train it again")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise TrainError(f"{folder}: no trained model that can be read: {error}") from None
+        raise _unreadable(folder, error) from None
     return description
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """The weights of a run. Raises TrainError where they cannot be read, or are no numbers."""
+    path = folder / "model.safetensors"
+    try:
+        weights = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise _unreadable(folder, error) from None
+    bad = [name for name, tensor in weights.items() if not tensor.isfinite().all()]
+    if bad:
+        fix = "that training went wrong; train it again with a lower optim.lr, or take another run"
+        raise TrainError(f"{path}: NaN or infinite in {len(bad)} of {len(weights)} tensors, first {bad[0]}: {fix}")
+    return weights
+
+
+def _unreadable(folder: Path, error: BaseException) -> TrainError:
+    return TrainError(f"{folder}: no trained model that can be read: {error}")
 
 
 def run_limits(folder: Path, config: TrainConfig, key: str) -> None:
@@ -96,9 +114,9 @@ def load_model(folder: Path, device: torch.device | None = None) -> tuple[FusedM
         modalities = tuple(description["modalities"])
         architecture = Architecture.model_validate(description["architecture"])
         model = FusedModel(architecture, modalities, Limits(**description["limits"]))
-        model.load_state_dict(load_file(folder / "model.safetensors"))
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        raise TrainError(f"{folder}: no trained model that can be read: {error}") from None
+        model.load_state_dict(read_weights(folder))
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise _unreadable(folder, error) from None
     tokenizer = load_tokenizer(folder / "tokenizer.json") if "text" in modalities else None
     return model.to(device or torch.device("cpu")).eval(), tokenizer
 

@@ -7,12 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-
 from mmdata.errors import TrainError
 from mmdata.train.config import MAX_SETS, REPLAY, DataConfig, SetConfig, StartConfig, TrainConfig
-from mmdata.train.export import read_description, run_limits
+from mmdata.train.export import read_description, read_weights, run_limits
 from mmdata.train.model.fused import TRAINING_ONLY, FusedModel
 from mmdata.train.stages import modality_patterns
 
@@ -20,13 +17,10 @@ from mmdata.train.stages import modality_patterns
 def begin_with(model: FusedModel, start: StartConfig) -> None:
     """Fill a fresh model with a run's weights; those of a modality that is added stay fresh.
 
-    Raises TrainError where the run's model is another, but for that modality.
+    Raises TrainError where the run's model is another, but for that modality, or its weights are no numbers.
     """
     folder = Path(start.run)
-    try:
-        weights = load_file(folder / "model.safetensors")
-    except (OSError, SafetensorError) as error:
-        raise TrainError(f"{folder}: no trained model that can be read: {error}") from None
+    weights = read_weights(folder)
     own = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(TRAINING_ONLY)}
     new = modality_patterns(start.add_modality) if start.add_modality else ()
     known = set(weights)

@@ -76,6 +76,9 @@ class Session:
         self.old_val_set = data.val_set(self.sets, config, tokenizer, replay=True)
         self._limits = limits_of(config, tokenizer)
         self._batch = data.batch_size(self.train_set, config)
+        if self._batch < config.optim.batch_size:
+            few = f"optim.batch_size is {config.optim.batch_size}, but there are {self._batch} samples to train on"
+            self.say(f"{few}: each step sees all of them")
         shares = {one.name: one.share for one in self.sets}
         self.stages = make_stages(config, self._batch, len(self.train_set), shares)
         if config.threads:

@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
+from safetensors.torch import load_file, save_file
 
 from mmdata.cli import cli
 from mmdata.errors import TrainError
 from mmdata.train.batch import Collate
 from mmdata.train.config import StartConfig, load_config
 from mmdata.train.dataset import SampleDataset, open_split
+from mmdata.train.evaluate.run import evaluate
 from mmdata.train.export import load_model
 from mmdata.train.growth import replayed_sets
 from mmdata.train.manifest import open_folder
@@ -118,3 +120,23 @@ def test_a_run_of_another_model_cannot_be_continued(old_run, tmp_path: Path):
         train(path, [TWO, f"start.run={old}", "data.image_side_px=64"], tmp_path / "new", quiet)
     with pytest.raises(TrainError, match="no trained model"):
         train(path, [f"start.run={tmp_path}"], tmp_path / "new", quiet)
+
+
+def test_a_run_whose_weights_are_no_numbers_is_neither_continued_nor_measured(old_run, tmp_path: Path):
+    path, old = old_run
+    weights = load_file(old / "model.safetensors")
+    weights["heads.text.project.weight"][0, 0] = torch.nan
+    weights["log_scale"] += torch.inf
+    save_file(weights, old / "model.safetensors")
+    problem = rf"model\.safetensors: NaN or infinite in 2 of {len(weights)} tensors, first .*: that training went wrong"
+    with pytest.raises(TrainError, match=problem):
+        train(path, [TWO, f"start.run={old}"], tmp_path / "new", quiet)
+    with pytest.raises(TrainError, match=problem):
+        evaluate(old, None, ["tasks=[retrieval]"], None, quiet)
+
+
+def test_a_batch_of_more_samples_than_there_are_is_told(write_config: Callable[..., Path], shape_shards: Path):
+    lines: list[str] = []
+    train(write_config(shape_shards), [TWO, "steps=3", "optim.batch_size=100"], say=lines.append)
+    few = "optim.batch_size is 100, but there are 24 samples to train on: each step sees all of them"
+    assert few in lines
