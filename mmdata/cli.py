@@ -205,10 +205,18 @@ def train(
 
     On several devices: torchrun --nproc-per-node 8 -m mmdata train FILE.
     """
+    from mmdata.document import Override
     from mmdata.train.run import train as run
 
-    given = {"start.run": start, "start.replay": replay, "start.add_modality": add_modality}
-    begin = [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
+    begin = [
+        Override(f"start.{key}={json.dumps(value)}", f"{option} {value}")
+        for key, option, value in (
+            ("run", "--continue", start),
+            ("replay", "--replay", replay),
+            ("add_modality", "--add-modality", add_modality),
+        )
+        if value is not None
+    ]
     run(config, [*overrides, *begin], output)
 
 
@@ -241,10 +249,13 @@ def evaluate(
     run_folder: Path, settings: Path | None, overrides: tuple[str, ...], name: str | None, **given: Any
 ) -> None:
     """Measure a trained model on held-out samples, with intervals: RUN/eval/<name>.json, and a table."""
+    from mmdata.document import Override
     from mmdata.train.evaluate.run import evaluate as run
 
     wanted = [
-        f"{key}={_listed(value) if key == 'tasks' else json.dumps(value)}" for key, value in given.items() if value
+        Override(f"{key}={_listed(value) if key == 'tasks' else json.dumps(value)}", f"--{key} {value}")
+        for key, value in given.items()
+        if value
     ]
     run(run_folder, settings, [*overrides, *wanted], name, click.echo)
 

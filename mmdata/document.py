@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import yaml
 
@@ -24,6 +24,20 @@ _MAX_FILE_BYTES = 1 << 20
 _MAX_VALUES = 100_000
 _VARIABLE = re.compile(r"\$(?:\$|\{([A-Za-z_][A-Za-z0-9_]*)(:-([^}]*))?\})")
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class Override(str):
+    """`path=value` that an option of its own stands for: faults speak of it as it was typed, `--replay 0.2`."""
+
+    __slots__ = ("typed",)
+
+    typed: str
+
+    def __new__(cls, text: str, typed: str) -> Self:
+        """`typed` as on the command line."""
+        made = super().__new__(cls, text)
+        made.typed = typed
+        return made
 
 
 @dataclass(frozen=True)
@@ -183,26 +197,27 @@ def _yaml_words(error: yaml.YAMLError) -> str:
 
 def apply_override(document: Document, override: str) -> None:
     """Change one value in place: `engine.workers=2`, `align.clip.model=...`, `sources.0.files.root=...`."""
+    typed = override.typed if isinstance(override, Override) else f"--set {override}"
     path, equals, text = override.partition("=")
     if not equals:
-        raise SpecError([f"--set {override}: write it as path=value, for example engine.workers=2"])
+        raise SpecError([f"{typed}: write it as path=value, for example engine.workers=2"])
     try:
         value = yaml.load(text, Loader=_Loader)  # noqa: S506 - _Loader is one of yaml's two safe loaders
     except yaml.YAMLError as error:
-        raise SpecError([f"--set {override}: the value is not YAML: {_yaml_words(error)}"]) from None
+        raise SpecError([f"{typed}: the value is not YAML: {_yaml_words(error)}"]) from None
     parent: Any = document.value
     keys: Keys = ()
     parts = path.split(".")
     for part in parts[:-1]:
         key = _step_into(parent, part, create=True)
         if key is None:
-            raise SpecError([f"--set {override}: there is no '{part}' here{nearest(part, _names(parent))}"])
+            raise SpecError([f"{typed}: there is no '{part}' here{nearest(part, _names(parent))}"])
         keys, parent = (*keys, *key), _follow(parent, key)
     last = _step_into(parent, parts[-1], create=True)
     if last is None:
-        raise SpecError([f"--set {override}: there is no '{parts[-1]}' here{nearest(parts[-1], _names(parent))}"])
+        raise SpecError([f"{typed}: there is no '{parts[-1]}' here{nearest(parts[-1], _names(parent))}"])
     _follow(parent, last[:-1])[last[-1]] = value
-    document.overridden[(*keys, *last)] = f"--set {override}"
+    document.overridden[(*keys, *last)] = typed
 
 
 def _step_into(parent: Any, part: str, *, create: bool) -> Keys | None:

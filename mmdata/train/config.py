@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationError, field_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
 from mmdata.document import Document, Keys, nearest, read_yaml
 from mmdata.errors import SpecError
@@ -156,6 +156,13 @@ class StartConfig(Frozen):
     add_modality: str | None = Field(None, description="a modality that the run lacks, and this training adds")
     freeze: bool = Field(True, description="with add_modality: train the new modality's parameters alone")
     replay: float = Field(0.0, ge=0, lt=1, description="share of the samples that come from the run's own shards")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _names_a_run(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("run") is None:
+            raise ValueError("names no run to begin with; add --continue RUN, or `run: RUN` under `start:` of the file")
+        return value
 
 
 class TeacherConfig(Frozen):

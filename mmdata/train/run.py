@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmdata.document import Override
 from mmdata.errors import MissingExtraError, SpecError
 from mmdata.train.config import TrainConfig, load_config, load_document
 from mmdata.train.known import unknown_members, unknown_vectors
@@ -40,7 +41,8 @@ def train(
 
     Raises SpecError for the file, TrainError for the shards or the training, MissingExtraError without torch.
     """
-    given = [*overrides, f"output={json.dumps(str(output))}"] if output else list(overrides)
+    own = [Override(f"output={json.dumps(str(output))}", f"--output {output}")] if output else []
+    given = [*overrides, *own]
     config, document = load_document(config_path, given)
     _check_members(config, document)
     _check_installed()

@@ -5,7 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from mmdata.cli import cli
 from mmdata.errors import SpecError
 from mmdata.train.config import TrainConfig, load_config
 from mmdata.train.evaluate.config import load_settings
@@ -117,6 +119,22 @@ def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_an_override_is_named_as_typed(tmp_path: Path):
     assert problems(tmp_path, GOOD, "optim.lr=-1")[0].startswith("--set optim.lr=-1: input should be greater than 0")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--replay", "0.2"], "--replay 0.2: names no run to begin with; add --continue RUN, or `run: RUN` under"),
+        (["--add-modality", "audio"], "--add-modality audio: names no run to begin with; add --continue RUN, or"),
+        (["--continue", "old", "--replay", "1"], "--replay 1.0: input should be less than 1, not 1.0"),
+    ],
+)
+def test_an_option_is_named_as_typed(tmp_path: Path, options: list[str], said: str):
+    """It was spoken of as `--set start.replay=0.2`, which nobody had typed."""
+    (tmp_path / "train.yaml").write_text(GOOD)
+    with pytest.raises(SpecError) as caught:
+        CliRunner().invoke(cli, ["train", str(tmp_path / "train.yaml"), *options], catch_exceptions=False)
+    assert str(caught.value).startswith(said)
 
 
 def test_every_fault_is_reported_at_once(tmp_path: Path):
