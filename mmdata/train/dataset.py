@@ -338,6 +338,9 @@ class _Loader(DataLoader[Batch]):
 
 
 def _quiet_worker(_: int) -> None:
-    """Leave Ctrl-C to the training process, which ends its workers itself."""
+    """Leave Ctrl-C and SIGTERM to the training process, which ends its workers itself.
+
+    torchrun and batch systems send them to workers too: one that dies of it takes the training down before it can save.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -10,6 +10,7 @@ from pathlib import Path
 from traceback import StackSummary
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -125,6 +126,22 @@ def test_a_signal_saves_and_the_same_command_goes_on_to_the_same_weights(straigh
     assert any("going on after step 2" in line for line in lines)
     assert_equal_weights(folder, tmp_path / "parts")
     assert steps_of(folder) == steps_of(tmp_path / "parts")
+
+
+@pytest.mark.slow
+def test_a_signal_to_all_its_processes_saves_as_one_to_itself_does(
+    write_config: Callable[..., Path], shape_shards: Path, tmp_path: Path
+):
+    """torchrun sends SIGTERM to the whole group: workers died of it, and the training of them, without a checkpoint."""
+
+    def stop() -> None:
+        for process in [*psutil.Process().children(recursive=True), psutil.Process()]:
+            process.send_signal(signal.SIGTERM)
+
+    path = write_config(shape_shards, workers=1)
+    stopped = train(path, ["steps=2000"], tmp_path / "run", Lines("step 3/", stop))
+    assert stopped["status"] == "stopped"
+    assert (tmp_path / "run" / "checkpoints" / f"step-{stopped['step']:08d}" / "state.json").exists()
 
 
 def test_a_checkpoint_that_the_disk_does_not_take_leaves_the_one_before(
