@@ -133,7 +133,7 @@ class _Resolver:
         self._check_labels(steps, members)
         self._check_reads(steps, members)
         self._check_findings(steps)
-        self._check_children(steps)
+        self._check_children(steps, members)
         self._check_embeddings(steps)
         pipeline = Pipeline(
             self.spec,
@@ -161,6 +161,10 @@ class _Resolver:
 
     def _problem(self, keys: Keys, message: str) -> None:
         self.problems.append(self.document.problem(keys, message))
+
+    def _parameters(self, keys: Keys, error: ParameterError) -> None:
+        for below, message in error.problems:
+            self._problem((*keys, *below), message)
 
     def _steps(self, block: str) -> list[tuple[Keys, Step]]:
         found = []
@@ -268,8 +272,16 @@ class _Resolver:
             if source is not None and source not in labels:
                 self._problem(keys, f"no aligner is called '{source}'{nearest(source, labels)}")
 
-    def _check_children(self, steps: dict[str, list[tuple[Keys, Step]]]) -> None:
+    def _check_children(self, steps: dict[str, list[tuple[Keys, Step]]], members: dict[str, Declared]) -> None:
         """Children are made of what was taken in: not of the children that stand for it."""
+        kinds = {name: declared.modality for name, declared in members.items()}
+        aligners = [step.label for _, step in steps["align"] if isinstance(step, Align) and step.edges()]
+        for keys, step in steps["augment"]:
+            if isinstance(step, Augment):
+                try:
+                    step.check(kinds, aligners)
+                except ParameterError as error:
+                    self._parameters(keys, error)
         made = [(keys, step) for keys, step in steps["augment"] if isinstance(step, Augment) and step.makes_children]
         replacing = next((step.label for _, step in made if step.replaces), None)
         for keys, step in made if replacing else ():
@@ -324,8 +336,7 @@ class _Resolver:
                 try:
                     step.check(curation)
                 except ParameterError as error:
-                    for below, message in error.problems:
-                        self._problem((*keys, *below), message)
+                    self._parameters(keys, error)
                 except (ValueError, sql.Error) as error:
                     self._problem(keys, explained(error, columns) if isinstance(error, sql.Error) else str(error))
 

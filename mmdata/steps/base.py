@@ -351,6 +351,9 @@ class Augment(Step):
         """A child whose `match` is by more than this below its parent's is dropped; None: none is."""
         return None
 
+    def check(self, members: Mapping[str, Modality], aligners: Sequence[str]) -> None:
+        """Raises ParameterError where it can do nothing in a pipeline of these members and labels of aligners."""
+
     def policy_of_shards(self) -> dict[str, Any] | None:
         """What whoever reads the shards needs to make the same children, as JSON; None: nothing."""
         return None

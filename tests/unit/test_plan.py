@@ -265,6 +265,23 @@ def test_a_good_plan_says_what_would_run() -> None:
             ["p.yaml:9:5 augment[0].joint: no source declares the member 'a'; known here: caption, image"],
         ),
         (
+            "augment:\n  - joint:\n      apply: [HorizontalFlip, speed, jitter: {p: 0.5}]\n      max_match_loss: 0.1\n",
+            [
+                (
+                    "p.yaml:10:31 augment[0].joint.apply[1]: speed changes audio and no member is any; declare one "
+                    "under `sources:`, or take it out"
+                ),
+                (
+                    "p.yaml:10:38 augment[0].joint.apply[2]: jitter changes tensor and no member is any; declare one "
+                    "under `sources:`, or take it out"
+                ),
+                (
+                    "p.yaml:11:7 augment[0].joint.max_match_loss: nothing says how well members match: no child is "
+                    "dropped; add an aligner under `align:`, or take it out"
+                ),
+            ],
+        ),
+        (
             "write:\n  - webdataset: {members: [captoin]}\n",
             ["p.yaml:9:5 write[0].webdataset: no source declares the member 'captoin'; did you mean 'caption'?"],
         ),

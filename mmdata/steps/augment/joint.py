@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, NonNegativeInt, WithJsonSchema, model_validator
 
 from mmdata.errors import SampleError
 from mmdata.sample import Modality, Sample
-from mmdata.spec import Frozen
+from mmdata.spec import Frozen, ParameterError
 from mmdata.steps.base import Augment
 from mmdata.steps.exchange import Veto
 
 if TYPE_CHECKING:
     from mmdata.augment.policy import Others, Policy
+    from mmdata.document import Keys
 
 
 # Parameters of operators that name members, and of which modality.
@@ -131,6 +132,22 @@ class Joint(Augment):
             fix = "boxes: {image: image_regions}, which `align: - regions: {boxes_member: true}` makes"
             raise ValueError(f"{needing[0]} takes things out of the picture and must know where they are; add {fix}")
         return self
+
+    def check(self, members: Mapping[str, Modality], aligners: Sequence[str]) -> None:
+        """Raises ParameterError where an operator, or `max_match_loss`, has nothing to work on."""
+        kinds = {kind for name, kind in members.items() if name not in self.policy.notes.members}
+        problems: list[tuple[Keys, str]] = []
+        for number, entry in enumerate(self.policy.entries):
+            changes = entry.operator.changes
+            if not changes & kinds:
+                fix = "declare one under `sources:`, or take it out"
+                told = f"{entry.operator.name} changes {' or '.join(sorted(changes))} and no member is any; {fix}"
+                problems.append((("apply", number), told))
+        if self.max_match_loss is not None and not aligners:
+            fix = "add an aligner under `align:`, or take it out"
+            problems.append((("max_match_loss",), f"nothing says how well members match: no child is dropped; {fix}"))
+        if problems:
+            raise ParameterError(problems)
 
     @property
     def mixes(self) -> bool:
