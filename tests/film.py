@@ -22,8 +22,11 @@ def write_film(
     subtitles: str | None = None,
     start_s: float = 0.0,
     sound_after_s: float = 0.0,
+    left_only: bool = False,
 ) -> Path:
     """Scenes of such lengths; scene n has a tone of 300 (n + 1) Hz; `subtitles` is an SRT file to put in.
+
+    The tone is mono, or with `left_only` stereo and on the left.
 
     MPEG-TS begins 1.4 s after `start_s`, Matroska there; of others it has to be 0. Tones come `sound_after_s` later.
     """
@@ -31,7 +34,8 @@ def write_film(
     picture = container.add_stream("mpeg4", rate=FPS, width=SIDE * 2, height=SIDE, pix_fmt="yuv420p")
     picture.codec_context.bit_rate = 2_000_000
     picture.codec_context.gop_size = 10
-    tone = container.add_stream("aac", rate=RATE, layout="mono") if sound else None
+    layout = "stereo" if left_only else "mono"
+    tone = container.add_stream("aac", rate=RATE, layout=layout) if sound else None
     source = av.open(subtitles) if subtitles else None
     words = container.add_stream_from_template(source.streams.subtitles[0]) if source else None
     rng = np.random.default_rng(0)
@@ -44,7 +48,9 @@ def write_film(
         if tone is not None:
             times = np.arange(round(length_s * RATE)) / RATE
             wave = (0.4 * np.sin(2 * np.pi * 300 * (scene + 1) * times)).astype(np.float32)[None]
-            frame = av.AudioFrame.from_ndarray(wave, format="fltp", layout="mono")
+            if left_only:
+                wave = np.concatenate([wave, np.zeros_like(wave)])
+            frame = av.AudioFrame.from_ndarray(wave, format="fltp", layout=layout)
             frame.sample_rate = RATE
             if sound_after_s:
                 frame.time_base, frame.pts = Fraction(1, RATE), heard

@@ -18,7 +18,7 @@ from mmdata.errors import SampleError
 EFFECTS: Final = frozenset(
     {
         # pictures
-        "mirror",  # left and right change places; writing is mirrored
+        "mirror",  # left and right change places, of what is heard too; writing is mirrored
         "upside_down",  # above and below change places
         "turn",  # by so much that sides mean something else: a quarter, a diagonal
         "move",  # things are elsewhere in the frame, or another part of the scene is the frame
@@ -92,7 +92,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Sides:
-    """What a mirror does to the channels of a tensor: those of the left and of the right change places.
+    """What a mirror does to the channels of a tensor or a sound: those of the left and of the right change places.
 
     Attributes:
         swap: pairs of channels that change places.
@@ -151,7 +151,7 @@ class View:
         spoken: for each sound the texts that it says: they change together or not at all.
         members: names of all members but notes, decoded or not, by modality.
         gone: members that were taken away.
-        sides: of tensors whose sides are known, by member name.
+        sides: of tensors and sounds whose sides are known, by member name.
         written: texts that say what is written in a picture.
     """
 

@@ -109,11 +109,11 @@ def decode_clip(member: Member) -> tuple[Picture, ...]:
     return tuple(Picture(frame) for frame in frames_of_film(member.data, _film_limits(), _CLIP_BYTES))
 
 
-def encode_clip(member: Member, frames: tuple[Picture, ...]) -> Member:
-    """H.264 in MP4 with the sound that it had."""
+def encode_clip(member: Member, frames: tuple[Picture, ...], *, mirrored: bool = False) -> Member:
+    """H.264 in MP4 with the sound that it had, its left and right exchanged where it was mirrored."""
     from mmdata.media.video import redrawn
 
-    data = redrawn(member.data, [frame.rgb_HWC for frame in frames], _film_limits())
+    data = redrawn(member.data, [frame.rgb_HWC for frame in frames], _film_limits(), mirrored=mirrored)
     height, width = frames[0].rgb_HWC.shape[:2]
     width, height = even(width, height)
     measures = {**member.measures, "width": width, "height": height}

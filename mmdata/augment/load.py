@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmdata.augment.base import Sides
-from mmdata.augment.policy import Entry, Notes, Others, Policy, nobody
+from mmdata.augment.policy import Entry, Others, Policy, nobody
 from mmdata.augment.registry import operator
+from mmdata.augment.view import Notes
 from mmdata.sample import Sample
 
 

@@ -199,34 +199,6 @@ class MirrorChannels(_Own):
         return Change(replace(view), frozenset({"mirror"}), {"mirrored": sorted(view.tensors)})
 
 
-def mirrored(view: View, left_alone: View) -> View:
-    """The view with those tensors mirrored that are as in `left_alone`. Raises VetoError `sides_unknown`."""
-    there = [name for name in view.members.get("tensor", ()) if name not in view.gone]
-    for name in there:
-        if name not in view.sides:
-            fix = f"say what a mirror does to its channels: sides: {{{name}: {{swap: [[0, 1]], negate: [2]}}}}, or {{}}"
-            raise VetoError("sides_unknown", f"'{name}' may have a left and a right; {fix}")
-    tensors = dict(view.tensors)
-    for name in there:
-        if tensors[name] is left_alone.tensors[name]:
-            tensors[name] = replace(tensors[name], value=_mirrored(name, tensors[name].value, view))
-    return replace(view, tensors=tensors)
-
-
-def _mirrored(name: str, value: Array, view: View) -> Array:
-    sides = view.sides[name]
-    most = max([*(one for pair in sides.swap for one in pair), *sides.negate], default=-1)
-    if most >= len(value):
-        raise VetoError("no_such_channel", f"'{name}' has {len(value)} channels, and `sides:` speaks of channel {most}")
-    if sides.negate and value.dtype.kind not in "if":
-        raise VetoError("no_numbers", f"'{name}' is {value.dtype}: it has no sign to change")
-    made = value.copy()
-    for left, right in sides.swap:
-        made[[left, right]] = made[[right, left]]
-    made[list(sides.negate)] = -made[list(sides.negate)]
-    return made
-
-
 OWN: Final[dict[str, type[Frozen]]] = {
     "jitter": Jitter,
     "scale": Scale,

@@ -294,7 +294,7 @@ def _encoded(data: bytes, target: Target, limits: Limits, clip: Clip) -> bytes:
     return buffer.getvalue()
 
 
-def _copy_sound(out: Any, sound: Any, heard: Any, clip: Clip, limits: Limits) -> None:
+def _copy_sound(out: Any, sound: Any, heard: Any, clip: Clip, limits: Limits, *, mirrored: bool = False) -> None:
     import av
 
     resampler = av.AudioResampler(format="fltp", layout="stereo", rate=_SOUND_HZ)
@@ -303,8 +303,17 @@ def _copy_sound(out: Any, sound: Any, heard: Any, clip: Clip, limits: Limits) ->
         part.pts = done
         done += part.samples
         _check(done / _SOUND_HZ - _OVERHANG_S, 0, limits)
-        out.mux(sound.encode(part))
+        out.mux(sound.encode(_sides_exchanged(part) if mirrored else part))
     out.mux(sound.encode(None))
+
+
+def _sides_exchanged(part: Any) -> Any:
+    """A frame of two planar channels with each in the place of the other."""
+    import av
+
+    made = av.AudioFrame.from_ndarray(part.to_ndarray()[::-1].copy(), format=part.format.name, layout=part.layout.name)
+    made.rate, made.time_base, made.pts = part.rate, part.time_base, part.pts
+    return made
 
 
 def frames_of_film(data: bytes, limits: Limits, max_bytes: int) -> list[Any]:
@@ -318,8 +327,11 @@ def frames_of_film(data: bytes, limits: Limits, max_bytes: int) -> list[Any]:
     return frames
 
 
-def redrawn(data: bytes, frames: Sequence[Any], limits: Limits) -> bytes:
-    """The film with another picture for each of its frames, as H.264 and AAC in MP4; times and sound stay."""
+def redrawn(data: bytes, frames: Sequence[Any], limits: Limits, *, mirrored: bool = False) -> bytes:
+    """The film with another picture for each of its frames, as H.264 and AAC in MP4; times and sound stay.
+
+    Where it is `mirrored`, left and right of its sound change places.
+    """
     import av
 
     buffer = io.BytesIO()
@@ -338,7 +350,7 @@ def redrawn(data: bytes, frames: Sequence[Any], limits: Limits) -> bytes:
             out.mux(picture.encode(new))
         out.mux(picture.encode(None))
         if sound is not None:
-            _copy_sound(out, sound, heard, WHOLE, limits)
+            _copy_sound(out, sound, heard, WHOLE, limits, mirrored=mirrored)
     return buffer.getvalue()
 
 

@@ -282,6 +282,15 @@ def test_a_good_plan_says_what_would_run() -> None:
             ],
         ),
         (
+            "augment:\n  - joint: {apply: [HorizontalFlip], sides: {image: {}}}\n",
+            [
+                (
+                    "p.yaml:9:48 augment[0].joint.sides.image: 'image' is image, and sides are of the channels of a "
+                    "tensor or audio"
+                )
+            ],
+        ),
+        (
             "write:\n  - webdataset: {members: [captoin]}\n",
             ["p.yaml:9:5 write[0].webdataset: no source declares the member 'captoin'; did you mean 'caption'?"],
         ),

@@ -39,7 +39,7 @@ class Applied(Frozen):
 
 
 class Mirrored(Frozen):
-    """What a mirror does to the channels of a tensor (its first axis)."""
+    """What a mirror does to the channels of a tensor (its first axis) or a sound."""
 
     swap: list[tuple[NonNegativeInt, NonNegativeInt]] = Field(
         default=[], description="pairs of channels that change places: those of the left and of the right wrist"
@@ -86,7 +86,7 @@ class Joint(Augment):
     """
 
     step: ClassVar[str] = "joint"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     name: str | None = Field(None, description="names the children and the catalog's rows; default: joint")
     apply: list[Annotated[Applied, BeforeValidator(_spelled), WithJsonSchema(_SPELLED)]] = Field(
         min_length=1, description="operators in their order, each with its parameters and `p`, how likely it is (1)"
@@ -114,7 +114,9 @@ class Joint(Augment):
         "blurs, covers or crops a picture that has any",
     )
     sides: dict[str, Mirrored] = Field(
-        default={}, description="tensor: what a mirror does to it; one that is not named here is never mirrored along"
+        default={},
+        description="tensor or audio member: what a mirror does to its channels; where it is not named, left and right "
+        "of stereo change places, and a tensor, or sound of more channels, is never mirrored along",
     )
     max_match_loss: float | None = Field(
         None, ge=0, le=1, description="drop a child whose match is by more than this below its parent's"
@@ -135,19 +137,22 @@ class Joint(Augment):
 
     def check(self, members: Mapping[str, Modality], aligners: Sequence[str]) -> None:
         """Raises ParameterError where an operator, or `max_match_loss`, has nothing to work on."""
+        if problems := list(self._problems(members, aligners)):
+            raise ParameterError(problems)
+
+    def _problems(self, members: Mapping[str, Modality], aligners: Sequence[str]) -> Iterator[tuple[Keys, str]]:
         kinds = {kind for name, kind in members.items() if name not in self.policy.notes.members}
-        problems: list[tuple[Keys, str]] = []
         for number, entry in enumerate(self.policy.entries):
-            changes = entry.operator.changes
-            if not changes & kinds:
+            if not (changes := entry.operator.changes) & kinds:
                 fix = "declare one under `sources:`, or take it out"
                 told = f"{entry.operator.name} changes {' or '.join(sorted(changes))} and no member is any; {fix}"
-                problems.append((("apply", number), told))
+                yield ("apply", number), told
+        for name in self.sides:
+            if (kind := members.get(name)) not in {None, "tensor", "audio"}:
+                yield ("sides", name), f"'{name}' is {kind}, and sides are of the channels of a tensor or audio"
         if self.max_match_loss is not None and not aligners:
             fix = "add an aligner under `align:`, or take it out"
-            problems.append((("max_match_loss",), f"nothing says how well members match: no child is dropped; {fix}"))
-        if problems:
-            raise ParameterError(problems)
+            yield ("max_match_loss",), f"nothing says how well members match: no child is dropped; {fix}"
 
     @property
     def mixes(self) -> bool:
@@ -203,7 +208,7 @@ class Joint(Augment):
         for entry in self.apply:
             key, modality = _NAMING.get(entry.op, ("", None))
             found |= {name: found.get(name, modality) for name in entry.params.get(key) or ()}
-        return found | dict.fromkeys(self.written, "text") | dict.fromkeys(self.sides, "tensor")
+        return found | dict.fromkeys(self.written, "text") | dict.fromkeys(self.sides)
 
     def make(self, sample: Sample, seed: int, others: Others) -> Iterator[Sample | Veto]:
         """The children; a veto for each that could not be made: another may not need the member that is broken."""

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 import soundfile
@@ -416,6 +417,71 @@ def test_all_frames_of_a_film_are_changed_alike_and_its_sound_stays(tmp_path) ->
     assert [info.has_sound for info in infos] == [True, True]
     assert infos[1].duration_s == pytest.approx(infos[0].duration_s, abs=0.05)
     assert child_of(joint("HorizontalFlip"), sample(film, text("on the left"))).members == child.members
+
+
+def loudness(data: bytes) -> list[float]:
+    """Of each channel, at its mean."""
+    with av.open(io.BytesIO(data)) as container:
+        frames = [frame.to_ndarray() for frame in container.decode(audio=0)]
+    return [float(np.abs(channel).mean()) for channel in np.concatenate(frames, axis=1).astype(float)]
+
+
+def test_what_is_heard_on_the_left_of_a_film_is_heard_on_the_right_of_its_mirror(tmp_path: Path) -> None:
+    data = write_film(tmp_path / "film.mp4", [0.4], left_only=True).read_bytes()
+    film = Member("film", "video", "video/mp4", "mp4", data, None, {"width": 128, "height": 64, "duration_s": 0.4})
+    child = child_of(joint("HorizontalFlip"), sample(film))
+    left, right = loudness(data)
+    assert left > 10 * right
+    assert loudness(child.members["film"].data) == pytest.approx([right, left], rel=0.1, abs=0.01)
+    twice = child_of(joint("HorizontalFlip", "HorizontalFlip"), sample(film))
+    assert loudness(twice.members["film"].data) == pytest.approx([left, right], rel=0.1, abs=0.01)
+    assert child_of(joint("VerticalFlip"), sample(film)).members["film"].measures == film.measures
+    assert loudness(child_of(joint("VerticalFlip"), sample(film)).members["film"].data)[0] > 10 * right
+
+
+def sound_of(*channels: np.ndarray[Any, Any]) -> Member:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.stack(channels, axis=1), 8000, format="WAV", subtype="PCM_16")
+    measures = {"duration_s": len(channels[0]) / 8000, "sample_rate": 8000, "channels": len(channels)}
+    return Member("sound", "audio", "audio/wav", "wav", buffer.getvalue(), None, measures)
+
+
+TONE_T = 0.25 * np.sin(np.arange(800) / 5)
+
+
+def heard(child: Sample) -> list[np.ndarray[Any, Any]]:
+    return list(soundfile.read(io.BytesIO(child.members["sound"].data), dtype="float32", always_2d=True)[0].T)
+
+
+def test_sides_of_a_stereo_sound_change_places_with_those_of_the_picture() -> None:
+    parent = sample(picture(), text("a bell on the left"), sound_of(TONE_T, 0 * TONE_T))
+    child = child_of(joint("HorizontalFlip", spoken={}), parent)
+    assert child.members["caption"].text == "a bell on the right"
+    assert [np.abs(channel).max() > 0.2 for channel in heard(child)] == [False, True]
+    assert heard(child)[1] == pytest.approx(TONE_T, abs=1e-4)
+    twice = child_of(joint("HorizontalFlip", "HorizontalFlip", spoken={}), parent)
+    assert twice.members["sound"] == parent.members["sound"]
+    louder = child_of(joint("HorizontalFlip", {"Gain": {"min_gain_db": 6, "max_gain_db": 6}}, spoken={}), parent)
+    assert [np.abs(channel).max() > 0.45 for channel in heard(louder)] == [False, True]
+    kept = child_of(joint("HorizontalFlip", spoken={}, sides={"sound": {}}), parent)
+    assert kept.members["sound"] == parent.members["sound"]
+
+
+def test_a_sound_without_sides_is_left_as_it_is() -> None:
+    broken = replace(sound_of(TONE_T), data=b"RIFF")
+    for sound in (sound_of(TONE_T), sound_of(TONE_T, TONE_T), broken):
+        assert flipped(sample(picture(), sound)).members["sound"] == sound
+
+
+def test_sides_of_more_channels_than_two_must_be_said() -> None:
+    parent = sample(picture(), sound_of(TONE_T, 0 * TONE_T, 0 * TONE_T, -TONE_T))
+    (veto,) = made(joint("HorizontalFlip"), parent)
+    assert isinstance(veto, Veto)
+    assert veto.reason == "sides_unknown"
+    assert "'sound' has 4 channels; say what a mirror does to its channels: sides: {sound: {swap:" in veto.detail
+    child = child_of(joint("HorizontalFlip", sides={"sound": {"swap": [[0, 1]], "negate": [3]}}), parent)
+    assert np.stack(heard(child)) == pytest.approx(np.stack([0 * TONE_T, TONE_T, 0 * TONE_T, TONE_T]), abs=1e-4)
+    assert veto_of(joint("HorizontalFlip", sides={"sound": {"swap": [[0, 9]]}}), parent) == "no_such_channel"
 
 
 def test_boxes_of_a_film_are_in_pixels_of_the_film_that_was_encoded(tmp_path) -> None:

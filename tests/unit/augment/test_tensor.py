@@ -20,8 +20,9 @@ from mmdata.augment import registry
 from mmdata.augment.base import Sides, Sound, Tensor, Text, VetoError, View, WordTime
 from mmdata.augment.load import load_policy, replay
 from mmdata.augment.meaning import rewrite
+from mmdata.augment.mirror import mirrored
 from mmdata.augment.registry import operator
-from mmdata.augment.tensor import TensorOperator, mirrored
+from mmdata.augment.tensor import TensorOperator
 from mmdata.media.tensor import measure_tensor, write_tensor
 from mmdata.sample import Member, Sample
 from mmdata.steps.augment.joint import Joint
