@@ -133,7 +133,7 @@ class _Resolver:
         self._check_labels(steps, members)
         self._check_reads(steps, members)
         self._check_findings(steps)
-        self._check_children(steps, members)
+        self._check_children(steps, members, ingest)
         self._check_embeddings(steps)
         pipeline = Pipeline(
             self.spec,
@@ -272,14 +272,19 @@ class _Resolver:
             if source is not None and source not in labels:
                 self._problem(keys, f"no aligner is called '{source}'{nearest(source, labels)}")
 
-    def _check_children(self, steps: dict[str, list[tuple[Keys, Step]]], members: dict[str, Declared]) -> None:
+    def _check_children(
+        self,
+        steps: dict[str, list[tuple[Keys, Step]]],
+        members: dict[str, Declared],
+        ingest: Mapping[Modality, Ingest],
+    ) -> None:
         """Children are made of what was taken in: not of the children that stand for it."""
         kinds = {name: declared.modality for name, declared in members.items()}
         aligners = [step.label for _, step in steps["align"] if isinstance(step, Align) and step.edges()]
         for keys, step in steps["augment"]:
             if isinstance(step, Augment):
                 try:
-                    step.check(kinds, aligners)
+                    step.check(kinds, ingest, aligners)
                 except ParameterError as error:
                     self._parameters(keys, error)
         made = [(keys, step) for keys, step in steps["augment"] if isinstance(step, Augment) and step.makes_children]

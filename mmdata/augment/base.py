@@ -70,6 +70,19 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class Mask:
+    """What an image says of each pixel of a picture: labels, instances, depths.
+
+    Attributes:
+        values_HWC: uint8 or uint16, as they are stored; of the picture's height and width.
+        of: name of the picture.
+    """
+
+    values_HWC: NDArray[Any]
+    of: str
+
+
+@dataclass(frozen=True)
 class Sound:
     """A decoded recording: float32, -1 to 1, and samples a second."""
 
@@ -140,7 +153,7 @@ class View:
     """A sample, decoded; operators return another.
 
     Attributes:
-        pictures: by member name.
+        pictures: by member name, masks apart.
         clips: frames of videos, by member name.
         sounds: by member name.
         texts: by member name.
@@ -153,6 +166,7 @@ class View:
         gone: members that were taken away.
         sides: of tensors and sounds whose sides are known, by member name.
         written: texts that say what is written in a picture.
+        masks: by member name; what moves a picture's pixels moves those of its masks alike, and mixes no values.
     """
 
     pictures: Mapping[str, Picture] = field(default_factory=dict)
@@ -168,6 +182,7 @@ class View:
     gone: frozenset[str] = frozenset()
     sides: Mapping[str, Sides] = field(default_factory=dict)
     written: frozenset[str] = frozenset()
+    masks: Mapping[str, Mask] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

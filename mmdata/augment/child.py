@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from mmdata.augment import codec, mirror, notes
-from mmdata.augment.base import Mixer, Operator, Sides, Sound, Text, VetoError, View
+from mmdata.augment.base import Change, Mask, Mixer, Operator, Sides, Sound, Text, VetoError, View
 from mmdata.augment.view import FIELDS, Notes, decoded, told
 from mmdata.errors import SampleError
 from mmdata.sample import Member, Sample
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from typing_extensions import TypeIs
 
     from mmdata.augment.policy import Others, Step
+
+
+# Effects of what puts pixels elsewhere.
+_MOVING: Final = frozenset({"mirror", "upside_down", "turn", "move", "shape"})
 
 
 class Child:
@@ -38,7 +42,7 @@ class Child:
         self.changes = changes | ({"tensor"} if known.sides else set())
         self.view = decoded(sample, known, self.changes)
         # Without what is large: the parent's pixels go as soon as an operator has made others of them.
-        self.before = replace(self.view, pictures={}, clips={}, sounds={}, tensors={})
+        self.before = replace(self.view, pictures={}, clips={}, sounds={}, tensors={}, masks={})
         self.sizes = _sizes(self.view)
         self.changed: set[str] = set()
         self.mirrored = False
@@ -66,6 +70,7 @@ class Child:
         if "mirror" in change.effects:
             self._check_sides()
             change = replace(change, view=mirror.mirrored(change.view, self.view))
+        self._check_masks(operator.name, change)
         self._goes_on(told(self.view, change))
         self.mirrored ^= "mirror" in change.effects
         self.partner_id = partner.sample_id if partner else self.partner_id
@@ -73,10 +78,17 @@ class Child:
         self.applied.append(row)
 
     def _goes_on(self, view: View) -> None:
-        for place in FIELDS.values():
+        for place in (*FIELDS.values(), "masks"):
             old, new = getattr(self.view, place), getattr(view, place)
             self.changed |= {name for name, one in new.items() if one is not old.get(name)}
         self.view = view
+
+    def _check_masks(self, name: str, change: Change) -> None:
+        """Raises VetoError where an operator, of another package say, moves a picture's pixels and not its masks'."""
+        for mask, before in self.view.masks.items() if change.effects & _MOVING else ():
+            old, new = (view.pictures.get(before.of) for view in (self.view, change.view))
+            if old is not new and change.view.masks.get(mask) is before and before.of not in change.view.gone:
+                raise VetoError("mask_stays", f"{name} moves what '{before.of}' shows, and not its mask '{mask}'")
 
     def _check_sides(self) -> None:
         """Raises VetoError where a sound has sides that are not known."""
@@ -119,7 +131,7 @@ class Child:
             return self._note(member)
         if member.modality == "text":
             return self._text(member)
-        after = getattr(self.view, FIELDS[member.modality]).get(name)
+        after = self.view.masks.get(name) or getattr(self.view, FIELDS[member.modality]).get(name)
         # What was never decoded can only have been taken away.
         if name in self.view.gone or (after is None and member.modality in self.changes):
             return None
@@ -138,6 +150,8 @@ class Child:
             return member
         if member.modality == "video":
             return codec.encode_clip(member, after, mirrored=self.mirrored)
+        if isinstance(after, Mask):
+            return codec.encode_mask(member, after)
         encode: Callable[[Member, Any], Member] = codec.ENCODERS[member.modality]
         return encode(member, after)
 

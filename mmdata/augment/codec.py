@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from mmdata.augment.base import Picture, Sound, Tensor, Text
+from mmdata.augment.base import Mask, Picture, Sound, Tensor, Text
 from mmdata.errors import SampleError
 from mmdata.sample import Member
 
@@ -18,6 +18,9 @@ from mmdata.sample import Member
 _MOST_SECONDS: Final = 600.0
 _TENSOR_ELEMENTS: Final = 64 << 20
 _CLIP_BYTES: Final = 1 << 30
+# What Pillow has of up to 16 bits; "I" is what some 16 bits are read as.
+_MASK_MODES: Final = frozenset({"1", "L", "P", "LA", "RGB", "RGBA", "I;16", "I;16B", "I;16L", "I"})
+_MOST_OF_16: Final = 65_535
 # What soundfile writes without loss; everything else becomes FLAC.
 _LOSSLESS: Final = {"wav": "WAV", "flac": "FLAC"}
 
@@ -44,6 +47,33 @@ def encode_picture(member: Member, picture: Picture) -> Member:
         image.putalpha(Image.fromarray(picture.alpha_HW))
     measures = {**member.measures, "width": image.width, "height": image.height}
     return replace(member, data=encode_like(image, member.extension), measures=measures)
+
+
+def decode_mask(member: Member, of: str) -> Mask:
+    """Its values as they are stored, palette or not. Raises SampleError `bad_image`, `bad_mask`."""
+    from mmdata.media.image import ANY_SIZE, open_image
+
+    image = open_image(member.data, ANY_SIZE)
+    values = np.asarray(image)
+    if image.mode not in _MASK_MODES or (image.mode == "I" and not 0 <= values.min() <= values.max() <= _MOST_OF_16):
+        raise SampleError("bad_mask", f"'{member.name}' has pixels of mode {image.mode}; masks have 8 or 16 bits")
+    dtype = np.uint16 if image.mode.startswith("I") else np.uint8
+    return Mask(np.atleast_3d(values).astype(dtype), of)
+
+
+def encode_mask(member: Member, mask: Mask) -> Member:
+    """PNG, in the mode and with the palette that it had."""
+    from PIL import Image
+
+    from mmdata.media.image import ANY_SIZE, encode_like, open_image
+
+    before = open_image(member.data, ANY_SIZE)
+    values = mask.values_HWC[..., 0] if mask.values_HWC.shape[-1] == 1 else mask.values_HWC
+    image = Image.fromarray(values.astype(bool) if before.mode == "1" else np.ascontiguousarray(values))
+    if before.mode == "P":
+        image.putpalette(before.getpalette() or [])
+    measures = {**member.measures, "width": image.width, "height": image.height}
+    return replace(member, data=encode_like(image, "png"), mime="image/png", extension="png", measures=measures)
 
 
 def decode_sound(member: Member) -> Sound:

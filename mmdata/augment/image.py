@@ -1,7 +1,7 @@
 """Image operators: albumentations' pixel and geometric transforms by their class names.
 
-What each does to texts stands in `image_effects.yaml`. Boxes and transparency move with the picture; a thing of which
-less than half is left is claimed no longer.
+What each does to texts stands in `image_effects.yaml`. Boxes, transparency and masks move with the picture; a thing of
+which less than half is left is claimed no longer. Masks are never interpolated, unless `mask_interpolation` says so.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
 from mmdata.augment import libraries
-from mmdata.augment.base import Box, Change, Picture, VetoError, View
+from mmdata.augment.base import Box, Change, Mask, Picture, VetoError, View
 from mmdata.augment.notes import check_found
 from mmdata.errors import SampleError
 
@@ -120,7 +121,10 @@ class ImageOperator:
         if self.needs_boxes:
             check_found(self.name, view)
         seed = int(rng.integers(2**32))
-        done = {name: self._one(name, view.boxes.get(name), one, seed) for name, one in view.pictures.items()}
+        done = {
+            name: self._one(name, view.boxes.get(name), one, seed, _masks_of(view, name))
+            for name, one in view.pictures.items()
+        }
         films = {name: self._film(name, view.film_boxes.get(name), all_, seed) for name, all_ in view.clips.items()}
         pictures = {name: one.picture for name, one in done.items()}
         boxes = dict(view.boxes) | {name: one.boxes for name, one in done.items() if name in view.boxes}
@@ -132,7 +136,8 @@ class ImageOperator:
         every = [*done.values(), *(frames[0] for frames in films.values())]
         effects = frozenset().union(*(one.effects for one in every))
         clips = {name: tuple(one.picture for one in frames) for name, frames in films.items()}
-        changed = replace(view, pictures=pictures, clips=clips, boxes=boxes, film_boxes=film_boxes)
+        masks = dict(view.masks) | {name: mask for one in done.values() for name, mask in one.masks.items()}
+        changed = replace(view, pictures=pictures, clips=clips, boxes=boxes, film_boxes=film_boxes, masks=masks)
         return Change(changed, effects, every[0].drawn, gone)
 
     def _film(
@@ -145,7 +150,14 @@ class ImageOperator:
             raise VetoError("frames_differ", f"what {self.name} does depends on boxes: '{name}' would jump")
         return done
 
-    def _one(self, name: str, boxes: tuple[Box, ...] | None, picture: Picture, seed: int) -> _Done:
+    def _one(
+        self,
+        name: str,
+        boxes: tuple[Box, ...] | None,
+        picture: Picture,
+        seed: int,
+        masks: Mapping[str, Mask] = MappingProxyType({}),
+    ) -> _Done:
         if self.needs_boxes and boxes is None:
             fix = f"name a member that holds them under `boxes: {{{name}: ...}}`, of a film under `film_boxes:`"
             raise VetoError("no_boxes", f"{self.name} must know where the things of '{name}' are; {fix}")
@@ -159,6 +171,8 @@ class ImageOperator:
             given |= {"bboxes": np.array([box.box for box in before], np.float64), "index": list(range(len(before)))}
         if self.kind.geometric and picture.alpha_HW is not None:
             given["mask"] = picture.alpha_HW
+        if self.kind.geometric and masks:
+            given["masks"] = _planes(masks)
         try:
             found = compose(**given)
         except Exception as error:  # noqa: BLE001 - see the next line
@@ -170,7 +184,8 @@ class ImageOperator:
         effects = self.kind.effects
         if self.kind.by:
             effects |= _BY[self.kind.by](drawn, picture.rgb_HWC.shape, changed.rgb_HWC.shape)
-        return _Done(changed, left, _phrases(lost), effects, _readable(drawn))
+        moved = _of_planes(found["masks"], masks) if "masks" in given else {}
+        return _Done(changed, left, _phrases(lost), effects, _readable(drawn), moved)
 
 
 class _Done(NamedTuple):
@@ -181,6 +196,25 @@ class _Done(NamedTuple):
     gone: Mapping[str, tuple[str, ...]]
     effects: frozenset[str]
     drawn: dict[str, Any]
+    masks: Mapping[str, Mask]
+
+
+def _masks_of(view: View, picture: str) -> dict[str, Mask]:
+    return {name: mask for name, mask in view.masks.items() if mask.of == picture}
+
+
+def _planes(masks: Mapping[str, Mask]) -> NDArray[np.uint16]:
+    """All channels of all masks as images of their own, `[N, H, W]`: the library wants them to be of one type."""
+    return np.concatenate([mask.values_HWC.transpose(2, 0, 1) for mask in masks.values()]).astype(np.uint16)
+
+
+def _of_planes(planes_NHW: NDArray[np.uint16], masks: Mapping[str, Mask]) -> dict[str, Mask]:
+    ends = np.cumsum([mask.values_HWC.shape[-1] for mask in masks.values()])
+    parts = np.split(planes_NHW, ends[:-1])
+    return {
+        name: replace(mask, values_HWC=np.ascontiguousarray(part.transpose(1, 2, 0).astype(mask.values_HWC.dtype)))
+        for (name, mask), part in zip(masks.items(), parts, strict=True)
+    }
 
 
 def _unseen(frames: Sequence[_Done]) -> dict[str, tuple[str, ...]]:

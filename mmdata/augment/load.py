@@ -29,6 +29,7 @@ def load_policy(spec: Mapping[str, Any]) -> Policy:
         sides,
         spec.get("film_boxes") or {},
         frozenset(spec.get("written") or ()),
+        spec.get("masks") or {},
     )
     return Policy(spec["label"], entries, notes)
 

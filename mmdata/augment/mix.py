@@ -35,7 +35,7 @@ class Mixgen(Frozen):
 
     def mix(self, view: View, other: View, rng: np.random.Generator) -> Change:  # noqa: ARG002 - nothing is drawn
         """Blend every image that both have. Raises VetoError `nothing_in_common`, `languages_differ`, `negated`."""
-        both = _both(view.pictures, other.pictures, "image")
+        both = _both_pictures(view, other)
         pictures = dict(view.pictures)
         for name in both:
             pictures[name] = _blend(view.pictures[name], other.pictures[name], self.share)
@@ -67,7 +67,7 @@ class Cutmix(Frozen):
 
     def mix(self, view: View, other: View, rng: np.random.Generator) -> Change:
         """Paste. Raises VetoError `no_boxes`, `nothing_found`, `nothing_in_common`, `languages_differ`, `negated`."""
-        (name, *_) = _both(view.pictures, other.pictures, "image")
+        (name, *_) = _both_pictures(view, other)
         if name not in view.boxes:
             raise VetoError("no_boxes", f"where the things of '{name}' are is not known: name its boxes under `boxes:`")
         check_found(self.name, view)
@@ -166,6 +166,13 @@ def _both(mine: Mapping[str, Any], theirs: Mapping[str, Any], what: str) -> list
     both = [name for name in mine if name in theirs]
     if not both:
         raise VetoError("nothing_in_common", f"the other sample has no {what} of the same name")
+    return both
+
+
+def _both_pictures(view: View, other: View) -> list[str]:
+    both = _both(view.pictures, other.pictures, "image")
+    if masks := {**view.masks, **other.masks}:
+        raise VetoError("masked", f"a pixel of two pictures has no one value in '{next(iter(masks))}'")
     return both
 
 

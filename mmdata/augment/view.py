@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 from mmdata.augment import codec, meaning, notes
-from mmdata.augment.base import Box, Change, Picture, Sides, Sound, Text, View
-from mmdata.sample import MODALITIES, Sample
+from mmdata.augment.base import Box, Change, Mask, Picture, Sides, Sound, Text, View
+from mmdata.errors import SampleError
+from mmdata.sample import MODALITIES, Member, Sample
 
 # Where a view holds members of each modality.
 FIELDS: Final = {"image": "pictures", "video": "clips", "audio": "sounds", "tensor": "tensors"}
@@ -26,6 +27,7 @@ class Notes:
         spoken: audio member: the texts that it says; None: every text may be what any sound says.
         sides: tensor or sound: what a mirror does to its channels.
         written: texts that say what is written in a picture.
+        masks: image member: the image members that say something of each of its pixels.
     """
 
     boxes: Mapping[str, str] = field(default_factory=dict)
@@ -34,6 +36,7 @@ class Notes:
     sides: Mapping[str, Sides] = field(default_factory=dict)
     film_boxes: Mapping[str, str] = field(default_factory=dict)
     written: frozenset[str] = frozenset()
+    masks: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def members(self) -> frozenset[str]:
@@ -45,12 +48,14 @@ def decoded(sample: Sample, known: Notes, changes: frozenset[str]) -> View:
     """A sample as operators see it: texts, notes, and members of the modalities that will change."""
     members = {name: m for name, m in sample.members.items() if name not in known.members}
     texts = {name: Text(m.text, m.lang) for name, m in members.items() if m.modality == "text"}
+    masked = {name for names in known.masks.values() for name in names}
     parts = {
-        place: {n: codec.DECODERS[kind](m) for n, m in members.items() if m.modality == kind}
+        place: {n: codec.DECODERS[kind](m) for n, m in members.items() if m.modality == kind and n not in masked}
         for kind, place in FIELDS.items()
         if kind in changes
     }
     pictures: dict[str, Picture] = parts.get("pictures", {})
+    masks = dict(_masks(members, known, pictures)) if "image" in changes else {}
     sounds: dict[str, Sound] = parts.get("sounds", {})
     boxes = {
         image: notes.read_boxes(sample.members[name], pictures[image].rgb_HWC.shape, texts)
@@ -72,7 +77,22 @@ def decoded(sample: Sample, known: Notes, changes: frozenset[str]) -> View:
         if name in sample.members and film in clips
     }
     view = View(pictures, clips, sounds, texts, tensors, boxes, film_boxes, words, spoken, names)
-    return replace(view, sides=known.sides, written=known.written & texts.keys())
+    return replace(view, sides=known.sides, written=known.written & texts.keys(), masks=masks)
+
+
+def _masks(members: Mapping[str, Member], known: Notes, pictures: Mapping[str, Picture]) -> Iterator[tuple[str, Mask]]:
+    """Raises SampleError `mask_alone`, `mask_differs`, and as `codec.decode_mask` does."""
+    for of, names in known.masks.items():
+        for name in names:
+            if name not in members:
+                continue
+            if of not in pictures:
+                raise SampleError("mask_alone", f"'{name}' is a mask of '{of}', which the sample lacks")
+            mask = codec.decode_mask(members[name], of)
+            sizes = ["{1} x {0}".format(*shape) for shape in (mask.values_HWC.shape, pictures[of].rgb_HWC.shape)]
+            if sizes[0] != sizes[1]:
+                raise SampleError("mask_differs", f"'{name}' is {sizes[0]}, and '{of}', whose mask it is, {sizes[1]}")
+            yield name, mask
 
 
 def told(before: View, change: Change) -> View:

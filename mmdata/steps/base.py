@@ -127,6 +127,11 @@ class Ingest(Step):
     """A payload that takes more ends its process, and is found like any that kills; None: it may take what it takes."""
     max_bytes: int
 
+    @property
+    def keeps_values(self) -> bool:
+        """Whether what is decoded of a stored payload is what was decoded of the one that came."""
+        return True
+
     @abstractmethod
     def decode(self, ref: Ref, data: bytes) -> Member:
         """The member. Raises SampleError."""
@@ -351,8 +356,10 @@ class Augment(Step):
         """A child whose `match` is by more than this below its parent's is dropped; None: none is."""
         return None
 
-    def check(self, members: Mapping[str, Modality], aligners: Sequence[str]) -> None:
-        """Raises ParameterError where it can do nothing in a pipeline of these members and labels of aligners."""
+    def check(
+        self, members: Mapping[str, Modality], ingest: Mapping[Modality, Ingest], aligners: Sequence[str]
+    ) -> None:
+        """Raises ParameterError where it cannot work in a pipeline of these members, aligners by their labels."""
 
     def policy_of_shards(self) -> dict[str, Any] | None:
         """What whoever reads the shards needs to make the same children, as JSON; None: nothing."""

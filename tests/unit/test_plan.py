@@ -285,10 +285,31 @@ def test_a_good_plan_says_what_would_run() -> None:
             "augment:\n  - joint: {apply: [HorizontalFlip], sides: {image: {}}}\n",
             [
                 (
-                    "p.yaml:9:48 augment[0].joint.sides.image: 'image' is image, and sides are of the channels of a "
+                    "p.yaml:9:46 augment[0].joint.sides.image: 'image' is image, and sides are of the channels of a "
                     "tensor or audio"
                 )
             ],
+        ),
+        (
+            "augment:\n  - joint: {apply: [HorizontalFlip], masks: {image: [image]}}\n",
+            ["p.yaml:9:38 augment[0].joint.masks: 'image' is a mask of one image, and has none itself"],
+        ),
+        (
+            (
+                "ingest:\n  - image: {encode: png}\naugment:\n"
+                "  - joint: {apply: [HorizontalFlip], masks: {image: [image]}}\n"
+            ),
+            [
+                "p.yaml:11:38 augment[0].joint.masks: 'image' is a mask of one image, and has none itself",
+                (
+                    "p.yaml:11:38 augment[0].joint.masks: `ingest: - image` makes other pixels, of 'image' too: labels "
+                    "would be mixed; bring images in their size and form, and let `ingest:` keep them"
+                ),
+            ],
+        ),
+        (
+            "augment:\n  - joint: {apply: [HorizontalFlip], masks: {image: [caption]}}\n",
+            ["p.yaml:9:5 augment[0].joint: 'caption' is text, but joint needs image there"],
         ),
         (
             "write:\n  - webdataset: {members: [captoin]}\n",

@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field, NonNegativeInt, WithJsonSchema, mod
 from mmdata.errors import SampleError
 from mmdata.sample import Modality, Sample
 from mmdata.spec import Frozen, ParameterError
-from mmdata.steps.base import Augment
+from mmdata.steps.base import Augment, Ingest
 from mmdata.steps.exchange import Veto
 
 if TYPE_CHECKING:
@@ -102,6 +102,11 @@ class Joint(Augment):
     film_boxes: dict[str, str] = Field(
         default={}, description="video member: text member with the same of its frames, each with its `frame`, from 0"
     )
+    masks: dict[str, list[str]] = Field(
+        default={},
+        description="image member: image members that say something of each of its pixels (labels, instances, depth), "
+        "8 or 16 bits; they move with it, no value is mixed, and they are stored as PNG",
+    )
     times: dict[str, str] = Field(
         default={}, description="audio member: text member with the times of its words (JSON) or cues (subtitles)"
     )
@@ -135,12 +140,15 @@ class Joint(Augment):
             raise ValueError(f"{needing[0]} takes things out of the picture and must know where they are; add {fix}")
         return self
 
-    def check(self, members: Mapping[str, Modality], aligners: Sequence[str]) -> None:
-        """Raises ParameterError where an operator, or `max_match_loss`, has nothing to work on."""
-        if problems := list(self._problems(members, aligners)):
+    def check(
+        self, members: Mapping[str, Modality], ingest: Mapping[Modality, Ingest], aligners: Sequence[str]
+    ) -> None:
+        """Raises ParameterError where an operator or a parameter has nothing to work on, or masks are no masks."""
+        problems = [*self._idle(members, aligners), *self._problems_of_masks(ingest["image"])]
+        if problems:
             raise ParameterError(problems)
 
-    def _problems(self, members: Mapping[str, Modality], aligners: Sequence[str]) -> Iterator[tuple[Keys, str]]:
+    def _idle(self, members: Mapping[str, Modality], aligners: Sequence[str]) -> Iterator[tuple[Keys, str]]:
         kinds = {kind for name, kind in members.items() if name not in self.policy.notes.members}
         for number, entry in enumerate(self.policy.entries):
             if not (changes := entry.operator.changes) & kinds:
@@ -153,6 +161,15 @@ class Joint(Augment):
         if self.max_match_loss is not None and not aligners:
             fix = "add an aligner under `align:`, or take it out"
             yield ("max_match_loss",), f"nothing says how well members match: no child is dropped; {fix}"
+
+    def _problems_of_masks(self, ingest: Ingest) -> Iterator[tuple[Keys, str]]:
+        masks = [name for names in self.masks.values() for name in names]
+        for name in dict.fromkeys(masks):
+            if name in self.masks or masks.count(name) > 1:
+                yield ("masks",), f"'{name}' is a mask of one image, and has none itself"
+        if masks and not ingest.keeps_values:
+            fix = "bring images in their size and form, and let `ingest:` keep them"
+            yield ("masks",), f"`ingest: - image` makes other pixels, of '{masks[0]}' too: labels would be mixed; {fix}"
 
     @property
     def mixes(self) -> bool:
@@ -196,6 +213,7 @@ class Joint(Augment):
             **({"sides": self.model_dump(mode="json")["sides"]} if self.sides else {}),
             **({"film_boxes": self.film_boxes} if self.film_boxes else {}),
             **({"written": self.written} if self.written else {}),
+            **({"masks": self.masks} if self.masks else {}),
         }
 
     def reads(self) -> dict[str, Modality | None]:
@@ -205,6 +223,8 @@ class Joint(Augment):
             found |= dict.fromkeys(notes, kind) | dict.fromkeys(notes.values(), "text")  # type: ignore[arg-type]
         for sound, texts in (self.spoken or {}).items():
             found |= {sound: "audio", **dict.fromkeys(texts, "text")}
+        for image, masks in self.masks.items():
+            found |= dict.fromkeys([image, *masks], "image")
         for entry in self.apply:
             key, modality = _NAMING.get(entry.op, ("", None))
             found |= {name: found.get(name, modality) for name in entry.params.get(key) or ()}

@@ -71,6 +71,11 @@ class Image(Ingest):
             raise ValueError("`resize` and `side_px` go together: the one says how, the other to what")
         return self
 
+    @property
+    def keeps_values(self) -> bool:
+        """Unless pixels are resized, encoded anew, laid on a ground or blurred."""
+        return (self.resize, self.encode, self.alpha_ground, self.blur_faces) == ("keep", "keep", None, False)
+
     def decode(self, ref: Ref, data: bytes) -> Member:
         """The member, measured. Raises SampleError as `mmdata.media.image` does."""
         from mmdata.media.image import FORMATS, is_svg, rasterise_svg

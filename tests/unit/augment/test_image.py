@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmdata.augment import libraries
-from mmdata.augment.base import EFFECTS, Box, Change, Picture, Text, VetoError, View
+from mmdata.augment.base import EFFECTS, Box, Change, Mask, Picture, Text, VetoError, View
 from mmdata.augment.image import _table, image_operator, image_operators
 
 HEIGHT, WIDTH = 64, 97
@@ -214,3 +215,46 @@ def test_boxes_stay_inside(name: str, corners: list[tuple[float, ...]], seed: in
     left = {box.phrase for box in change.view.boxes["image"]}
     assert left | set(change.gone.get("caption", ())) == {box.phrase for box in boxes}
     assert not left & set(change.gone.get("caption", ()))
+
+
+# --- masks -----------------------------------------------------------------------------------------------------------
+
+# Two labels whose mean is a third, in 16 bits, and grey that tells each: blocks of 8 pixels.
+LABELS = np.random.default_rng(0).choice([1, 77, 153, 60_000], (8, 13)).astype(np.uint16).repeat(8, 0).repeat(8, 1)
+LABELS = np.ascontiguousarray(LABELS[:HEIGHT, :WIDTH])
+GREY_OF = {0: 0, 1: 10, 77: 90, 153: 170, 60_000: 250}
+
+
+def grey_of(labels_HW: np.ndarray) -> np.ndarray:
+    return np.vectorize(GREY_OF.__getitem__, otypes=[np.uint8])(labels_HW)
+
+
+def masked_view() -> View:
+    rgb_HWC = grey_of(LABELS)[..., None].repeat(3, 2)
+    masks = {"labels": Mask(LABELS[..., None], "image"), "parts": Mask(rgb_HWC, "image")}
+    return replace(view(DOG), pictures={"image": Picture(rgb_HWC)}, masks=masks)
+
+
+@pytest.mark.parametrize("name", image_operators())
+@pytest.mark.parametrize("seed", [1, 2])
+def test_masks_move_exactly_with_their_picture_and_mix_no_values(name: str, seed: int) -> None:
+    params = NEEDED.get(name, {})
+    if "interpolation" in inspect.signature(getattr(libraries.without_torch("albumentations"), name)).parameters:
+        params = params | {"interpolation": 0}
+    try:
+        change = done(name, params, seed, masked_view())
+    except VetoError as veto:
+        assert veto.reason == "not_applicable"  # noqa: PT017 - any other is a failure
+        return
+    labels, parts = (change.view.masks[one].values_HWC for one in ("labels", "parts"))
+    assert (labels.dtype, labels.shape[-1], parts.dtype, parts.shape[-1]) == (np.uint16, 1, np.uint8, 3)
+    assert set(np.unique(labels)) <= {0, *GREY_OF}
+    assert set(np.unique(parts)) <= set(GREY_OF.values())
+    if not _table()[name].geometric:
+        assert (labels[..., 0] == LABELS).all()
+        return
+    assert labels.shape[:2] == parts.shape[:2] == pixels(change).shape[:2]
+    assert (grey_of(labels[..., 0]) == parts[..., 0]).all()
+    covers = {"hide", "detail"} & change.effects - ({"detail"} if "Size" in name or "Scale" in name else set())
+    if not covers:
+        assert (parts == pixels(change)).all()

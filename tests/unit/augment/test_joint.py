@@ -17,8 +17,10 @@ import soundfile
 from film import write_film
 from PIL import Image
 
+from mmdata.augment.base import Change, Picture, VetoError, View
 from mmdata.augment.load import replay
-from mmdata.augment.policy import Others, chosen, nobody
+from mmdata.augment.policy import Entry, Others, Policy, chosen, nobody
+from mmdata.augment.view import Notes
 from mmdata.media.video import Limits, frames_of_film, measure_video
 from mmdata.sample import Member, Sample, child_id
 from mmdata.steps.augment.joint import Joint
@@ -492,6 +494,100 @@ def test_boxes_of_a_film_are_in_pixels_of_the_film_that_was_encoded(tmp_path) ->
     child = child_of(step, sample(film, text("a dog"), seen))
     assert (child.members["film"].measures["width"], child.members["film"].measures["height"]) == (44, 32)
     assert json.loads(child.members["seen"].text) == [{"frame": 0, "box": [0.0, 0.0, 44.0, 16.0]}]
+
+
+# --- masks -----------------------------------------------------------------------------------------------------------
+
+
+def mask(mode: str = "L", size: tuple[int, int] = (16, 8), name: str = "labels") -> Member:
+    """Label 1 on the left, 200 on the right; 256 times that in 16 bits, 0 and 1 in one."""
+    values = np.repeat(np.array([[1, 200]], np.uint8), size[0] // 2, axis=1).repeat(size[1], axis=0)
+    if mode == "I;16":
+        image = Image.fromarray(values.astype(np.uint16) << 8)
+    else:
+        image = Image.fromarray(values > 1 if mode == "1" else values)
+    if mode == "P":
+        image.putpalette([n * 7 % 256 for n in range(768)])
+    buffer = io.BytesIO()
+    image.convert(mode).save(buffer, "PNG")
+    measures = {"width": size[0], "height": size[1]}
+    return Member(name, "image", "image/png", "png", buffer.getvalue(), None, measures)
+
+
+MASKS = {"masks": {"image": ["labels"]}}
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "1", "I;16", "RGB", "LA"])
+def test_a_mask_is_mirrored_with_its_picture_and_stays_in_its_form(mode: str) -> None:
+    child = child_of(joint("HorizontalFlip", **MASKS), sample(picture("jpg"), mask(mode)))
+    before, after = (opened(one) for one in (mask(mode), child.members["labels"]))
+    assert (after.mode, after.format, child.members["labels"].extension) == (before.mode, "PNG", "png")
+    assert (np.asarray(after) == np.asarray(before)[:, ::-1]).all()
+    assert after.getpalette() == before.getpalette()
+    assert child.members["labels"].measures == {"width": 16, "height": 8}
+
+
+def test_no_colour_and_no_scaling_makes_labels_of_its_own() -> None:
+    colours = joint("ColorJitter", "GaussNoise", "ToGray", {"Morphological": {"scale": [3, 3]}}, **MASKS)
+    assert child_of(colours, sample(picture(), mask())).members["labels"] == mask()
+    step = joint({"Resize": {"height": 23, "width": 37}}, {"ElasticTransform": {"alpha": 60}}, children=5, **MASKS)
+    for child in made(step, sample(picture(), mask("I;16"))):
+        assert isinstance(child, Sample)
+        assert {value >> 8 for value in np.unique(np.asarray(opened(child.members["labels"])))} <= {0, 1, 200}
+        assert child.members["labels"].measures == child.members["image"].measures == {"width": 37, "height": 23}
+        record = {"variant": child.variant, "augmentation": child.augmentation}
+        again = replay(sample(picture(), mask("I;16")), step.policy_of_shards(), record)
+        assert again.members == child.members
+
+
+def test_a_picture_has_several_masks_and_a_mask_one_picture() -> None:
+    depth = mask("I;16", name="depth")
+    step = joint("HorizontalFlip", masks={"image": ["labels", "depth"]})
+    child = child_of(step, sample(picture(), mask("RGB"), depth))
+    for before in (mask("RGB"), depth):
+        assert (np.asarray(opened(child.members[before.name])) == np.asarray(opened(before))[:, ::-1]).all()
+    assert step.reads() == {"image": "image", "labels": "image", "depth": "image"}
+    assert step.policy_of_shards()["masks"] == {"image": ["labels", "depth"]}
+
+
+def test_a_mask_that_is_none_of_its_picture_is_an_error_of_the_sample() -> None:
+    step = joint("HorizontalFlip", **MASKS)
+    (veto,) = made(step, sample(picture(), mask(size=(8, 4))))
+    assert isinstance(veto, Veto)
+    assert (veto.reason, veto.detail) == ("mask_differs", "'labels' is 8 x 4, and 'image', whose mask it is, 16 x 8")
+    assert veto_of(step, sample(mask())) == "mask_alone"
+    buffer = io.BytesIO()
+    Image.new("F", (16, 8)).save(buffer, "TIFF")
+    assert veto_of(step, sample(picture(), replace(mask(), data=buffer.getvalue()))) == "bad_mask"
+    assert set(child_of(step, sample(picture())).members) == {"image"}
+
+
+def test_a_mask_goes_with_its_picture_and_is_not_mixed() -> None:
+    parent = sample(picture(), mask(), text("a dog"))
+    other = replace(sample(picture(), mask(), text("a cow")), sample_id="f" * 32)
+    assert veto_of(joint("mixgen", **MASKS), parent, partners(other)) == "masked"
+    assert veto_of(joint("mixgen", **MASKS), sample(picture(), text("a dog")), partners(other)) == "masked"
+    child = child_of(joint({"drop_modality": {"of": ["image"]}}, **MASKS), parent)
+    assert set(child.members) == {"caption"}
+
+
+def test_an_operator_of_another_package_that_leaves_masks_behind_is_left_out() -> None:
+    class Moves:
+        name, changes, needs_boxes = "moves", frozenset({"image"}), False
+
+        def __init__(self, effects: frozenset[str]) -> None:
+            self.effects = effects
+
+        def __call__(self, view: View, _: np.random.Generator) -> Change:
+            seen = {name: Picture(one.rgb_HWC[::-1].copy()) for name, one in view.pictures.items()}
+            return Change(replace(view, pictures=seen), self.effects)
+
+    def policy(*effects: str) -> Policy:
+        return Policy("own", [Entry(Moves(frozenset(effects)), {})], Notes(masks={"image": ["labels"]}))
+
+    with pytest.raises(VetoError, match="moves moves what 'image' shows, and not its mask 'labels'"):
+        policy("upside_down").child(sample(picture(), mask()), 0, 0)
+    assert policy("light").child(sample(picture(), mask()), 0, 0).members["labels"] == mask()
 
 
 # --- across samples --------------------------------------------------------------------------------------------------
