@@ -28,13 +28,20 @@ class _Kind(NamedTuple):
     effects: frozenset[str]
     times: str
     folder: str | None
+    shortens: bool
 
 
 @functools.cache
 def _table() -> dict[str, _Kind]:
     data = libraries.table("audio_effects.yaml")
     return {
-        name: _Kind(library, frozenset(row.get("effects", ())), row.get("times", "keep"), row.get("folder"))
+        name: _Kind(
+            library,
+            frozenset(row.get("effects", ())),
+            row.get("times", "keep"),
+            row.get("folder"),
+            row.get("shortens", False),
+        )
         for library in ("audiomentations", "nlpaug")
         for name, row in data[library].items()
     }
@@ -134,7 +141,8 @@ class AudioOperator:
                 words[name] = self._timed(words[name], drawn, sounds[name])
             self._check_speech(view, name, drawn, sounds[name])
         changed = replace(view, sounds=sounds, words=words)
-        return Change(changed, self.kind.effects, drawn, retimed=self.kind.times != "keep")
+        shortened = frozenset(sounds if self.kind.shortens else ())
+        return Change(changed, self.kind.effects, drawn, retimed=self.kind.times != "keep", shortened=shortened)
 
     def _applied(self, sound: Sound, rng: np.random.Generator) -> tuple[np.ndarray[Any, Any], dict[str, Any]]:
         with libraries.seeded(rng), warnings.catch_warnings():

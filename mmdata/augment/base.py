@@ -30,6 +30,7 @@ EFFECTS: Final = frozenset(
         "weather",  # rain, snow, fog, sun flare were added
         "shape",  # things are distorted: straight, round and proportions may be others
         "style",  # no photograph any more, or another kind of picture
+        "more",  # other things are there too, those of another sample
         # sounds
         "tempo",  # faster or slower
         "pitch",  # higher or lower: voices may be others
@@ -162,6 +163,7 @@ class View:
         film_boxes: of videos, by member name: those of each frame.
         words: of sounds, by member name.
         spoken: for each sound the texts that it says: they change together or not at all.
+        heard: for each sound the texts that may tell what is heard in it.
         members: names of all members but notes, decoded or not, by modality.
         gone: members that were taken away.
         sides: of tensors and sounds whose sides are known, by member name.
@@ -178,6 +180,7 @@ class View:
     film_boxes: Mapping[str, tuple[tuple[Box, ...], ...]] = field(default_factory=dict)
     words: Mapping[str, tuple[WordTime, ...]] = field(default_factory=dict)
     spoken: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    heard: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     members: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     gone: frozenset[str] = frozenset()
     sides: Mapping[str, Sides] = field(default_factory=dict)
@@ -196,6 +199,7 @@ class Change:
         gone: phrases that left the picture, by text member: they may no longer be claimed.
         spoken_anew: texts that changed together with the sound that says them.
         retimed: whether what is heard at a time is at another time now, or gone.
+        shortened: sounds of which a part is gone or silent, and what was heard in it.
     """
 
     view: View
@@ -204,6 +208,7 @@ class Change:
     gone: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     spoken_anew: frozenset[str] = frozenset()
     retimed: bool = False
+    shortened: frozenset[str] = frozenset()
 
 
 class Operator(Protocol):

@@ -29,7 +29,7 @@ _MOST_SIDE_PX: Final = 16_384
 # Below this a horizon looks tilted, and left is still left.
 _SMALL_ANGLE: Final = 15.0
 # Proportions that differ by less are the same to the eye.
-_SAME: Final = 0.02
+SAME: Final = 0.02
 # Values beyond are arrays (displacements, masks) that a seed says better.
 _MOST_VALUES: Final = 16
 
@@ -310,7 +310,7 @@ def _affine(drawn: Mapping[str, Any], before: Any, after: Any) -> frozenset[str]
     """Where the axes are no longer at right angles, or of other lengths, things have another shape."""
     x_2, y_2 = np.asarray(drawn["matrix"])[:2, :2].T
     lengths = float(np.hypot(*x_2)), float(np.hypot(*y_2))
-    skewed = abs(float(x_2 @ y_2)) > _SAME * lengths[0] * lengths[1] or abs(lengths[0] / lengths[1] - 1.0) > _SAME
+    skewed = abs(float(x_2 @ y_2)) > SAME * lengths[0] * lengths[1] or abs(lengths[0] / lengths[1] - 1.0) > SAME
     if skewed:
         drawn = {"matrix": [[math.cos(turn := math.radians(drawn["rotate"])), 0], [math.sin(turn), 0]]}
     return frozenset({"move"}) | _angle(drawn, before, after) | (frozenset({"shape"}) if skewed else frozenset())
@@ -347,7 +347,7 @@ def _jitter(drawn: Mapping[str, Any], _: Any, __: Any) -> frozenset[str]:
 def _proportions(_: Mapping[str, Any], before: tuple[int, ...], after: tuple[int, ...]) -> frozenset[str]:
     # Rounding to whole pixels is no change of shape.
     change = (after[1] / after[0]) / (before[1] / before[0])
-    return frozenset() if abs(change - 1.0) < _SAME else frozenset({"shape"})
+    return frozenset() if abs(change - 1.0) < SAME else frozenset({"shape"})
 
 
 _BY: Final[dict[str, Callable[[Mapping[str, Any], Any, Any], frozenset[str]]]] = {

@@ -30,6 +30,7 @@ def load_policy(spec: Mapping[str, Any]) -> Policy:
         spec.get("film_boxes") or {},
         frozenset(spec.get("written") or ()),
         spec.get("masks") or {},
+        spec.get("heard") or {},
     )
     return Policy(spec["label"], entries, notes)
 

@@ -30,6 +30,7 @@ MINDS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "weather": ("weather_named", ("weather", "light")),
     "shape": ("shape_named", ("shape",)),
     "style": ("style_named", ("style",)),
+    "more": ("more_is_there", ("alone", "count")),
     "tempo": ("tempo_named", ("tempo",)),
     "pitch": ("voice_named", ("voice",)),
     "loudness": ("loudness_named", ("loudness",)),

@@ -1,8 +1,11 @@
-"""Operators that make one sample of two, and those that take members away."""
+"""Operators that make one sample of two, and those that take members away.
+
+Both texts are told of a mixture, so what is not mixed, and they may tell of, goes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -11,13 +14,16 @@ from pydantic import Field, field_validator
 
 from mmdata.augment.audio_own import in_order
 from mmdata.augment.base import Change, Picture, Sound, Text, VetoError, View
+from mmdata.augment.image import SAME
 from mmdata.augment.lexicon import language, primary
+from mmdata.augment.meaning import rewrite
 from mmdata.augment.notes import check_found
 from mmdata.sample import Modality
 from mmdata.spec import Frozen
 
 # Between the texts of a pair: a sentence ends where one did not.
 _ENDS: Final = ".!?…。！？"  # noqa: RUF001 - full-width marks on purpose
+_MORE: Final = frozenset({"more"})
 _SPACELESS: Final = frozenset({"zh", "ja", "th"})
 
 
@@ -34,15 +40,20 @@ class Mixgen(Frozen):
     needs_boxes: bool = Field(False, exclude=True)
 
     def mix(self, view: View, other: View, rng: np.random.Generator) -> Change:  # noqa: ARG002 - nothing is drawn
-        """Blend every image that both have. Raises VetoError `nothing_in_common`, `languages_differ`, `negated`."""
+        """Blend every image that both have.
+
+        Raises VetoError `nothing_in_common`, `masked`, `languages_differ`, `negated`, and what keeps the other's texts
+        from being true of a picture of these proportions.
+        """
         both = _both_pictures(view, other)
         pictures = dict(view.pictures)
         for name in both:
             pictures[name] = _blend(view.pictures[name], other.pictures[name], self.share)
         boxes = {name: (*view.boxes[name], *other.boxes.get(name, ())) for name in view.boxes}
-        texts = _joined(view, other)
-        mixed = replace(view, pictures=pictures, boxes=boxes, texts=texts, gone=view.gone | _silent(view))
-        return Change(mixed, drawn={"share": self.share, "members": both})
+        texts = _joined(view, other, view.texts, _reshaped(view, other, both), view.written)
+        mixed = replace(view, pictures=pictures, boxes=boxes, texts=texts, gone=_gone(view, both, texts))
+        effects = frozenset({"colour", "light", "detail"})
+        return Change(mixed, effects, {"share": self.share, "members": both})
 
 
 class Cutmix(Frozen):
@@ -66,7 +77,11 @@ class Cutmix(Frozen):
         return share
 
     def mix(self, view: View, other: View, rng: np.random.Generator) -> Change:
-        """Paste. Raises VetoError `no_boxes`, `nothing_found`, `nothing_in_common`, `languages_differ`, `negated`."""
+        """Paste.
+
+        Raises VetoError `no_boxes`, `nothing_found`, `would_hide`, `nothing_in_common`, `masked`, `languages_differ`,
+        `negated`, and what keeps the other's texts from being true of a small picture elsewhere.
+        """
         (name, *_) = _both_pictures(view, other)
         if name not in view.boxes:
             raise VetoError("no_boxes", f"where the things of '{name}' are is not known: name its boxes under `boxes:`")
@@ -85,17 +100,17 @@ class Cutmix(Frozen):
         pictures = {**view.pictures, name: _pasted(below, other.pictures[name], (left, top, across, down))}
         moved = tuple(replace(box, box=_inside(box.box, patch)) for box in other.boxes.get(name, ()))
         boxes = {**view.boxes, name: (*kept, *moved)}
-        mixed = replace(
-            view, pictures=pictures, boxes=boxes, texts=_joined(view, other), gone=view.gone | _silent(view)
-        )
+        small = frozenset({"move", "detail"}) | _reshaped(view, other, [name])
+        texts = _joined(view, other, view.texts, small, view.written)
+        mixed = replace(view, pictures=pictures, boxes=boxes, texts=texts, gone=_gone(view, [name], texts))
         return Change(mixed, frozenset({"hide"}), {"patch": [round(value, 4) for value in patch]})
 
 
 class MixSounds(Frozen):
-    """Sounds added, texts joined: both are heard.
+    """Sounds added, texts joined: both are heard, each once and whole.
 
-    The other sound lies `ratio_db` below the sample's own (negative: above), by their mean squares, and is resampled,
-    cut or repeated to its length.
+    The other sound lies `ratio_db` below the sample's own (negative: above), by their mean squares, and is resampled.
+    Both begin together; the mixture lasts as long as the longer one. Texts that tell of neither stay as they are.
     """
 
     ratio_db: tuple[float, float] = Field((-3.0, 3.0), description="least and most of own over other, decibels")
@@ -112,15 +127,24 @@ class MixSounds(Frozen):
     def mix(self, view: View, other: View, rng: np.random.Generator) -> Change:
         """Add. Raises VetoError `nothing_in_common`, `languages_differ`, `negated`, `spoken`, `silent`."""
         both = _both(view.sounds, other.sounds, "sound")
+        words = dict(view.words)
         for name in both:
             if view.spoken.get(name) and view.words.get(name):
                 raise VetoError("spoken", f"two speakers at once leave no times of words true in '{name}'")
+            if (name in view.words) != (name in other.words):
+                raise VetoError("nothing_in_common", f"of one sample it is known when what is heard in '{name}' is")
+            if name in words:
+                words[name] = tuple(sorted((*words[name], *other.words[name]), key=lambda word: word.start_s))
         ratio_db = float(rng.uniform(*self.ratio_db))
         sounds = {**view.sounds, **{n: _added(view.sounds[n], other.sounds[n], ratio_db) for n in both}}
-        texts = _joined(view, other, {text for name in both for text in view.spoken.get(name, ())})
+        said = {text for name in both for text in view.spoken.get(name, ())}
+        heard = {text for name in both for text in view.heard.get(name, ())}
+        texts = _joined(view, other, said | heard, frozenset({"loudness"}), said)
         anew = frozenset(name for name in texts if texts[name] != view.texts[name])
-        mixed = replace(view, sounds=sounds, texts=texts)
-        return Change(mixed, frozenset({"noise"}), {"ratio_db": round(ratio_db, 3)}, spoken_anew=anew)
+        mixed = replace(view, sounds=sounds, texts=texts, words=words, gone=_gone(view, both, texts))
+        longer = any(sounds[name].audio_CT.shape != view.sounds[name].audio_CT.shape for name in both)
+        effects = frozenset({"noise", "loudness"})
+        return Change(mixed, effects, {"ratio_db": round(ratio_db, 3)}, spoken_anew=anew, retimed=longer)
 
 
 class DropModality(Frozen):
@@ -176,21 +200,36 @@ def _both_pictures(view: View, other: View) -> list[str]:
     return both
 
 
-def _joined(view: View, other: View, said: Collection[str] = ()) -> dict[str, Text]:
-    """Each text with the other's of its name.
+def _reshaped(view: View, other: View, mixed: Sequence[str]) -> frozenset[str]:
+    """What the other's pictures go through where they have other proportions."""
+    sides = [(view.pictures[name].rgb_HWC.shape, other.pictures[name].rgb_HWC.shape) for name in mixed]
+    changes = (mine[1] / mine[0] * theirs[0] / theirs[1] for mine, theirs in sides)
+    return frozenset({"shape"} if any(abs(change - 1.0) >= SAME for change in changes) else ())
 
-    Raises VetoError where one is missing, in another language, or says what is not there: the other may have just that.
-    A sound that says `said` says it still.
+
+def _joined(
+    view: View, other: View, names: Collection[str], theirs: frozenset[str], said: Collection[str] = ()
+) -> dict[str, Text]:
+    """All texts, those of some names with the other's; `theirs` is what the other sample alone goes through.
+
+    Raises VetoError where one is missing, in another language, untrue by then, or says what is not there: the other may
+    have just that. What is `said`, or written, is so still.
     """
-    return {name: _join(name, text, other.texts.get(name), is_said=name in said) for name, text in view.texts.items()}
+    return {
+        name: _join(name, text, other.texts.get(name), theirs, is_said=name in said) if name in names else text
+        for name, text in view.texts.items()
+    }
 
 
-def _join(name: str, mine: Text, theirs: Text | None, *, is_said: bool) -> Text:
+def _join(name: str, mine: Text, theirs: Text | None, effects: frozenset[str], *, is_said: bool) -> Text:
     if theirs is None:
         raise VetoError("nothing_in_common", f"the other sample has no text '{name}'")
     if primary(mine.lang) != primary(theirs.lang):
         raise VetoError("languages_differ", f"'{name}' is {mine.lang} here and {theirs.lang} there")
     first, second = mine.text.rstrip(), theirs.text.strip()
+    if not is_said:
+        first = rewrite(first, mine.lang, _MORE)
+        second = rewrite(second, theirs.lang, _MORE | effects)
     if not first or not second:
         return Text(first or second, mine.lang)
     words = language(mine.lang)
@@ -204,9 +243,12 @@ def _join(name: str, mine: Text, theirs: Text | None, *, is_said: bool) -> Text:
     return Text(first + ("。" if spaceless else ". ") + second, mine.lang)
 
 
-def _silent(view: View) -> frozenset[str]:
-    """Sounds that say texts: these are longer now."""
-    return frozenset(sound for sound, texts in view.spoken.items() if texts)
+def _gone(view: View, mixed: Collection[str], texts: Mapping[str, Text]) -> frozenset[str]:
+    """With what is gone already: members that are not mixed, and of which a text tells that tells of both now."""
+    anew = {name for name, text in texts.items() if text != view.texts[name]}
+    told = {sound: anew & {*view.spoken.get(sound, ()), *view.heard.get(sound, ())} for sound in view.spoken}
+    others = {name for kind, names in view.members.items() if kind != "text" for name in names} - set(mixed)
+    return view.gone | {name for name in others if told.get(name, anew)}
 
 
 def _blend(mine: Picture, theirs: Picture, share: float) -> Picture:
@@ -258,21 +300,24 @@ def _inside(box: tuple[float, ...], patch: tuple[float, ...]) -> tuple[float, fl
 
 
 def _added(mine: Sound, theirs: Sound, ratio_db: float) -> Sound:
-    other_T = _like(theirs, mine.rate_hz, mine.audio_CT.shape[1])
+    other_T = _mono(theirs, mine.rate_hz)
     powers = [float(np.mean(np.square(audio, dtype=np.float64))) for audio in (mine.audio_CT, other_T)]
     if min(powers) <= 0:
         raise VetoError("silent", "one of the two sounds is silence")
     gain = np.sqrt(powers[0] / powers[1] / 10 ** (ratio_db / 10))
-    mixed_CT = mine.audio_CT + np.float32(gain) * other_T[None]
+    length = max(mine.audio_CT.shape[1], other_T.size)
+    mixed_CT = np.zeros((len(mine.audio_CT), length), np.float32)
+    mixed_CT[:, : mine.audio_CT.shape[1]] = mine.audio_CT
+    mixed_CT[:, : other_T.size] += np.float32(gain) * other_T
     # Both quieter alike, rather than cut at the top.
-    return Sound((mixed_CT / max(1.0, float(np.abs(mixed_CT).max()))).astype(np.float32), mine.rate_hz)
+    return Sound(mixed_CT / max(np.float32(1.0), np.abs(mixed_CT).max()), mine.rate_hz)
 
 
-def _like(sound: Sound, rate_hz: int, samples: int) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Mono, at a rate, cut or repeated to a length."""
+def _mono(sound: Sound, rate_hz: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Its channels' mean, at a rate."""
     from scipy.signal import resample_poly
 
     mono_T = sound.audio_CT.mean(axis=0)
     if sound.rate_hz != rate_hz:
         mono_T = resample_poly(mono_T, rate_hz, sound.rate_hz)
-    return np.resize(mono_T, samples).astype(np.float32)
+    return np.asarray(mono_T, np.float32)

@@ -19,6 +19,7 @@ _MOST_APART: Final = 0.1
 class TimeCrop(Frozen):
     """A stretch of the recording, cut between words where their times are known; the words inside only.
 
+    So are the phrases of a description, where the times of what it tells are known; else it may tell what is gone.
     Each sound is cut for itself, unless `clock` says what runs together: the same seconds of all of it are kept.
     """
 
@@ -49,8 +50,10 @@ class TimeCrop(Frozen):
             raise VetoError("nothing_to_cut", f"it has none of {', '.join(self.clock)}")
         cut = _Cut(view)
         for names in groups:
-            cut.out(names, self._span(names, cut, rng))
-        return cut.change()
+            span = self._span(names, cut, rng)
+            if span != (0.0, cut.length_s(names)):
+                cut.out(names, span)
+        return cut.change() if cut.drawn else Change(view)
 
     def _span(self, names: Sequence[str], cut: _Cut, rng: np.random.Generator) -> tuple[float, float]:
         """Bounds in pauses between words."""
@@ -148,7 +151,9 @@ class _Cut:
         view = replace(self.before, sounds=self.sounds, tensors=self.tensors, words=self.words, texts=self.texts)
         felt = any(name in self.tensors for name in self.drawn)
         effects = frozenset({"cut", "gap"} if felt else {"cut"})
-        return Change(view, effects, self.drawn, spoken_anew=frozenset(self.anew), retimed=True)
+        shortened = frozenset(self.drawn.keys() & self.sounds.keys())
+        anew = frozenset(self.anew)
+        return Change(view, effects, self.drawn, spoken_anew=anew, retimed=True, shortened=shortened)
 
 
 def _said(text: Text, words: tuple[WordTime, ...], inside: list[WordTime], name: str) -> Text:

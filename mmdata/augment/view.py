@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from mmdata.augment import codec, meaning, notes
-from mmdata.augment.base import Box, Change, Mask, Picture, Sides, Sound, Text, View
+from mmdata.augment.base import Box, Change, Mask, Picture, Sides, Sound, Text, VetoError, View
 from mmdata.errors import SampleError
 from mmdata.sample import MODALITIES, Member, Sample
 
@@ -25,6 +25,7 @@ class Notes:
         film_boxes: video member: the text member with the boxes of its frames.
         times: audio member: the text member with the times of its words.
         spoken: audio member: the texts that it says; None: every text may be what any sound says.
+        heard: audio member: the texts that tell what is heard in it; default: every text that it does not say.
         sides: tensor or sound: what a mirror does to its channels.
         written: texts that say what is written in a picture.
         masks: image member: the image members that say something of each of its pixels.
@@ -37,6 +38,7 @@ class Notes:
     film_boxes: Mapping[str, str] = field(default_factory=dict)
     written: frozenset[str] = frozenset()
     masks: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    heard: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def members(self) -> frozenset[str]:
@@ -67,8 +69,10 @@ def decoded(sample: Sample, known: Notes, changes: frozenset[str]) -> View:
         for sound, name in known.times.items()
         if name in sample.members and sound in sounds
     }
-    heard = [name for name, m in members.items() if m.modality == "audio"]
-    spoken = {s: tuple(texts if known.spoken is None else known.spoken.get(s, ())) for s in heard}
+    sounding = [name for name, m in members.items() if m.modality == "audio"]
+    spoken = {s: tuple(texts if known.spoken is None else known.spoken.get(s, ())) for s in sounding}
+    described = [name for name in texts if name not in known.written]
+    heard = {s: tuple(t for t in known.heard.get(s, described) if t in texts and t not in spoken[s]) for s in sounding}
     names = {str(kind): tuple(n for n, m in members.items() if m.modality == kind) for kind in MODALITIES}
     clips, tensors = parts.get("clips", {}), parts.get("tensors", {})
     film_boxes = {
@@ -76,7 +80,7 @@ def decoded(sample: Sample, known: Notes, changes: frozenset[str]) -> View:
         for film, name in known.film_boxes.items()
         if name in sample.members and film in clips
     }
-    view = View(pictures, clips, sounds, texts, tensors, boxes, film_boxes, words, spoken, names)
+    view = View(pictures, clips, sounds, texts, tensors, boxes, film_boxes, words, spoken, heard, names)
     return replace(view, sides=known.sides, written=known.written & texts.keys(), masks=masks)
 
 
@@ -103,14 +107,15 @@ def told(before: View, change: Change) -> View:
     view = change.view
     of_pictures, of_sounds = change.effects - _SOUND_EFFECTS, change.effects & _SOUND_EFFECTS
     said = {name for texts in view.spoken.values() for name in texts}
+    heard = {name for texts in view.heard.values() for name in texts} - said
     texts = dict(view.texts)
     for name, text in view.texts.items():
         if name in view.written:
             meaning.check_written(text.text, of_pictures)
             continue
-        effects = of_pictures | (frozenset() if name in said else of_sounds)
+        effects = of_pictures | (of_sounds if name in heard else frozenset())
         words = text.text
-        for phrase in _untrue(before, change, name):
+        for phrase in (*_untrue(before, change, name), *_unheard(before, change, name)):
             words = meaning.unclaim(words, text.lang, phrase)
         texts[name] = Text(meaning.rewrite(words, text.lang, effects), text.lang)
     changed = {name for name, text in texts.items() if text != before.texts.get(name)} - change.spoken_anew
@@ -134,6 +139,23 @@ def _untrue(before: View, change: Change, name: str) -> list[str]:
         return []
     has_boxes = any(notes.claims(before, name))
     return [phrase for phrase in gone if not has_boxes or phrase.casefold() in text]
+
+
+def _unheard(before: View, change: Change, name: str) -> list[str]:
+    """Phrases of a description that are heard no more. Raises VetoError where it is not known when they were."""
+    text = before.texts[name].text.casefold() if name in before.texts else ""
+    unheard: list[str] = []
+    for sound in sorted(change.shortened - change.view.gone):
+        if name not in before.heard.get(sound, ()) or not any(map(str.isalpha, text)):
+            continue
+        if before.spoken.get(sound) or sound not in before.words:
+            fix = f"give `times: {{{sound}: ...}}`, or `heard: {{{sound}: []}}` if no text tells of it"
+            raise VetoError("may_be_cut", f"when what '{text[:80]}' tells is heard in '{sound}' is not known; {fix}")
+        phrases = [word.word for word in before.words[sound]]
+        left = {word.word for word in change.view.words.get(sound, ())}
+        told = [phrase for phrase in phrases if phrase.casefold() in text]
+        unheard += [phrase for phrase in told or phrases if phrase not in left]
+    return list(dict.fromkeys(unheard))
 
 
 def _renamed(box: Box, texts: Mapping[str, Text]) -> Box:

@@ -161,8 +161,15 @@ def assert_online_is(shards: Path, made: dict[tuple[str, str], dict[str, bytes]]
 MIXERS = [{"mixgen": {"p": 0.6}}, {"cutmix": {"p": 0.8}}, {"mix_sounds": {"p": 0.8}}, {"GaussNoise": {"p": 0.3}}]
 
 
+def say_no_colours(scenes: Any) -> None:
+    """A blend has none of those that either caption tells."""
+    for caption in (scenes.folder / "media").rglob("*.txt"):
+        caption.write_text("some shapes")
+
+
 @pytest.mark.slow
 def test_online_mixes_the_partners_that_a_build_mixes_on_any_number_of_workers(scenes):
+    say_no_colours(scenes)
     # A corner that few patches cover.
     for caption in (scenes.folder / "media").rglob("*.txt"):
         caption.with_suffix(".boxes").write_text('[{"box": [0, 0, 4, 4]}]')
@@ -206,6 +213,7 @@ def test_a_loader_without_the_list_of_partners_says_so(scenes):
 
 
 def test_what_is_mixed_of_two_splits_is_dropped(scenes):
+    say_no_colours(scenes)
     build(scenes, "out", apply=["mixgen"], children=4)
     query = """SELECT c.fate, f.rule, p.split AS own, q.split AS other FROM samples c
         JOIN samples p ON p.sample_id = c.parent_id LEFT JOIN fates f ON f.sample_id = c.sample_id

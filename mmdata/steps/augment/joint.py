@@ -113,6 +113,10 @@ class Joint(Augment):
     spoken: dict[str, list[str]] | None = Field(
         None, description="audio member: the texts it says; default: every text may be what any sound says"
     )
+    heard: dict[str, list[str]] = Field(
+        default={},
+        description="audio member: the texts that tell what is heard in it; default: every text that it does not say",
+    )
     written: list[str] = Field(
         default=[],
         description="texts that say what is written in a picture, as `align: - ocr` makes them: nothing mirrors, "
@@ -214,6 +218,7 @@ class Joint(Augment):
             **({"film_boxes": self.film_boxes} if self.film_boxes else {}),
             **({"written": self.written} if self.written else {}),
             **({"masks": self.masks} if self.masks else {}),
+            **({"heard": self.heard} if self.heard else {}),
         }
 
     def reads(self) -> dict[str, Modality | None]:
@@ -221,7 +226,7 @@ class Joint(Augment):
         found: dict[str, Modality | None] = {}
         for kind, notes in (("image", self.boxes), ("video", self.film_boxes), ("audio", self.times)):
             found |= dict.fromkeys(notes, kind) | dict.fromkeys(notes.values(), "text")  # type: ignore[arg-type]
-        for sound, texts in (self.spoken or {}).items():
+        for sound, texts in (*(self.spoken or {}).items(), *self.heard.items()):
             found |= {sound: "audio", **dict.fromkeys(texts, "text")}
         for image, masks in self.masks.items():
             found |= dict.fromkeys([image, *masks], "image")

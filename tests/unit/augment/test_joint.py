@@ -21,6 +21,7 @@ from mmdata.augment.base import Change, Picture, VetoError, View
 from mmdata.augment.load import replay
 from mmdata.augment.policy import Entry, Others, Policy, chosen, nobody
 from mmdata.augment.view import Notes
+from mmdata.media.tensor import measure_tensor, write_tensor
 from mmdata.media.video import Limits, frames_of_film, measure_video
 from mmdata.sample import Member, Sample, child_id
 from mmdata.steps.augment.joint import Joint
@@ -622,7 +623,7 @@ def test_texts_of_two_languages_are_not_joined() -> None:
 @pytest.mark.parametrize(
     ("own", "others", "lang", "expected"),
     [
-        ("a room without people", "two people", "en", "<negated>"),
+        ("a room without people", "some people", "en", "<negated>"),
         ("a cat", "no cat", "en", "<negated>"),
         ("", "a cat", "en", "a cat"),
         ("a cat ", "", "en", "a cat"),
@@ -633,6 +634,99 @@ def test_texts_that_deny_are_not_joined(own: str, others: str, lang: str, expect
     other = replace(sample(picture(), text(others, lang)), sample_id="1" * 32)
     (child,) = made(joint("mixgen"), sample(picture(), text(own, lang)), partners(other))
     assert (f"<{child.reason}>" if isinstance(child, Veto) else child.members["caption"].text) == expected
+
+
+@pytest.mark.parametrize(
+    ("own", "others", "lang", "reason"),
+    [
+        ("a red car", "a cow", "en", "colour_named"),
+        ("a car", "a brown cow", "en", "colour_named"),
+        ("ein rotes Auto", "eine Kuh", "de", "colour_named"),
+        ("a street at night", "a cow", "en", "light_named"),
+        ("a sharp picture of a cow", "a car", "en", "detail_named"),
+        ("a lone tree", "a cow", "en", "more_is_there"),
+        ("a cow", "only a tree", "en", "more_is_there"),
+        ("one dog", "a dog", "en", "more_is_there"),
+        ("two dogs", "three dogs", "en", "more_is_there"),
+        ("ein leerer Strand", "eine Kuh", "de", "more_is_there"),
+        ("une plage déserte", "une vache", "fr", "more_is_there"),
+        ("una playa desierta", "una vaca", "es", "more_is_there"),
+        ("пустой пляж", "корова", "ru", "more_is_there"),
+        ("空荡的沙滩", "牛", "zh", "more_is_there"),
+        ("un gatto", "un cane", "it", "unknown_language"),
+    ],
+)
+def test_what_a_blend_makes_untrue_of_either_is_a_veto(own: str, others: str, lang: str, reason: str) -> None:
+    other = replace(sample(picture(), text(others, lang)), sample_id="1" * 32)
+    assert veto_of(joint("mixgen"), sample(picture(), text(own, lang)), partners(other)) == reason
+
+
+def test_what_is_written_in_pictures_is_not_blended() -> None:
+    parent = sample(picture(), text("a shop"), text("STOP", None, "written"))
+    other = replace(parent, sample_id="1" * 32)
+    assert veto_of(joint("mixgen", written=["written"]), parent, partners(other)) == "detail_named"
+
+
+def test_a_partner_of_other_proportions_keeps_no_shape() -> None:
+    wide = replace(sample(sized(64, 8), text("a round table")), sample_id="1" * 32)
+    same = replace(sample(sized(32, 16), text("a round table")), sample_id="1" * 32)
+    parent = sample(picture(), text("a dog"))
+    assert veto_of(joint("mixgen"), parent, partners(wide)) == "shape_named"
+    assert child_of(joint("mixgen"), parent, partners(same)).members["caption"].text == "a dog. a round table"
+    own = sample(picture(), text("a round table"))
+    other = replace(sample(sized(64, 8), text("a dog")), sample_id="1" * 32)
+    assert child_of(joint("mixgen"), own, partners(other)).members["caption"].text == "a round table. a dog"
+
+
+def sized(width: int, height: int) -> Member:
+    buffer = io.BytesIO()
+    Image.new("RGB", (width, height), RED).save(buffer, "PNG")
+    return replace(picture(), data=buffer.getvalue(), measures={"width": width, "height": height})
+
+
+@pytest.mark.parametrize(("others", "reason"), [("a cow on the left", "moved"), ("a tiny cow", "detail_named")])
+def test_places_of_the_small_picture_that_cutmix_pastes_are_others(others: str, reason: str) -> None:
+    step = joint({"cutmix": {"share": [0.2, 0.2]}}, boxes={"image": "regions"})
+    other = replace(sample(picture(), text(others), boxes()), sample_id="f" * 32)
+    parent = sample(picture(), text("a dog on the left"), boxes(([0, 0, 1, 1], "a dog on the left")))
+    assert veto_of(step, parent, partners(other)) == reason
+    other = replace(sample(picture(), text("a cow"), boxes()), sample_id="f" * 32)
+    assert child_of(step, parent, partners(other)).members["caption"].text == "a dog on the left. a cow"
+
+
+def test_what_is_not_mixed_and_told_of_goes() -> None:
+    parent = sample(picture(), text("a dog barks"), text("hello", name="transcript"), wav(), bark())
+    other = replace(
+        sample(picture(), text("a cow moos"), text("hi", name="transcript"), wav(), bark()), sample_id="f" * 32
+    )
+    said = {"spoken": {"speech": ["transcript"]}}
+    assert set(child_of(joint("mixgen", **said), parent, partners(other)).members) == {
+        "image",
+        "caption",
+        "transcript",
+    }
+    step = joint("mixgen", **said, heard={"bark": [], "speech": []})
+    assert "bark" in child_of(step, parent, partners(other)).members
+    step = joint("mix_sounds", **said, heard={"bark": ["caption"], "speech": []})
+    child = child_of(step, parent, partners(other))
+    assert set(child.members) == {"speech", "bark", "caption", "transcript"}
+    wordless = sample(picture(), bark())
+    assert set(child_of(joint("mixgen"), wordless, partners(replace(wordless, sample_id="f" * 32))).members) == {
+        "image",
+        "bark",
+    }
+
+
+def bark() -> Member:
+    return replace(wav(1.0), name="bark")
+
+
+def test_texts_that_tell_of_no_mixed_sound_stay_as_they_are() -> None:
+    parent = sample(wav(), text("hello there"), text("a portrait", name="title"))
+    other = replace(sample(wav(), text("good bye"), text("a landscape", name="title")), sample_id="f" * 32)
+    step = joint("mix_sounds", spoken={"speech": ["caption"]}, heard={"speech": []})
+    child = child_of(step, parent, partners(other))
+    assert (child.members["caption"].text, child.members["title"].text) == ("hello there. good bye", "a portrait")
 
 
 def test_cutmix_never_covers_what_is_claimed() -> None:
@@ -657,6 +751,87 @@ def test_mixed_sounds_have_both_texts() -> None:
     child = child_of(joint("mix_sounds", spoken={}), sample(wav(), text("a dog barks")), partners(other))
     assert child.members["caption"].text == "a dog barks. a bell rings"
     assert child.members["speech"].measures["duration_s"] == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(("own_s", "others_s"), [(2.0, 1.0), (1.0, 2.0)])
+def test_both_sounds_are_heard_once_and_whole(own_s: float, others_s: float) -> None:
+    parent, other = (sample(wav(seconds), text("a bell", lang="en")) for seconds in (own_s, others_s))
+    step = joint({"mix_sounds": {"ratio_db": [0, 0]}}, spoken={})
+    child = child_of(step, parent, partners(replace(other, sample_id="f" * 32)))
+    mixed_T, _ = soundfile.read(io.BytesIO(child.members["speech"].data))
+    assert mixed_T.size == 32_000
+    loud = [np.abs(part).max() for part in np.split(mixed_T, 2)]
+    assert loud == pytest.approx([0.6, 0.3], abs=0.01)
+
+
+def test_what_runs_along_with_a_sound_keeps_it_from_a_longer_one() -> None:
+    value = np.ones((1, 50), np.float32)
+    imu = Member("imu", "tensor", "application/x-npy", "npy", write_tensor(value), None, measure_tensor(value, 50.0))
+    parent = sample(wav(1.0), imu)
+    step = joint("mix_sounds")
+    assert veto_of(step, parent, partners(replace(sample(wav(2.0)), sample_id="f" * 32))) == "out_of_step"
+    assert set(child_of(step, parent, partners(replace(sample(wav(0.5)), sample_id="f" * 32))).members) == {
+        "speech",
+        "imu",
+    }
+
+
+def test_times_of_what_is_heard_in_a_mixture_are_those_of_both() -> None:
+    step = joint("mix_sounds", times={"speech": "times"}, spoken={})
+    parent = sample(wav(), text("a dog"), times([("a dog", 0.5, 1.0)]))
+    other = replace(sample(wav(), text("a bell"), times([("a bell", 0.1, 0.4)])), sample_id="f" * 32)
+    child = child_of(step, parent, partners(other))
+    assert [row["word"] for row in json.loads(child.members["times"].text)] == ["a bell", "a dog"]
+    bare = replace(sample(wav(), text("a bell")), sample_id="f" * 32)
+    assert veto_of(step, parent, partners(bare)) == "nothing_in_common"
+
+
+# --- what is heard when ----------------------------------------------------------------------------------------------
+
+CROP = {"time_crop": {"min_s": 0.5, "max_s": 1.0}}
+
+
+@pytest.mark.parametrize("apply", [CROP, "TimeMask", {"CropAug": {}}, {"Trim": {"top_db": 20}}])
+def test_a_description_is_not_of_a_part_of_its_sound(apply: Any) -> None:
+    parent = sample(wav(), text("a dog barks and a car honks"))
+    (veto,) = made(joint(apply, spoken={}), parent)
+    assert isinstance(veto, Veto)
+    assert veto.reason == "may_be_cut"
+    assert "give `times: {speech: ...}`, or `heard: {speech: []}` if no text tells of it" in veto.detail
+    child = child_of(joint(apply, spoken={}, heard={"speech": []}), parent)
+    assert child.members["caption"].text == "a dog barks and a car honks"
+
+
+def test_what_was_heard_in_the_part_that_is_gone_is_told_no_longer() -> None:
+    heard = times([("a dog barks", 0.1, 0.8), ("a car honks", 1.2, 1.9)])
+    step = joint(CROP, spoken={}, times={"speech": "times"}, children=6)
+    parent = sample(wav(), text("a dog barks and a car honks"), heard)
+    told = set()
+    for child in made(step, parent):
+        assert isinstance(child, Sample)
+        (left,) = json.loads(child.members["times"].text)
+        assert child.members["caption"].text == left["word"]
+        told.add(left["word"])
+    assert told == {"a dog barks", "a car honks"}
+    other_words = sample(wav(), text("barking and a horn"), heard)
+    assert veto_of(joint(CROP, spoken={}, times={"speech": "times"}), other_words) == "claim_cannot_go"
+
+
+def test_a_crop_that_keeps_all_changes_nothing() -> None:
+    step = joint({"time_crop": {"min_s": 1.9, "max_s": 2.5}}, "PolarityInversion", spoken={}, times={"speech": "times"})
+    child = child_of(step, sample(wav(), text("a dog barks"), times([("a dog barks", 0.1, 1.9)])))
+    assert child.augmentation is not None
+    assert [one["reason"] for one in child.augmentation["skipped"]] == ["nothing_changed"]
+    assert child.members["caption"].text == "a dog barks"
+
+
+def test_sound_effects_mind_the_texts_that_tell_of_the_sound() -> None:
+    parent = sample(wav(), text("a quiet room"))
+    noise = {"add_noise": {"snr_db": [10, 10]}}
+    assert veto_of(joint(noise, spoken={}), parent) == "quiet_named"
+    assert child_of(joint(noise, spoken={}, heard={"speech": []}), parent).members["caption"].text == "a quiet room"
+    assert joint(noise, heard={"speech": ["caption"]}).reads() == {"speech": "audio", "caption": "text"}
+    assert joint(noise, heard={"speech": ["caption"]}).policy_of_shards()["heard"] == {"speech": ["caption"]}
 
 
 def test_a_modality_is_dropped_whole_and_one_stays() -> None:
