@@ -92,15 +92,14 @@ def find_pieces(finder: Finder, cues: Sequence[Cue], judge: Judge, max_offset_s:
     at = _positions(finder.cues, cues)
     lines: list[Line] = []
     todo = deque([_Search(range(len(finder.cues)))])
-    for _ in range(_MOST_SEARCHES):
-        if not todo:
-            break
-        search = todo.popleft()
-        fit = finder.first_fit(search.span, search.base or Clock(0.0, 0.0), max_offset_s)
+    searches = 0
+    while todo and searches < _MOST_SEARCHES:
+        search, searches = todo.popleft(), searches + 1
+        span = search.span
+        fit = finder.first_fit(span, search.base or Clock(0.0, 0.0), max_offset_s)
         if fit is None:
             todo += search.halves()
             continue
-        span = search.span
         first, stop = _around(span, at, len(cues)) if search.base else (0, len(cues))
         line = Line(fit.clock, fit.residual_s, first, judge(fit.clock, cues[first:stop]))
         lines.append(line)

@@ -27,8 +27,8 @@ from mmdata.models.word_times import WordTime
 Pcm = npt.NDArray[np.int16]
 
 MIN_CUES = 3
-VAD_FRAME_S = 512 / SAMPLE_RATE  # 32 ms, what Silero was trained on
-_VAD_FRAME_C = 512
+_VAD_FRAME_C = 512  # 32 ms, what Silero was trained on
+VAD_FRAME_S = _VAD_FRAME_C / SAMPLE_RATE
 _VAD_BLOCK_C = _VAD_FRAME_C * 9375  # 5 minutes: its input is 1.1 times the audio again, as float32
 _FRAMES_A_GRID_STEP = round(GRID_S / VAD_FRAME_S)
 _SPEECH = 0.5  # Silero's own threshold
@@ -104,7 +104,6 @@ class Finder:
 
     Attributes:
         cues: those that can be searched for, sorted by their starts.
-        duration_s: of the recording.
     """
 
     def __init__(
@@ -112,7 +111,6 @@ class Finder:
     ) -> None:
         """Take over a recording, of which `speech_F` is the speech activity."""
         self.whisper, self.pcm_T, self.cues, self.language = whisper, pcm_T, cues, language
-        self.duration_s = pcm_T.size / SAMPLE_RATE
         self.onset_O = onsets(speech_F)
         whole = speech_F[: speech_F.size // _FRAMES_A_GRID_STEP * _FRAMES_A_GRID_STEP]
         self._speech_F = whole.reshape(-1, _FRAMES_A_GRID_STEP).mean(axis=1)
