@@ -186,6 +186,8 @@ def test_what_two_lines_place_at_one_time_is_the_likelier_ones():
     one, other = Segment(5, 7, "a", 3.0), Segment(5.5, 7.5, "b", 2.0)
     assert [s.reason for s in apart([one, other], [0, 1])] == [None, "overlaps"]
     assert [s.reason for s in apart([other, one], [0, 1])] == ["overlaps", None]
+    likelier = replace(other, score=4.0)
+    assert [s.reason for s in apart([one, likelier], [0, 1])] == ["overlaps", None]
     assert apart([one, other], [0, 0]) == [one, other]
     assert apart([one, replace(other, start_s=6.95)], [0, 1])[0].end_s == 6.95
 
@@ -239,6 +241,12 @@ def test_what_one_line_leaves_is_searched_for_from_there():
     assert [(line.clock.offset_s, line.first, len(line.segments)) for line in lines] == [(0.0, 0, 40), (30.0, 15, 25)]
     moved = displaced(cues[25:], 30.0)
     assert finder.taken == [(cue.start_s, cue.end_s) for cue in [*cues[:25], *moved]]
+
+
+def test_a_search_goes_on_from_the_line_under_which_nothing_was_heard():
+    finder = Searched(cues := [Cue(2.0 * i, 2.0 * i + 1, "x") for i in range(40)], 15, found_at_once=True)
+    find_pieces(finder, cues, finder.judge, 60.0)
+    assert finder.searches == [(range(40), 0.0), (range(15), 30.0)]
 
 
 def test_halves_are_searched_where_the_whole_has_no_line():
