@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from mmdata.engine import ingest, work
+from mmdata.engine.deaths import unless_it_kills
 from mmdata.engine.events import Reporter, StepProgress
 from mmdata.engine.pools import Pools, WorkerDiedError
 from mmdata.engine.tasks import in_order
@@ -14,8 +15,6 @@ from mmdata.net.fetcher import Fetcher
 from mmdata.plan import Plan
 from mmdata.steps.base import Crawled
 from mmdata.steps.exchange import Place
-
-_MOST_DEATHS: Final = 3
 
 
 async def discover(plan: Plan, pools: Pools, reporter: Reporter) -> tuple[Plan, list[StepProgress]]:
@@ -68,13 +67,9 @@ async def _look(plan: Plan, one: Looked, pools: Pools, reporter: Reporter, steps
 
 
 async def _looked_into(source: Any, place: Place, pools: Pools, out: Path) -> work.Done:
-    """Look; where the process dies, again: it may have been another's doing."""
-    arguments = (work.measured, ingest.look_into, source, place, out)
-    run = pools.work
-    for _ in range(_MOST_DEATHS):
-        try:
-            return await run(*arguments)  # type: ignore[no-any-return]
-        except WorkerDiedError as death:
-            run, why = pools.work_alone, str(death)
-    # Not to be found out which of its inputs kills: nothing of it was read yet.
-    return await pools.work(work.measured, ingest.give_up, place, why, out)  # type: ignore[no-any-return]
+    """Look; a file that kills the process that reads it is one failed input."""
+    try:
+        return await unless_it_kills(pools, work.measured, ingest.look_into, source, place, out)  # type: ignore[no-any-return]
+    except WorkerDiedError as death:
+        # Not to be found out which of its inputs kills: nothing of it was read yet.
+        return await pools.work(work.measured, ingest.give_up, place, str(death), out)  # type: ignore[no-any-return]

@@ -21,7 +21,13 @@ def spec(cli, site: Site, kind: str) -> None:
     with (cli.folder / "urls.csv").open("w", newline="") as file:
         rows = [[site.url(f"/i/{n}.jpg"), f"picture {n}"] for n in range(2 * PAGES)]
         csv.writer(file).writerows([["url", "caption"], *rows])
-    fetch = {"contact": "mailto:t@example.org", "allow_private": [site.host], "attempts": 1, "connections_per_host": 8}
+    fetch = {
+        "contact": "mailto:t@example.org",
+        "allow_private": [site.host],
+        "attempts": 1,
+        "idle_s": 60,
+        "connections_per_host": 8,
+    }
     cli.spec(sources=[web if kind == "crawl" else table], fetch=fetch, engine={"workers": 2, "part_samples": 12})
 
 
@@ -86,6 +92,7 @@ def test_a_build_whose_processes_are_killed_comes_to_the_same(cli, shard_digests
         died += run_until(cli, site, 10**9, chance)
         said = cli.build().stdout
         assert died
+        assert cli.query("SELECT * FROM fates WHERE fate <> 'kept'") == []
         assert f"{2 * PAGES} inputs = {2 * PAGES} kept" in said
         assert not list((cli.folder / "out").rglob("*.partial-*"))
         site.hold_s = 0.0
