@@ -257,7 +257,8 @@ class _Resolver:
         for keys, step in [*steps["align"], *steps["measure"], *steps["augment"], *steps["write"]]:
             for name, modality in step.reads().items():
                 if name not in members:
-                    self._problem(keys, f"no source declares the member '{name}'{nearest(name, members)}")
+                    why = f"no source declares the member '{name}'{_by_default(step, name)}{nearest(name, members)}"
+                    self._problem(keys, why)
                 elif modality and members[name].modality != modality:
                     self._problem(keys, f"'{name}' is {members[name].modality}, but {step.step} needs {modality} there")
 
@@ -391,3 +392,11 @@ def _default(block: str, name: str) -> Any:
 def _belongs_elsewhere(block: str, name: str) -> str:
     homes = [other for other in specs.STEP_LISTS if other != block and name in registry.OWN[other]]
     return f"; '{name}' belongs under `{homes[0]}:`" if homes else ""
+
+
+def _by_default(step: Step, name: str) -> str:
+    """Which key stands for a member that the pipeline file does not name."""
+    for key, field in type(step).model_fields.items():
+        if key not in step.model_fields_set and repr(name) in repr(field.get_default(call_default_factory=True)):
+            return f" ('{key}' where nothing is said)"
+    return ""
