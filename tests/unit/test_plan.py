@@ -198,8 +198,10 @@ def test_a_good_plan_says_what_would_run() -> None:
         (
             "measure:\n  - film\n",
             [
-                "p.yaml:9:5 measure[0].film: no source declares the member 'video' ('of' where nothing is said); "
-                "known here: caption, image"
+                (
+                    "p.yaml:9:5 measure[0].film: no source declares the member 'video' ('of' where nothing is said); "
+                    "known here: caption, image"
+                )
             ],
         ),
         (
