@@ -291,6 +291,18 @@ def demo_data(folder: Path, count: int, seed: int) -> None:
 
 
 @cli.command()
+@click.argument("name", required=False)
+def doc(name: str | None) -> None:
+    """Tell what may stand in a pipeline file: all steps, or the keys of one.
+
+    NAME is that of a step (clip, write.webdataset), or fetch, engine, train, eval.
+    """
+    from mmdata.manual import overview, page_of
+
+    click.echo(page_of(name) if name else overview())
+
+
+@cli.command()
 @click.option("--check", is_flag=True, help="Write nothing; exit with 1 where a file is not what it should be.")
 def schema(check: bool) -> None:
     """Write the JSON Schemas that editors check pipeline files by, into schemas/."""

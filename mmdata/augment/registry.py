@@ -29,6 +29,16 @@ def operators() -> list[str]:
     return [*_makers(), *(point.name for point in _offered())]
 
 
+def operators_by_kind() -> dict[str, list[str]]:
+    """Every name, by the modality that it is for; those of other packages by themselves."""
+    kinds: dict[_Maker, str] = {image_operator: "image", audio_operator: "audio", text_operator: "text"}
+    found: dict[str, list[str]] = {}
+    for name, (maker, _) in sorted(_makers().items()):
+        found.setdefault(kinds.get(maker, "tensors and whole samples"), []).append(name)
+    others = [point.name for point in _offered()]
+    return {**found, "other packages": others} if others else found
+
+
 def operator(name: str, params: Mapping[str, Any]) -> Operator | Mixer:
     """Raises ValueError with the nearest right name, of the operator or of its parameter."""
     makers = _makers()

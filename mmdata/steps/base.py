@@ -42,6 +42,11 @@ class Step(Frozen):
         """All that decides what the step makes of an input: goes into fingerprints."""
         return {"step": self.step, "version": self.version, "params": self.model_dump(mode="json")}
 
+    @classmethod
+    def choices(cls) -> Mapping[str, Sequence[str]]:
+        """Names that its keys may have as values beyond what the schema says, by heading: for its manual."""
+        return {}
+
     def reads(self) -> dict[str, Modality | None]:
         """Members it names and the modality each must have (None: any); a plan checks that they are declared."""
         return {}

@@ -136,8 +136,8 @@ def test_help_and_plan_take_less_than_half_a_second(arguments: list[str], projec
 
 def test_the_command_line_has_its_commands() -> None:
     assert sorted(cli.commands) == [
-        "build", "clean", "demo-data", "diff", "eval", "export", "fetch", "plan", "query", "report", "schema", "train",
-        "whatif",
+        "build", "clean", "demo-data", "diff", "doc", "eval", "export", "fetch", "plan", "query", "report", "schema",
+        "train", "whatif",
     ]  # fmt: skip
     options = {name: {o for p in command.params for o in p.opts} for name, command in cli.commands.items()}
     assert options["plan"] == {"spec", "--output", "--set", "--json"}

@@ -131,6 +131,13 @@ class Joint(Augment):
         None, ge=0, le=1, description="drop a child whose match is by more than this below its parent's"
     )
 
+    @classmethod
+    def choices(cls) -> dict[str, list[str]]:
+        """Operators, by what they are for."""
+        from mmdata.augment.registry import operators_by_kind
+
+        return {f"Operators ({kind})": names for kind, names in operators_by_kind().items()}
+
     @property
     def label(self) -> str:
         """Its name in variants, parts and the catalog."""
