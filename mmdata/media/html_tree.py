@@ -233,11 +233,18 @@ def text_of(node: Node, most_characters: int) -> str:
         if at.is_text_node:
             parts.append(at.text(deep=False)[:room])
             room -= len(parts[-1])
-        elif at.is_element_node and at.tag not in _SILENT:
+        elif at.is_element_node and at.tag not in _SILENT and not _is_permalink(at):
             edge = "" if at.tag in _INLINE else " "
             parts.append(edge)
             stack += [edge, at.first_child]
     return clean("".join(parts), most_characters)
+
+
+def _is_permalink(node: Node) -> bool:
+    """The sign by which a heading or a caption links to itself: ¶ of Sphinx, # of MkDocs."""
+    if node.tag != "a" or not (node.attributes.get("href") or "").startswith("#"):
+        return False
+    return not any(map(str.isalnum, node.text()))
 
 
 def clean(text: str, most_characters: int) -> str:

@@ -28,6 +28,21 @@ def only(html: str) -> Media:
     return media
 
 
+@pytest.mark.parametrize(
+    ("caption", "said"),
+    [
+        ('The swirl<a class="headerlink" href="#id1" title="Permalink to this image">¶</a>', "The swirl"),
+        ('The swirl <a href="#swirl">#</a>', "The swirl"),
+        ('The swirl<a href="#note-1">[1]</a>', "The swirl[1]"),
+        ('The <a href="#swirl">swirl</a> of 1 <a href="https://example.org/">→</a>', "The swirl of 1 →"),
+        ('<a href="#ru">Вихрь</a> <a href="#zh">漩涡</a>', "Вихрь 漩涡"),
+    ],
+)
+def test_the_sign_by_which_a_caption_links_to_itself_is_no_word_of_it(caption: str, said: str) -> None:
+    page = f"<h2>{caption}</h2><figure><img src=i.jpg><figcaption>{caption}</figcaption></figure>"
+    assert only(page).texts == {"figcaption": said, "heading": said}
+
+
 def test_a_page_with_everything() -> None:
     page = read("""<!DOCTYPE html><html lang="en-GB"><head><base href="/b/"><title> Birds &amp; \n bees </title>
 <meta name="robots" content="noai, nofollow"><link rel="canonical" href="canon"></head><body>
