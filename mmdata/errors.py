@@ -11,9 +11,21 @@ Any other exception that leaves a step is a programming error and is fatal.
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class MmdataError(Exception):
     """Base of all errors that mmdata raises on purpose; the message is for the user as it stands."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As it is. Python would call the class with the message; a worker whose error cannot be read back is dead."""
+        return _as_it_was, (type(self), self.args, self.__dict__)
+
+
+def _as_it_was(kind: type[MmdataError], args: tuple[Any, ...], attributes: dict[str, Any]) -> MmdataError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(attributes)
+    return error
 
 
 class SpecError(MmdataError):

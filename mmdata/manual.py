@@ -89,6 +89,9 @@ def _page(topic: str, model: type[BaseModel]) -> str:
     for title in _nested(schema, defs):
         _write_keys(page, title, defs[title], defs)
     if issubclass(model, Step):
+        if model.extras:
+            page.write_paragraph()
+            page.write(f"Needs: pip install 'mmdata[{','.join(model.extras)}]'\n")
         pattern, columns = _columns(model)
         told = {
             **model.choices(),

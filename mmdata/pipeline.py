@@ -11,7 +11,8 @@ from pydantic import ValidationError
 
 from mmdata import spec as specs
 from mmdata.document import Document, Keys, nearest
-from mmdata.errors import PlanError, WeightsError
+from mmdata.errors import MissingExtraError, PlanError, WeightsError
+from mmdata.extras import require
 from mmdata.sample import Modality
 from mmdata.spec import ParameterError, Spec
 from mmdata.steps import registry
@@ -149,7 +150,9 @@ class _Resolver:
         )
         if to_run:
             self._check_contact(sources)
-            self._check_weights([*steps["align"], *steps["measure"]])
+            # Without them some could not say which weights they have.
+            if self._has_extras(steps):
+                self._check_weights([*steps["align"], *steps["measure"]])
         self._give_up_if_wrong()
         self._check_sql(pipeline.columns, steps["curate"])
         self._give_up_if_wrong()
@@ -177,6 +180,8 @@ class _Resolver:
                 continue
             try:
                 found.append((keys, step_class.model_validate(call.params)))
+            except MissingExtraError as error:
+                self._problem(keys, str(error))
             except ValidationError as error:
                 self.problems += specs.explain(self.document, keys, step_class, error)
         if block == "write" and len(found) > 1:
@@ -316,6 +321,16 @@ class _Resolver:
         if self.spec.fetch.contact is None and any(isinstance(source, Crawled) for source in sources):
             fix = "fetch: {contact: mailto:you@example.org}"
             self._problem(("fetch",), f"a crawl says in each request who asks; add a mail address or a page: {fix}")
+
+    def _has_extras(self, steps: dict[str, list[tuple[Keys, Step]]]) -> bool:
+        before = len(self.problems)
+        for keys, step in (found for block in steps.values() for found in block):
+            try:
+                for extra in step.needs():
+                    require(f"'{step.step}'", extra)
+            except MissingExtraError as error:
+                self._problem(keys, str(error))
+        return len(self.problems) == before
 
     def _check_weights(self, steps: list[tuple[Keys, Step]]) -> None:
         for keys, step in steps:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Any, Final, Literal, get_args
 
 from mmdata.errors import MissingExtraError
@@ -111,14 +110,6 @@ def mask_personal(text: str, kinds: Collection[Kind], regions: Sequence[str]) ->
 def regions_of(regions: Sequence[str] | None, lang: str | None) -> Sequence[str]:
     """The regions that are asked for, else those of a language."""
     return REGIONS.get(lang or "", ()) if regions is None else regions
-
-
-def check_installed(kinds: Collection[Kind]) -> None:
-    """Raises MissingExtraError where a kind needs what is not installed."""
-    if "phone" in kinds and find_spec("phonenumbers") is None:
-        raise _missing_phonenumbers()
-    if {"card", "iban", "id"} & set(kinds) and find_spec("stdnum") is None:
-        raise _missing_stdnum()
 
 
 # --- mail and machines -----------------------------------------------------------------------------------------------

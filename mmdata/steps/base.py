@@ -37,10 +37,16 @@ class Step(Frozen):
     """The name in YAML."""
     version: ClassVar[int] = 1
     """Goes into fingerprints: raise it when the same input no longer gives the same output."""
+    extras: ClassVar[tuple[str, ...]] = ()
+    """Extras of mmdata that it cannot run without."""
 
     def identity(self) -> dict[str, Any]:
         """All that decides what the step makes of an input: goes into fingerprints."""
         return {"step": self.step, "version": self.version, "params": self.model_dump(mode="json")}
+
+    def needs(self) -> tuple[str, ...]:
+        """Those extras, and those that its parameters need besides."""
+        return self.extras
 
     @classmethod
     def choices(cls) -> Mapping[str, Sequence[str]]:

@@ -189,8 +189,9 @@ class Curation:
 
     def one(self, query: str) -> Any:
         """The single value of a query."""
-        row = self.connection.execute(query).fetchone()
-        return row[0] if row else None
+        # All rows: a result that is not read to its end keeps the connection from registering a table.
+        rows = self.connection.execute(query).fetchall()
+        return rows[0][0] if rows else None
 
 
 def explained(error: Exception, columns: Columns) -> str:

@@ -11,7 +11,6 @@ L mel bands, T samples in time at 16 kHz.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import io
 import logging
 import warnings
@@ -24,7 +23,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mmdata.errors import MissingExtraError, TrainError
+from mmdata.errors import TrainError
+from mmdata.extras import require
 from mmdata.train.checkpoint import write_whole
 from mmdata.train.export import load_model, write_json
 from mmdata.train.model.fused import FusedModel
@@ -130,7 +130,8 @@ def export(run: Path, folder: Path, shape: Format, int8: bool, say: Callable[[st
     """
     if int8 and shape != "onnx":
         raise TrainError("int8 graphs are exported as ONNX; use --format onnx")
-    _check_installed(shape)
+    if shape == "onnx":
+        require("mmdata export --format onnx", "export")
     model, _ = load_model(run)
     for name in model.modalities:
         tower: Any = model.towers[name]
@@ -320,9 +321,3 @@ def _flat(arguments: tuple[Any, ...]) -> list[Tensor]:
 def _told(parity: Parity) -> str:
     size = f"{parity.bytes / 1e6:.2f} MB"
     return f"{parity.file:<24}{size:>12}  max difference {parity.max_abs:.1e}, least cosine {parity.cosine:.6f}"
-
-
-def _check_installed(shape: Format) -> None:
-    for package in ("onnx", "onnxscript", "onnxruntime") if shape == "onnx" else ():
-        if importlib.util.find_spec(package) is None:
-            raise MissingExtraError("mmdata export --format onnx", package, "export")

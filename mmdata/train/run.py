@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmdata.document import Override
-from mmdata.errors import MissingExtraError, SpecError
+from mmdata.errors import SpecError
+from mmdata.extras import require
 from mmdata.train.config import TrainConfig, load_config, load_document
 from mmdata.train.known import unknown_members, unknown_vectors
 from mmdata.train.manifest import open_folder
@@ -45,7 +45,7 @@ def train(
     given = [*overrides, *own]
     config, document = load_document(config_path, given)
     _check_members(config, document)
-    _check_installed()
+    require("mmdata train", "train")
     from mmdata.train.data import open_sets
     from mmdata.train.growth import all_sets
     from mmdata.train.launch import alone_in, process_group, rank_device
@@ -76,12 +76,6 @@ def _carry_out(session: Session) -> dict[str, Any]:
         return session.summary("stopped")
     session.finish()
     return session.summary("finished")
-
-
-def _check_installed() -> None:
-    for package in ("torch", "tokenizers", "safetensors"):
-        if importlib.util.find_spec(package) is None:
-            raise MissingExtraError("mmdata train", package, "train")
 
 
 def schema() -> dict[str, Any]:

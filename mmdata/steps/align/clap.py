@@ -33,6 +33,7 @@ class Clap(Align):
     """Cosine similarity of sound and text embeddings, by any CLAP model that transformers can load."""
 
     step: ClassVar[str] = "clap"
+    extras: ClassVar[tuple[str, ...]] = ("clap",)
     modalities: ClassVar[tuple[Modality, Modality]] = ("audio", "text")
     name: str | None = Field(None, description="the aligner's name in rules and in the catalog; default: clap")
     model: str = Field(description="a hub id (laion/clap-htsat-unfused) or the folder of a transformers CLAP model")

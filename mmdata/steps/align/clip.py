@@ -45,6 +45,7 @@ class Clip(Align):
 
     step: ClassVar[str] = "clip"
     version: ClassVar[int] = 4
+    extras: ClassVar[tuple[str, ...]] = ("clip",)
     batch_samples: ClassVar[int] = 128
     modalities: ClassVar[tuple[Modality, Modality]] = ("image", "text")
     name: str | None = Field(None, description="the aligner's name in rules and in the catalog; default: clip")

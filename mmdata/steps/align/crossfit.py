@@ -59,6 +59,7 @@ class Crossfit(Fitted):
 
     step: ClassVar[str] = "crossfit"
     version: ClassVar[int] = 3
+    extras: ClassVar[tuple[str, ...]] = ("crossfit",)
     modalities: ClassVar[tuple[Modality, Modality]] = ("image", "text")
     only_fitting: ClassVar[frozenset[str]] = frozenset({"folds", "rounds", "max_examples"})
     name: str | None = Field(None, description="the aligner's name in rules and in the catalog; default: crossfit")
@@ -89,6 +90,10 @@ class Crossfit(Fitted):
         for side in ("left", "right"):
             mine["params"][side] = {key: mine["params"][side][key] for key in ("kind", "resize_mode")}
         return mine
+
+    def needs(self) -> tuple[str, ...]:
+        """Whisper's where a tower is its encoder."""
+        return (*self.extras, "whisper") if "whisper" in (self.left.kind, self.right.kind) else self.extras
 
     def weights(self) -> Weights:
         """Those of both towers. Raises WeightsError."""

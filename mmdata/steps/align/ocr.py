@@ -37,6 +37,7 @@ class Ocr(Align):
     """
 
     step: ClassVar[str] = "ocr"
+    extras: ClassVar[tuple[str, ...]] = ("ocr",)
     modalities: ClassVar[tuple[Modality, Modality]] = ("image", "text")
     batch_samples: ClassVar[int] = 16
     name: str | None = Field(None, description="the aligner's name in rules and in the catalog; default: ocr")

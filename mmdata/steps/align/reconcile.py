@@ -77,6 +77,7 @@ class Reconcile(Align):
 
     step: ClassVar[str] = "reconcile"
     version: ClassVar[int] = 2
+    extras: ClassVar[tuple[str, ...]] = ("whisper",)
     modalities: ClassVar[tuple[Modality, Modality]] = ("text", "text")
     batch_samples: ClassVar[int] = 32
     name: str | None = Field(None, description="the aligner's name in rules and in the catalog; default: reconcile")
@@ -123,6 +124,10 @@ class Reconcile(Align):
     def measures(self) -> dict[str, str]:
         """Of the correction; `agreement` is the score of every edge."""
         return {"changed_words": "INTEGER", "support": "DOUBLE", "provenance": "VARCHAR"}
+
+    def needs(self) -> tuple[str, ...]:
+        """CLIP's where an image judges."""
+        return (*self.extras, "clip") if self.clip else self.extras
 
     def weights(self) -> Weights:
         """Of both models and the word list. Raises WeightsError."""

@@ -60,6 +60,7 @@ class Regions(Align):
 
     step: ClassVar[str] = "regions"
     version: ClassVar[int] = 3
+    extras: ClassVar[tuple[str, ...]] = ("regions",)
     # 35 windows an image.
     batch_samples: ClassVar[int] = 16
     modalities: ClassVar[tuple[Modality, Modality]] = ("image", "text")

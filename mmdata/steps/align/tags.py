@@ -55,6 +55,7 @@ class Tags(Align):
     """
 
     step: ClassVar[str] = "tags"
+    extras: ClassVar[tuple[str, ...]] = ("tags",)
     modalities: ClassVar[tuple[Modality, Modality]] = ("audio", "text")
     name: str | None = Field(None, description="the aligner's name in rules and in the catalog; default: tags")
     tagger: TaggerFiles = Field(description="an ONNX sound tagger: of YAMNet's patches or of a waveform at 16 kHz")

@@ -47,6 +47,7 @@ class Timing(Align):
 
     step: ClassVar[str] = "timing"
     version: ClassVar[int] = 3
+    extras: ClassVar[tuple[str, ...]] = ("timing",)
     modalities: ClassVar[tuple[Modality, Modality]] = ("audio", "text")
     batch_samples: ClassVar[int] = 1
     name: str | None = Field(None, description="the aligner's name in rules and in the catalog; default: timing")

@@ -56,6 +56,7 @@ class Whisper(Align):
 
     step: ClassVar[str] = "whisper"
     version: ClassVar[int] = 4
+    extras: ClassVar[tuple[str, ...]] = ("whisper",)
     modalities: ClassVar[tuple[Modality, Modality]] = ("audio", "text")
     name: str | None = Field(None, description="the aligner's name in rules and in the catalog; default: whisper")
     model: str = Field(description="a Whisper name (tiny.en), a checkpoint file, or a CTranslate2 folder")

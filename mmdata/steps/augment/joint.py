@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field, NonNegativeInt, WithJsonSchema, model_validator
 
 from mmdata.errors import SampleError
+from mmdata.extras import require
 from mmdata.sample import Modality, Sample
 from mmdata.spec import Frozen, ParameterError
 from mmdata.steps.base import Augment, Ingest
@@ -87,6 +88,7 @@ class Joint(Augment):
 
     step: ClassVar[str] = "joint"
     version: ClassVar[int] = 3
+    extras: ClassVar[tuple[str, ...]] = ("augment",)
     name: str | None = Field(None, description="names the children and the catalog's rows; default: joint")
     apply: list[Annotated[Applied, BeforeValidator(_spelled), WithJsonSchema(_SPELLED)]] = Field(
         min_length=1, description="operators in their order, each with its parameters and `p`, how likely it is (1)"
@@ -145,6 +147,9 @@ class Joint(Augment):
 
     @model_validator(mode="after")
     def _operators_are_known(self) -> Joint:
+        # Only the libraries can say.
+        for extra in self.extras:
+            require("'joint'", extra)
         needing = [entry.operator.name for entry in self.policy.entries if entry.operator.needs_boxes]
         if needing and not (self.boxes or self.film_boxes):
             fix = "boxes: {image: image_regions}, which `align: - regions: {boxes_member: true}` makes"

@@ -32,6 +32,7 @@ class Clusters(Curate):
     """
 
     step: ClassVar[str] = "clusters"
+    extras: ClassVar[tuple[str, ...]] = ("near",)
     name: str = Field("clusters", pattern=r"^[a-z][a-z0-9_]*$", description="the column")
     of: str = Field(pattern=r"^\w+\.\w+$", description="aligner and member: `clip.image`; the aligner keeps embeddings")
     count: int = Field(100, ge=2, le=100_000, description="how many clusters")

@@ -109,6 +109,10 @@ class Image(Ingest):
     def _faces(self) -> _Faces | None:
         return _Faces(self.face_side_px) if self.blur_faces else None
 
+    def needs(self) -> tuple[str, ...]:
+        """What finds faces."""
+        return ("safety",) if self.blur_faces else ()
+
     def identity(self) -> dict[str, Any]:
         """With the weights that find faces. Raises MissingExtraError."""
         if not self.blur_faces:

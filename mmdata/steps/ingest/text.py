@@ -68,14 +68,13 @@ class Text(Ingest):
         return text, {"masked": count}
 
     def identity(self) -> dict[str, Any]:
-        """Raises MissingExtraError where what masks is not installed."""
+        """With the date of what masks."""
         mine = super().identity()
-        if not self.mask:
-            return mine
-        from mmdata.media.personal import check_installed
+        return {**mine, "masked_as_of": _MASKED_AS_OF} if self.mask else mine
 
-        check_installed(self.mask)
-        return {**mine, "masked_as_of": _MASKED_AS_OF}
+    def needs(self) -> tuple[str, ...]:
+        """What masks."""
+        return ("personal",) if self.mask else ()
 
 
 def _line(data: bytes, line: int | str) -> bytes:

@@ -23,6 +23,7 @@ class Classifier(Measure):
     """
 
     step: ClassVar[str] = "classifier"
+    extras: ClassVar[tuple[str, ...]] = ("tags",)
     modality: ClassVar[Modality] = "image"
     of: Names = Field(["image"], min_length=1, description="image members to look at")
     model: str = Field(description="the ONNX file: pictures [N, 3, H, W] or [N, H, W, 3], a value for each label")

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from importlib.util import find_spec
 from typing import Any, ClassVar
 
 from pydantic import Field
 
-from mmdata.errors import MissingExtraError
-from mmdata.models.weights import Weights
 from mmdata.sample import Member, Modality
 from mmdata.spec import Names
 from mmdata.steps.base import Measure
@@ -24,6 +21,7 @@ class Film(Measure):
     """
 
     step: ClassVar[str] = "film"
+    extras: ClassVar[tuple[str, ...]] = ("video",)
     modality: ClassVar[Modality] = "video"
     of: Names = Field(["video"], min_length=1, description="video members to measure")
     threshold: float = Field(27.0, gt=0, description="of PySceneDetect's ContentDetector: lower cuts more")
@@ -32,12 +30,6 @@ class Film(Measure):
     def columns(self) -> dict[str, str]:
         """See `mmdata.media.film.Film`."""
         return dict.fromkeys(("static", "black", "cuts_per_minute", "fps", "loudness_lufs"), "DOUBLE")
-
-    def weights(self) -> Weights | None:
-        """None; raises MissingExtraError where PySceneDetect is not installed."""
-        if find_spec("scenedetect") is None:
-            raise MissingExtraError("film", "scenedetect", "video")
-        return None
 
     def measure(self, tool: Any, member: Member) -> Mapping[str, Any]:  # noqa: ARG002 - it needs none
         """Raises SampleError as `mmdata.media.video` does."""

@@ -22,6 +22,7 @@ class Neighbours(NearDuplicates):
     """
 
     step: ClassVar[str] = "neighbours"
+    extras: ClassVar[tuple[str, ...]] = ("near",)
     modality: ClassVar[Modality | None] = None
     only_linking: ClassVar[frozenset[str]] = frozenset({"reference", "max_distance"})
     aligner: str = Field(description="label of the aligner")

@@ -22,6 +22,7 @@ class Nsfw(Measure):
     """
 
     step: ClassVar[str] = "nsfw"
+    extras: ClassVar[tuple[str, ...]] = ("safety",)
     modality: ClassVar[Modality] = "image"
     of: Names = Field(["image"], min_length=1, description="image members to look at")
     side_px: int = Field(

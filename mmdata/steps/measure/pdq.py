@@ -22,6 +22,7 @@ class Pdq(NearDuplicates):
     """
 
     step: ClassVar[str] = "pdq"
+    extras: ClassVar[tuple[str, ...]] = ("near",)
     modality: ClassVar[Modality] = "image"
     only_linking: ClassVar[frozenset[str]] = frozenset({"reference", "max_distance", "min_quality", "mirrored"})
     max_distance: int = Field(31, ge=0, le=47, description="bits; PDQ's authors take 31 for the same picture")

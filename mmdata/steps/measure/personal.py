@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from mmdata.models.weights import Weights
 from mmdata.sample import Member, Modality
 from mmdata.spec import Names
 from mmdata.steps.base import Measure
@@ -33,6 +32,7 @@ class Personal(Measure):
 
     step: ClassVar[str] = "personal"
     version: ClassVar[int] = 2
+    extras: ClassVar[tuple[str, ...]] = ("personal",)
     modality: ClassVar[Modality] = "text"
     of: Names = Field(["caption"], min_length=1, description="text members to look into")
     kinds: list[PersonalKind] = Field(list(_COLUMNS), min_length=1, description="what to look for")
@@ -45,13 +45,6 @@ class Personal(Measure):
     def columns(self) -> dict[str, str]:
         """How many of each kind, and in all."""
         return dict.fromkeys([*(_COLUMNS[kind] for kind in self.kinds), "total"], "INTEGER")
-
-    def weights(self) -> Weights | None:
-        """None; raises MissingExtraError where what finds them is not installed."""
-        from mmdata.media.personal import check_installed
-
-        check_installed(self.kinds)
-        return None
 
     def measure(self, tool: Any, member: Member) -> Mapping[str, Any]:  # noqa: ARG002 - it needs none
         """Always works."""

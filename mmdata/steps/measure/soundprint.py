@@ -27,6 +27,7 @@ class Soundprint(NearDuplicates):
 
     step: ClassVar[str] = "soundprint"
     version: ClassVar[int] = 2
+    extras: ClassVar[tuple[str, ...]] = ("near",)
     modality: ClassVar[Modality] = "audio"
     only_linking: ClassVar[frozenset[str]] = frozenset({"reference", "max_distance", "max_shift_s"})
     max_distance: float = Field(0.2, ge=0, le=0.35, description="share of bits")

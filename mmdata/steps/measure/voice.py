@@ -21,6 +21,7 @@ class Voice(Measure):
     """
 
     step: ClassVar[str] = "voice"
+    extras: ClassVar[tuple[str, ...]] = ("whisper",)
     modality: ClassVar[Modality] = "audio"
     of: Names = Field(["speech"], min_length=1, description="audio members to measure")
     min_probability: float = Field(0.5, gt=0, lt=1, description="least probability of speech, of windows of 32 ms")

@@ -20,6 +20,7 @@ class Writing(Measure):
     """
 
     step: ClassVar[str] = "writing"
+    extras: ClassVar[tuple[str, ...]] = ("ocr",)
     modality: ClassVar[Modality] = "image"
     of: Names = Field(["image"], min_length=1, description="image members to measure")
     max_side_px: int = Field(1280, ge=64, description="larger images are scaled down to this, the longer side")

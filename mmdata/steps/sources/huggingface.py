@@ -44,6 +44,7 @@ class HuggingFace(Discovered):
 
     step: ClassVar[str] = "huggingface"
     version: ClassVar[int] = 2
+    extras: ClassVar[tuple[str, ...]] = ("huggingface",)
     name: str | None = Field(None, description="names the source in every sample_id; default: huggingface")
     path: str = Field(
         description="hub id, local folder, or a builder: parquet, imagefolder, audiofolder, webdataset, ..."
@@ -111,10 +112,8 @@ class HuggingFace(Discovered):
 
     def _open(self) -> tuple[Any, str]:
         """The data set, its media undecoded, and what changes when it does. Raises PlanError."""
-        try:
-            import datasets
-        except ImportError:
-            raise PlanError(["huggingface needs datasets: pip install 'mmdata[huggingface]'"]) from None
+        import datasets
+
         options = {"data_files": self.data_files} if self.data_files else {}
         try:
             data = datasets.load_dataset(

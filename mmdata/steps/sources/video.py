@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, ClassVar, Final, Literal
 
 from pydantic import ByteSize, Field, model_validator
 
-from mmdata.errors import MissingExtraError, PlanError, SampleError
+from mmdata.errors import SampleError
 from mmdata.spec import Names
 from mmdata.steps.base import Discovered
 from mmdata.steps.exchange import Declared, Input, Keep, Place, Ref
@@ -59,6 +59,7 @@ class Video(Discovered):
 
     step: ClassVar[str] = "video"
     version: ClassVar[int] = 5
+    extras: ClassVar[tuple[str, ...]] = ("video",)
     name: str | None = Field(None, description="names the source in every sample_id; default: video")
     files: Names = Field(min_length=1, description="video files, or patterns: talks/*.mp4")
     cut: Literal["scenes", "subtitles", "none"] = Field("scenes", description="where a sample ends and another begins")
@@ -93,8 +94,6 @@ class Video(Discovered):
 
     def places(self, crawled: Path) -> Iterator[Place]:  # noqa: ARG002 - nothing was crawled
         """The files; subtitles beside them are part of their version. Raises PlanError."""
-        if self.cut == "scenes":
-            _scene_detector(PlanError)
         for place in file_places("video", self.files, remote=False):
             beside = _sidecar(Path(place.path))
             stat = beside.stat() if beside else None
@@ -273,9 +272,10 @@ def _lines(subtitle: Any) -> str:
 
 def _scenes(path: Path, threshold: float) -> list[tuple[float, float]]:
     """Beginning and end of every scene, seconds; one where nothing cuts."""
+    import scenedetect
+
     from mmdata.media.video import open_video
 
-    scenedetect = _scene_detector(SampleError)
     with path.open("rb") as file, open_video(file) as container:
         first_s = _first(container)
     try:
@@ -288,15 +288,6 @@ def _scenes(path: Path, threshold: float) -> list[tuple[float, float]]:
         raise SampleError("bad_video", f"its scenes cannot be found: {error}") from None
     # It counts from the first picture.
     return [(first_s + start.seconds, first_s + end.seconds) for start, end in scenes]
-
-
-def _scene_detector(kind: Any) -> Any:
-    try:
-        import scenedetect
-    except ImportError:
-        missing = MissingExtraError("cut: scenes", "scenedetect", "video")
-        raise (PlanError([str(missing)]) if kind is PlanError else missing) from None
-    return scenedetect
 
 
 def _first(container: Any) -> float:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmdata.errors import MissingExtraError, TrainError
+from mmdata.errors import TrainError
+from mmdata.extras import require
 from mmdata.models.weights import content_identity
 from mmdata.train.evaluate.config import TASKS, EvalConfig, Task, load_settings
 
@@ -27,7 +27,7 @@ def evaluate(
     Raises SpecError for the settings, TrainError for the run or the shards, MissingExtraError without torch.
     """
     config = load_settings(settings, overrides)
-    _check_installed()
+    require("mmdata eval", "train")
     from mmdata.train.batch import told_failures
     from mmdata.train.evaluate.bench import Bench
     from mmdata.train.export import write_json
@@ -111,9 +111,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list):
         return [_plain(cell) for cell in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _check_installed() -> None:
-    for package in ("torch", "tokenizers", "safetensors"):
-        if importlib.util.find_spec(package) is None:
-            raise MissingExtraError("mmdata eval", package, "train")

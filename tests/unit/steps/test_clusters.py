@@ -62,6 +62,13 @@ def test_samples_get_the_cluster_of_their_embedding_and_children_their_parents(t
     assert 0 < distance < 0.1
 
 
+def test_the_plans_check_leaves_the_connection_free_for_what_follows(tmp_path: Path) -> None:
+    curation = embedded(tmp_path / "x", ROWS)
+    assert curation.one("SELECT count(*) FROM candidates") == len(ROWS)
+    CLUSTERS.apply(curation)
+    assert len(clusters(curation, ROWS)) == len(ROWS)
+
+
 def test_a_quota_by_cluster_and_a_rule_on_the_distance(tmp_path: Path) -> None:
     curation = embedded(tmp_path / "x", ROWS)
     for step in (CLUSTERS, Quota(by=["clusters.cluster"], most=10), Rules(keep={"far": "clusters.distance >= 0"})):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import importlib.util
 import io
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,11 @@ from PIL import Image as Pictures
 from PIL import ImageDraw, ImageFont
 from pydantic import ValidationError
 
+from mmdata import extras
 from mmdata.errors import MissingExtraError
 from mmdata.media.personal import KINDS
-from mmdata.models import bodies, ocr, voice
 from mmdata.sample import Member, Modality
-from mmdata.steps.base import Measure
+from mmdata.steps.base import Measure, Step
 from mmdata.steps.exchange import Ref
 from mmdata.steps.ingest.image import Image
 from mmdata.steps.ingest.text import PersonalKind, Text
@@ -212,27 +211,25 @@ def test_a_transparent_picture_keeps_its_transparency() -> None:
 
 
 @pytest.mark.parametrize(
-    ("hidden", "asked", "extra"),
+    ("hidden", "step", "extra"),
     [
-        ("nudenet", lambda: Nsfw().weights(), "safety"),
-        ("nudenet", lambda: Image(blur_faces=True).identity(), "safety"),
-        ("phonenumbers", lambda: Personal().weights(), "personal"),
-        ("stdnum", lambda: Text(mask=["card"]).identity(), "personal"),
-        ("rapidocr", lambda: Writing().weights(), "ocr"),
-        ("faster_whisper", lambda: Voice().weights(), "whisper"),
+        ("nudenet", Nsfw(), "safety"),
+        ("nudenet", Image(blur_faces=True), "safety"),
+        ("phonenumbers", Personal(), "personal"),
+        ("stdnum", Text(mask=["card"]), "personal"),
+        ("rapidocr", Writing(), "ocr"),
+        ("faster_whisper", Voice(), "whisper"),
     ],
 )
-def test_a_plan_says_what_is_not_installed(hidden: str, asked: Any, extra: str, monkeypatch: Any) -> None:
-    own = importlib.util.find_spec
-
-    def absent(name: str, *more: Any) -> Any:
-        return None if name == hidden else own(name, *more)
-
-    for module in (bodies, ocr, voice, sys.modules["mmdata.media.personal"]):
-        monkeypatch.setattr(module, "find_spec", absent)
-    monkeypatch.setattr(importlib.util, "find_spec", absent)
+def test_steps_say_what_they_need(hidden: str, step: Step, extra: str, monkeypatch: Any) -> None:
+    monkeypatch.setattr(extras, "find_spec", lambda name: None if name == hidden else importlib.util.find_spec(name))
+    (needed,) = step.needs()
     with pytest.raises(MissingExtraError, match=rf"pip install 'mmdata\[{extra}\]'"):
-        asked()
+        extras.require("it", needed)
+
+
+def test_what_needs_nothing_asks_for_nothing() -> None:
+    assert Image().needs() == Text().needs() == ()
 
 
 @pytest.mark.parametrize("step", [Voice(), Writing(), Nsfw()])
