@@ -6,6 +6,7 @@ that were committed when it was last refreshed.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import socket
@@ -126,6 +127,8 @@ FROM scored s LEFT JOIN calibrated c USING (sample_id, aligner, edge) WHERE s.ed
 }
 # The curve is for other builds (`reference`): a thousand numbers that nobody reads in a table.
 _SHOWN: Final = {"calibrations": "* EXCLUDE curve", "fetches": '* EXCLUDE "offset"'}
+# What a catalog is made of: one that another version wrote may lack views that are there now.
+_LAYOUT: Final = hashlib.sha256(json.dumps([_COLUMNS, _VIEWS, _SHOWN]).encode()).hexdigest()[:16]
 _DECIDED: Final = ("fates", "places", "selection", "crossings", "moved")
 _GATHERED: Final = {"calibrated": "calibrated-*", "calibrations": "calibrations"}
 _RUN: Final = {
@@ -205,7 +208,7 @@ def refresh(output: Path) -> None:
         _fill(
             connection,
             "build",
-            {"name": "VARCHAR", "selection": "VARCHAR", "folder": "VARCHAR"},
+            {"name": "VARCHAR", "selection": "VARCHAR", "folder": "VARCHAR", "layout": "VARCHAR"},
             [_whose(output, build)],
         )
         _fill(connection, "shards", _SHARD, _shards(output))
@@ -219,24 +222,31 @@ def refresh(output: Path) -> None:
 
 
 def is_fresh(output: Path, selection: str) -> bool:
-    """Whether the catalog shows this build, finished, where it now lies."""
+    """Whether the catalog shows this build, finished, where it now lies, as this version of mmdata has it."""
     try:
         connection = sql.connect(str(path_of(output)), access_mode="READ_ONLY")
-        rows = connection.execute("SELECT selection, folder, (SELECT count(*) FROM fates) FROM build").fetchall()
+        rows = connection.execute(
+            "SELECT selection, folder, layout, (SELECT count(*) FROM fates) FROM build"
+        ).fetchall()
         connection.close()
     except sql.Error:
         return False
-    return bool(rows and rows[0][:2] == (selection, str(output.resolve())) and rows[0][2])
+    return bool(rows and rows[0][:3] == (selection, str(output.resolve()), _LAYOUT) and rows[0][3])
 
 
 def open_catalog(output: Path) -> Any:
-    """A read-only connection; the catalog is made anew first where it is missing or the folder was moved.
+    """A read-only connection; the catalog is made anew first where it is missing or not fresh.
 
-    Raises MmdataError where `output` holds no build.
+    Raises MmdataError where `output` holds no build, or one whose files this version of mmdata cannot show.
     """
     build = _read_build(output)
     if not is_fresh(output, build["selection"]):
-        refresh(output)
+        try:
+            refresh(output)
+        except (sql.Error, KeyError) as error:
+            fix = "build it anew: mmdata build, with its pipeline file"
+            why = f"no catalog can be made of the files here, which another version may have written: {error}"
+            raise MmdataError(f"{output}: {why}; {fix}") from None
     connection = sql.connect(str(path_of(output)), access_mode="READ_ONLY")
     running = connection.execute("SELECT run_id FROM runs WHERE status = 'running'").fetchall()
     if all(_status(_read_run(output / "log" / f"{name}.json")) == "running" for (name,) in running):
@@ -256,6 +266,13 @@ def counts(output: Path) -> dict[str, dict[str, int]]:
         "splits": query.format("split", "fate = 'kept'"),
     }
     return {name: dict(connection.execute(sql_text).fetchall()) for name, sql_text in found.items()}
+
+
+def failures(output: Path) -> dict[str, int]:
+    """How many originals failed of each reason, the commonest first."""
+    query = """SELECT rule, count(*) FROM fates JOIN samples USING (sample_id)
+        WHERE fates.fate = 'failed' AND parent_id IS NULL GROUP BY rule ORDER BY 2 DESC, 1"""
+    return dict(open_catalog(output).execute(query).fetchall())
 
 
 def calibrations(output: Path) -> list[dict[str, Any]]:
@@ -345,7 +362,8 @@ def _no_rows(columns: dict[str, str]) -> str:
 
 
 def _whose(output: Path, build: dict[str, Any]) -> dict[str, Any]:
-    return {"name": build["name"], "selection": build["selection"], "folder": str(output.resolve())}
+    folder = str(output.resolve())
+    return {"name": build["name"], "selection": build["selection"], "folder": folder, "layout": _LAYOUT}
 
 
 def _shards(output: Path) -> list[dict[str, Any]]:

@@ -105,6 +105,28 @@ def test_a_deleted_or_broken_catalog_comes_back(build: Any, tmp_path: Path) -> N
     assert rows(tmp_path / "out", "SELECT * FROM samples ORDER BY sample_id") == before
 
 
+@pytest.mark.parametrize("what", ["ALTER TABLE build DROP layout", "UPDATE main.build SET layout = 'another'"])
+def test_a_catalog_of_another_version_is_made_anew(build: Any, tmp_path: Path, what: str) -> None:
+    plan = build(tmp_path / "out")
+    refresh(tmp_path / "out")
+    connection = sql.connect(str(path_of(tmp_path / "out")))
+    connection.execute("DROP VIEW pages")
+    connection.execute(what)
+    connection.close()
+    assert not is_fresh(tmp_path / "out", plan.selection)
+    assert rows(tmp_path / "out", "SELECT count(*) FROM pages") == [(0,)]
+    assert is_fresh(tmp_path / "out", plan.selection)
+
+
+def test_files_of_another_version_are_told_with_the_way_out(build: Any, tmp_path: Path) -> None:
+    build(tmp_path / "out")
+    described = json.loads((tmp_path / "out" / "build.json").read_text())
+    del described["fetches"]
+    (tmp_path / "out" / "build.json").write_text(json.dumps(described))
+    with pytest.raises(MmdataError, match=r"another version may have written: 'fetches'; build it anew: mmdata build"):
+        open_catalog(tmp_path / "out")
+
+
 def test_a_moved_folder_works(build: Any, tmp_path: Path) -> None:
     build(tmp_path / "out")
     before = rows(tmp_path / "out", "SELECT * FROM members ORDER BY ALL")
