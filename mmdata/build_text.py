@@ -33,8 +33,18 @@ def told(found: Plan, outcome: Outcome) -> str:
     if outcome.moved and not outcome.did_nothing:
         lines.append(f"splits: {outcome.moved} samples moved to another split since the last build")
     lines += _empty_splits(found.pipeline.split_shares, outcome.splits)
-    lines.append("shards: " + ", ".join(f"{name} {count} samples" for name, count in outcome.splits.items()))
+    lines.append("shards: " + (_written(outcome.splits) or _none_kept(found, outcome)))
     return "\n".join(lines)
+
+
+def _written(splits: dict[str, int]) -> str:
+    return ", ".join(f"{name} {count} samples" for name, count in splits.items())
+
+
+def _none_kept(found: Plan, outcome: Outcome) -> str:
+    reasons = ", ".join(f"{reason} {count}" for reason, count in outcome.failures.items())
+    why = f'mmdata query {found.output} "SELECT key, sentence FROM explained"'
+    return "none, for no sample is kept" + (f"; failed: {reasons}" if reasons else "") + f"; why: {why}"
 
 
 def _empty_splits(shares: dict[str, float], samples: dict[str, int]) -> list[str]:

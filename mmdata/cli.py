@@ -63,6 +63,8 @@ def build(spec: Path, output: Path | None, overrides: tuple[str, ...], as_json: 
 
     Run it again to go on where it stopped; what is finished is not done again.
     """
+    from dataclasses import asdict
+
     from mmdata.engine import events
     from mmdata.engine.build import build as run
     from mmdata.plan import plan_to_build
@@ -71,17 +73,7 @@ def build(spec: Path, output: Path | None, overrides: tuple[str, ...], as_json: 
         reporter = events.reporter(as_json=as_json)
         outcome = run(found, reporter)
     if as_json:
-        reporter.note(
-            "done",
-            fates=outcome.fates,
-            children=outcome.children,
-            splits=outcome.splits,
-            version=outcome.version,
-            wall_s=outcome.wall_s,
-            calibrations=outcome.calibrations,
-            crossings=outcome.crossings,
-            unknown=outcome.unknown,
-        )
+        reporter.note("done", **asdict(outcome))
     else:
         from mmdata.build_text import told
 

@@ -46,11 +46,14 @@ _CATALOG_EVERY_S: Final = 10.0
 class Outcome:
     """What a build came to: `fates` counts the `inputs`, children apart; the lists of rows as the catalog has them.
 
+    `failures` counts the inputs that failed by their reason.
+
     `version` and `before` are titles, of what was decided and of what was decided before that, if it was.
     """
 
     inputs: int
     fates: dict[str, int]
+    failures: dict[str, int]
     children: dict[str, int]
     splits: dict[str, int]
     calibrations: list[dict[str, Any]]
@@ -399,6 +402,7 @@ def _outcome(plan: Plan, began: float, *, did_nothing: bool) -> Outcome:
     return Outcome(
         inputs=plan.inputs,
         fates=counts["fates"],
+        failures=catalog.failures(plan.output),
         children=counts["children"],
         splits=counts["splits"],
         calibrations=catalog.calibrations(plan.output),

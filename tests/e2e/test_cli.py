@@ -146,6 +146,8 @@ def test_build_as_json_is_lines_of_json_that_end_with_the_fates(scenes):
     last = events.pop()
     assert last["event"] == "done"
     assert last["fates"] == {"kept": SCENES, "failed": 1}
+    assert (last["inputs"], last["failures"]) == (SCENES + 1, {"empty_file": 1})
+    assert [row["operator"] for row in last["operators"]] == ["HorizontalFlip"]
     assert sum(last["children"].values()) == SCENES
     assert sum(last["splits"].values()) == SCENES + last["children"]["kept"]
     assert {event["event"] for event in events} == {"progress"}
@@ -165,6 +167,15 @@ def test_without_a_terminal_progress_is_plain_lines_on_standard_error(scenes):
     assert [line.split()[0] for line in said.stderr.splitlines()] == ["ingest", "gather", "curate", "write"]
     assert f"{SCENES} samples" in said.stderr.splitlines()[0]
     assert said.stdout.splitlines()[1] == f"{SCENES} inputs = {SCENES} kept"
+
+
+def test_a_build_that_keeps_nothing_says_why(scenes):
+    for path in (scenes.folder / "media").glob("*.png"):
+        path.write_bytes(b"")
+    scenes.spec()
+    said = scenes.build().stdout.splitlines()[-1]
+    asked = 'why: mmdata query out "SELECT key, sentence FROM explained"'
+    assert said == f"shards: none, for no sample is kept; failed: empty_file {SCENES}; {asked}"
 
 
 def test_a_split_that_gets_no_sample_is_named(scenes):
