@@ -8,6 +8,7 @@ import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, BinaryIO, Final
 
 from warcio.exceptions import ArchiveLoadFailed
@@ -31,6 +32,12 @@ _MOST_TRIED: Final = 1_000_000
 _CHARSET: Final = re.compile(r"""charset\s{0,9}=\s{0,9}["']?([^\s"';,]{1,40})""", re.IGNORECASE)
 _HTML: Final = frozenset({"text/html", "application/xhtml+xml"})
 _NOT_UNDONE: Final = frozenset({"br", "zstd", "compress", "x-compress", "dcb", "dcz"})
+# Kinds of records that archives offer beside the answers that they were made of (Common Crawl's names).
+_MADE_OF_ANSWERS: Final = {
+    "conversion": "texts that were taken out of pages, a WET file",
+    "metadata": "facts about pages, a WAT file",
+}
+_TOLD_BY_RECORDS: Final = 20
 _UNTOLD: Final = frozenset({"", "text/plain", "application/octet-stream", "application/unknown", "unknown/unknown"})
 _SNIFFED_BYTES: Final = 1445
 # What warcio raises over bytes that are no record: it was written for those that are.
@@ -159,6 +166,16 @@ def records(file: BinaryIO, offset: int = 0) -> Iterator[Record | Damage]:
             if following is None:
                 return
             offset = following
+
+
+def instead_of_answers(file: BinaryIO) -> str | None:
+    """What a readable file without answers is made of, by its first records; None where that is nothing known."""
+    from warcio.archiveiterator import ArchiveIterator
+
+    file.seek(0)
+    first = islice(ArchiveIterator(file, no_record_parse=True), _TOLD_BY_RECORDS)
+    kinds = {str(record.rec_type) for record in first} - {"warcinfo"}
+    return _MADE_OF_ANSWERS.get(kinds.pop()) if len(kinds) == 1 else None
 
 
 def record_at(file: BinaryIO, offset: int) -> Record | None:

@@ -77,13 +77,17 @@ class Pages(Discovered):
         return found | {name: Declared("text", False) for name in names}
 
     def pairs(self, place: Place, keep: Keep, *, with_media: bool) -> Iterator[Input]:
-        """All pairs of a WARC file; `with_media`: it may hold the media themselves."""
-        from mmdata.crawl.records import Damage, records
+        """All pairs of a WARC file; `with_media`: it may hold the media themselves.
+
+        Raises SampleError `no_answers` for a file of what was made of another.
+        """
+        from mmdata.crawl.records import Damage, instead_of_answers, records
 
         path, shown = place.path, printable(place.path)
         with opened(path) as file, closing(_Inside(file, keep, int(self.max_media_bytes))) as inside:
             if with_media:
                 inside.look()
+            record = None
             for record in records(file):
                 name = f"{place.key} {record.offset}"
                 if isinstance(record, Damage):
@@ -93,6 +97,9 @@ class Pages(Discovered):
                     yield from self._of_page(record, inside)
                 except SampleError as error:
                     yield Input(name, (), {}, (error.reason, f"{record.url} ({shown}): {error}"))
+            if record is None and (instead := instead_of_answers(file)):
+                fix = "give the WARC file it was made of, whose records are answers of servers"
+                raise SampleError("no_answers", f"it holds {instead}; {fix}")
 
     def _of_page(self, record: Record, inside: _Inside) -> Iterator[Input]:
         """Raises SampleError where the record cannot be read."""

@@ -18,6 +18,8 @@ from mmdata.crawl.walk import Start, reopen, walk, what_failed
 from mmdata.errors import SampleError
 from mmdata.net.fetcher import Fetcher
 from mmdata.spec import FetchSpec
+from mmdata.steps.exchange import Place
+from mmdata.steps.sources.warc import Warc
 
 ALL: dict[str, Any] = {
     "hosts": ["127.0.0.1"],
@@ -242,6 +244,33 @@ def warc(url: str, body: bytes, **headers: str) -> bytes:
 def test_archives_of_all_kinds(tmp_path: Path, data: bytes, urls: list[str | None]):
     (tmp_path / "x.warc.gz").write_bytes(data)
     assert [getattr(one, "url", None) for one in read(tmp_path / "x.warc.gz")] == urls
+
+
+def of_kind(kind: str, url: str) -> bytes:
+    return f"WARC/1.0\r\nWARC-Type: {kind}\r\nWARC-Target-URI: {url}\r\nContent-Length: 2\r\n\r\nhi\r\n\r\n".encode()
+
+
+@pytest.mark.parametrize(
+    ("data", "instead"),
+    [
+        (packed(of_kind("warcinfo", "http://x/"), of_kind("conversion", "http://x/")), "texts .*, a WET file"),
+        (packed(of_kind("warcinfo", "http://x/"), of_kind("metadata", "http://x/")), "facts about pages, a WAT file"),
+        (packed(of_kind("request", "http://x/"), of_kind("metadata", "http://x/")), None),
+        (packed(of_kind("warcinfo", "http://x/")), None),
+        (b"", None),
+    ],
+)
+def test_what_was_made_of_a_recording_is_told_from_one(tmp_path: Path, data: bytes, instead: str | None):
+    path = tmp_path / "x.warc.gz"
+    path.write_bytes(data)
+    place = Place(path.name, str(path), "1")
+    found = Warc(files=[str(path)]).look(place, lambda _: ("", (0, 0)))
+    if instead is None:
+        assert list(found) == []
+        return
+    with pytest.raises(SampleError, match=f"it holds {instead}; give the WARC file it was made of") as told:
+        list(found)
+    assert told.value.reason == "no_answers"
 
 
 def test_a_body_is_decoded_within_bounds(tmp_path: Path):
