@@ -19,13 +19,13 @@ class Repeats:
         self._times: dict[str, int] = {}
 
     def told_apart(self, found: Input) -> Input:
-        """The first of a key as it is, each other as a failed input of its own."""
+        """The first of a key as it is, each other as a failed input of its own, by its own problem if it has one."""
         if found.key != self._seen and not self._is_made_up(found.key):
             self._seen = found.key
             return found
         times = self._times[found.key] = self._times.get(found.key, 1) + 1
-        problem = ("duplicate_key", f"{self._what} {times} with the key '{found.key}'{self._fix}")
-        return Input(f"{found.key}#{times}", (), found.attributes, problem)
+        repeated = ("duplicate_key", f"{self._what} {times} with the key '{found.key}'{self._fix}")
+        return Input(f"{found.key}#{times}", (), found.attributes, found.problem or repeated)
 
     def _is_made_up(self, key: str) -> bool:
         repeated, _, number = key.rpartition("#")

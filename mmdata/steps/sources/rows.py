@@ -37,7 +37,7 @@ _LINES: Final = frozenset({".jsonl", ".ndjson"})
 # What DuckDB calls the one column of lines that are lists, or pieces of a file that is one value.
 _NO_OBJECTS: Final = ["json"]
 _FIX_LINES: Final = "write an object a line: jq -c '.[]' makes lines of a list, jq -c . of objects over several lines"
-_PACKED: Final = ".gz"
+_PACKED: Final = (".gz", ".zst")
 _MOST_UNPACKED: Final = 64 << 30  # a few MB may unpack to what fills a disk
 _BLOCK: Final = 1 << 20
 _MOST_LINE: Final = 16 << 20  # DuckDB's maximum_object_size
@@ -58,7 +58,8 @@ _SORT_MEMORY: Final = "2GB"
 
 def format_of(name: str) -> str:
     """The extension that tells the format of a table, in lower case; what packs it left out."""
-    return Path(name.lower().removesuffix(_PACKED)).suffix
+    path = Path(name.lower())
+    return Path(path.stem if path.suffix in _PACKED else path).suffix
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,19 @@ class Rows:
         if self._suffix in _SEPARATED | _LINES and any(map(_is_utf16, self._files)):
             raise PlanError([f"table {self._called}: is UTF-16; save it as UTF-8"])
         self.names = self._names(frozenset(wanted))
-        if self._suffix in _LINES and self.names == _NO_OBJECTS and not set(wanted) <= set(self.names):
-            raise PlanError([f"table {self._called}: no line is a JSON object; {_FIX_LINES}"])
+        if not set(wanted) <= set(self.names) and (problem := self._no_columns()):
+            raise PlanError([f"table {self._called}: {problem}"])
+
+    def _no_columns(self) -> str | None:
+        """Why a file of text has none, where that is so: what DuckDB calls the columns then is made up."""
+        if self._suffix not in _SEPARATED | _LINES:
+            return None
+        first = next(filter(None, map(_first_line, self._files)), b"")
+        if not first:
+            return "is empty"
+        if self._suffix in _SEPARATED or self.names != _NO_OBJECTS:
+            return None
+        return f"no line is a JSON object; {_FIX_LINES}" if _no_object(first) else "its objects name nothing: {}"
 
     def close(self) -> None:
         """Nothing is read any more."""
@@ -209,6 +221,12 @@ class Rows:
         return PlanError([f"table {self._called}: cannot be read: {str(error).splitlines()[0]}"])
 
 
+def _first_line(file: str) -> bytes:
+    """The first that is not blank; empty where there is none."""
+    with Path(file).open("rb") as lines:
+        return next((line for line in _bounded(lines) if line.removeprefix(codecs.BOM_UTF8).strip()), b"")
+
+
 def _is_utf16(file: str) -> bool:
     try:
         with Path(file).open("rb") as opened:
@@ -267,7 +285,7 @@ def _plain(place: str, scratch: Path) -> str:
         path = _new_folder(scratch) / place.rpartition("/")[2]
         with path.open("wb") as file:
             remote.copy_to(place, file)
-    return str(_unpacked(path, _new_folder(scratch)) if path.suffix.lower() == _PACKED else path)
+    return str(_unpacked(path, _new_folder(scratch)) if path.suffix.lower() in _PACKED else path)
 
 
 def _new_folder(scratch: Path) -> Path:
@@ -276,10 +294,19 @@ def _new_folder(scratch: Path) -> Path:
     return folder
 
 
+def _unpacking(path: Path) -> Any:
+    if path.suffix.lower() == ".gz":
+        return gzip.open(path)
+    # Most plans need no pyarrow.
+    import pyarrow as pa
+
+    return pa.input_stream(str(path), compression="zstd")
+
+
 def _unpacked(path: Path, folder: Path) -> Path:
     copy = folder / path.stem
     try:
-        with gzip.open(path) as packed, copy.open("wb") as file:
+        with _unpacking(path) as packed, copy.open("wb") as file:
             while block := packed.read(_BLOCK):
                 if file.tell() + len(block) > _MOST_UNPACKED:
                     raise PlanError([f"table {path}: unpacks to more than {_MOST_UNPACKED} bytes; unpack it first"])

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -16,7 +16,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, model_validator
 
-from mmdata.document import nearest
+from mmdata.document import closest
 from mmdata.errors import PlanError
 from mmdata.sample import Modality
 from mmdata.spec import Frozen, Location, Names
@@ -67,7 +67,7 @@ class Table(Source):
     file: Names = Field(
         min_length=1,
         description="the table: a file, a pattern (part-*.parquet), a URL, or several; extensions tell the format, and "
-        "whether it is packed (.csv.gz)",
+        "whether it is packed (.csv.gz, .jsonl.zst)",
     )
     root: Location | None = Field(
         None, description="folder, or its URL, that paths are relative to; default: the first file's own"
@@ -159,7 +159,7 @@ class Table(Source):
         missing = [
             f"table {self._called}: the column '{n}' holds bytes; {_FIX_BYTES}"
             if n in of_bytes
-            else f"table {self._called}: no column '{n}'{nearest(n, names)}"
+            else f"table {self._called}: no column '{n}'{_among(n, names)}"
             for n in self._wanted()
             if n not in names
         ]
@@ -205,6 +205,14 @@ class Table(Source):
         return folder.rstrip("/") if is_remote(folder) else str(Path(folder).expanduser())
 
 
+def _among(name: str, names: Sequence[str]) -> str:
+    """The column that may be meant, and those that there are."""
+    close = closest(name, names)
+    others = f" and {len(names) - _SHOWN_COLUMNS} others" if len(names) > _SHOWN_COLUMNS else ""
+    shown = f"has {', '.join(names[:_SHOWN_COLUMNS])}{others}"
+    return f"; did you mean '{close}'? It {shown}" if close else f"; it {shown}"
+
+
 def _fetched(name: str, modality: Modality, member: MemberColumn, url: str) -> Ref:
     scheme, colon, rest = url.partition("://")
     ref = web_ref(name, modality, f"{scheme.lower()}{colon}{rest}", required=member.required, lang=member.lang)
@@ -215,6 +223,7 @@ def _fetched(name: str, modality: Modality, member: MemberColumn, url: str) -> R
 _FIX_BYTES = (
     "files inside of Parquet are read by `huggingface: {path: parquet, data_files: [...], members: {image: column}}`"
 )
+_SHOWN_COLUMNS = 30
 _NO_URL = "no URL"
 _ABSENT = ("missing_member", "the table names it, and it is not there")
 _OUTSIDE = "outside root"

@@ -85,12 +85,17 @@ def test_rows_of_every_format_are_the_same_inputs(media: Path, suffix: str) -> N
     assert source.members() == {"speech": Declared("audio", True), "caption": Declared("text", True)}
 
 
-@pytest.mark.parametrize("name", ["T.CSV", "t.Jsonl", "t.csv.gz", "t.JSONL.GZ", "t.parquet.gz"])
+PACK: dict[str, Any] = {"gz": gzip.compress, "zst": lambda data: pa.compress(data, codec="zstd", asbytes=True)}
+
+
+@pytest.mark.parametrize(
+    "name", ["T.CSV", "t.Jsonl", "t.csv.gz", "t.JSONL.GZ", "t.parquet.gz", "t.jsonl.zst", "T.CSV.ZST"]
+)
 def test_a_format_is_told_in_any_case_and_packed(media: Path, name: str) -> None:
-    plain = media / ("plain." + name.lower().removesuffix(".gz").rpartition(".")[2])
+    _, suffix, *packed = name.lower().split(".")
+    plain = media / f"plain.{suffix}"
     write(plain, ROWS)
-    packed = name.lower().endswith(".gz")
-    (media / name).write_bytes(gzip.compress(plain.read_bytes()) if packed else plain.read_bytes())
+    (media / name).write_bytes(PACK[packed[0]](plain.read_bytes()) if packed else plain.read_bytes())
     assert list(table(media / name).inputs()) == list(table(plain).inputs())
 
 
@@ -103,19 +108,23 @@ def test_bad_rows_of_a_packed_table_are_told(media: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "expected"),
     [
-        (gzip.compress(b"file,said\n" * 9)[:-12], "t.csv.gz: cannot be unpacked: "),
+        (PACK["gz"](b"file,said\n" * 9)[:-12], "t.csv.gz: cannot be unpacked: "),
         (b"file,said\n", "t.csv.gz: cannot be unpacked: Not a gzipped file"),
-        (gzip.compress(b"file,said\n" + b"a.wav,x\n" * 200), "t.csv.gz: unpacks to more than 1000 bytes"),
+        (PACK["gz"](b"file,said\n" + b"a.wav,x\n" * 200), "t.csv.gz: unpacks to more than 1000 bytes"),
+        (PACK["zst"](b"file,said\n" * 9)[:-12], "t.csv.zst: cannot be unpacked: Truncated compressed stream"),
+        (b"file,said\n", "t.csv.zst: cannot be unpacked: "),
+        (PACK["zst"](b"file,said\n" + b"a.wav,x\n" * 200), "t.csv.zst: unpacks to more than 1000 bytes"),
     ],
-    ids=["torn", "plain", "large"],
+    ids=["torn", "plain", "large", "torn zst", "plain zst", "large zst"],
 )
 def test_what_cannot_be_unpacked_says_so(
     media: Path, monkeypatch: pytest.MonkeyPatch, data: bytes, expected: str
 ) -> None:
     monkeypatch.setattr(rows_module, "_MOST_UNPACKED", 1000)
-    (media / "t.csv.gz").write_bytes(data)
+    path = media / expected.partition(":")[0]
+    path.write_bytes(data)
     with pytest.raises(PlanError, match=re.escape(expected)):
-        list(table(media / "t.csv.gz").inputs())
+        list(table(path).inputs())
 
 
 @pytest.mark.parametrize("each_its_own", [True, False])
@@ -195,7 +204,7 @@ def test_rows_without_a_key_are_failed_inputs_each_of_its_own(media: Path) -> No
     write(media / "t.jsonl", [{"file": None, "said": "x"}, {"file": None, "said": "y"}, {"file": "a.wav", "said": "z"}])
     found = list(table(media / "t.jsonl").inputs())
     assert len({i.key for i in found}) == 3
-    assert sorted(i.problem[0] if i.problem else "" for i in found) == ["", "duplicate_key", "no_key"]
+    assert sorted(i.problem[0] if i.problem else "" for i in found) == ["", "no_key", "no_key"]
 
 
 @pytest.mark.parametrize("path", ["../secret.wav", "/etc/passwd", "x/../../secret.wav", "link.wav", "", "."])
@@ -235,8 +244,12 @@ def test_root_may_be_elsewhere(media: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("columns", "expected"),
     [
-        (["fil", "said"], "no column 'file'; did you mean 'fil'?"),
-        (["zzz", "said"], "no column 'file'; known here: said, zzz"),
+        (["said", "fil"], "no column 'file'; did you mean 'fil'? It has said, fil"),
+        (["zzz", "said"], "no column 'file'; it has zzz, said"),
+        (
+            ["said", *map(str, range(40))],
+            f"no column 'file'; it has said, {', '.join(map(str, range(29)))} and 11 others",
+        ),
     ],
 )
 def test_a_column_that_is_not_there(tmp_path: Path, columns: list[str], expected: str) -> None:
@@ -287,6 +300,23 @@ def test_json_that_is_no_lines_says_what_to_do(tmp_path: Path, text: str) -> Non
     path.write_text(text)
     with pytest.raises(PlanError, match=r"t\.jsonl: no line is a JSON object; write an object a line: jq"):
         list(table(path).inputs())
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "problem"),
+    [
+        ("t.jsonl", "{}\n{}\n", "its objects name nothing: {}"),
+        ("t.jsonl", "\n\n", "is empty"),
+        ("t.csv", "", "is empty"),
+        ("t.tsv", "\ufeff\n", "is empty"),
+    ],
+)
+def test_a_table_without_columns_says_so(tmp_path: Path, name: str, text: str, problem: str) -> None:
+    path = tmp_path / name
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(PlanError) as caught:
+        list(table(path).inputs())
+    assert caught.value.problems == [f"table {path}: {problem}"]
 
 
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl"])
