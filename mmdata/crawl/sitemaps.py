@@ -26,15 +26,29 @@ _UTF16: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 @dataclass
 class Sitemap:
-    """What one file names."""
+    """What one file names; `too_long` and `too_many` count the URLs that the protocol does not allow it."""
 
     pages: list[str] = field(default_factory=list)
     sitemaps: list[str] = field(default_factory=list)
+    too_long: int = 0
+    too_many: int = 0
 
     def add(self, url: str, around: str) -> None:
         """What stands in an element that is called `around`."""
-        if url and len(self.pages) + len(self.sitemaps) < _MOST_URLS:
-            (self.sitemaps if around == "sitemap" else self.pages).append(url[:_MOST_URL])
+        if len(url) > _MOST_URL:
+            self.too_long += 1
+        elif url and len(self.pages) + len(self.sitemaps) >= _MOST_URLS:
+            self.too_many += 1
+        elif url:
+            (self.sitemaps if around == "sitemap" else self.pages).append(url)
+
+    def left_out(self) -> str | None:
+        """What it names and is not visited, in a sentence."""
+        said = [
+            *([f"{self.too_long} URLs of more than {_MOST_URL} characters"] if self.too_long else []),
+            *([f"{self.too_many} URLs after the first {_MOST_URLS}"] if self.too_many else []),
+        ]
+        return f"left out: {', '.join(said)}" if said else None
 
 
 def read_sitemap(data: bytes) -> Sitemap:
@@ -84,7 +98,8 @@ def _of_xml(data: bytes) -> Sitemap:
             found.add("".join(text).strip(), path[-1])
 
     def characters(part: str) -> None:
-        if len(text) < _MOST_URL:
+        # One more than the longest URL may have parts, for it to be told.
+        if len(text) <= _MOST_URL:
             text.append(part)
 
     parser = expat.ParserCreate(namespace_separator=" ")

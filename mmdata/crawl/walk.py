@@ -182,8 +182,10 @@ class _Walker:
         found = await asyncio.to_thread(read_sitemap, answer.data)
         # Pages of a sitemap are no links away from anything.
         self.frontier.add(self._inside(found.pages, answer.final_url), "page", 0)
-        deeper = _normal(found.sitemaps, answer.final_url) if self.frontier.known("sitemap") < _MOST_SITEMAPS else []
-        self.frontier.settle(visit, _outcome("done", answer), deeper, kind="sitemap")
+        deeper, left_out = _normal(found.sitemaps, answer.final_url), found.left_out()
+        if deeper and self.frontier.known("sitemap") >= _MOST_SITEMAPS:
+            deeper, left_out = [], f"left out: {len(deeper)} sitemaps, for {_MOST_SITEMAPS} are known"
+        self.frontier.settle(visit, _outcome("done", answer, detail=left_out), deeper, kind="sitemap")
 
     async def _page(self, visit: Visit, answer: Answer) -> None:
         self.bytes += len(answer.data)

@@ -314,6 +314,35 @@ def test_a_sitemap_is_bounded_and_may_be_broken():
             read_sitemap(data)
 
 
+@pytest.mark.parametrize("written", ["<urlset>{}</urlset>", "{}"], ids=["xml", "text"])
+def test_what_a_sitemap_may_not_name_is_left_out_and_told(site: Site, tmp_path: Path, written: str):
+    entry = "<url><loc>{}</loc></url>" if "<" in written else "{}\n"
+    longest = site.url("/p/") + "0" * (2048 - len(site.url("/p/")))
+    named = [longest, longest + "1", site.url("/p/39?") + "&amp;" * 3000, site.url("/p/39")]
+    body = written.format("".join(entry.format(url) for url in named)).encode()
+    assert read_sitemap(body).pages == [longest, site.url("/p/39")]
+    site.robots = "Sitemap: /maps/1.xml\n"
+    site.extra |= {"/maps/1.xml": lambda *_: Reply(body=body)}
+    rows = crawl(site, tmp_path, "/p/38", find=True, max_depth=0)
+    assert rows["/maps/1.xml"]["detail"] == "left out: 2 URLs of more than 2048 characters"
+    assert {path for path in rows if path.startswith("/p/")} == {"/p/38", "/p/39", longest.removeprefix(site.url(""))}
+
+
+def test_sitemaps_beyond_the_bounds_are_told(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("mmdata.crawl.walk._MOST_SITEMAPS", 1)
+    monkeypatch.setattr("mmdata.crawl.sitemaps._MOST_URLS", 2)
+    site.robots = "Sitemap: /1.xml\nSitemap: /2.xml\n"
+    index = (
+        b"<sitemapindex>" + b"".join(b"<sitemap><loc>/%d.xml</loc></sitemap>" % n for n in (3, 4)) + b"</sitemapindex>"
+    )
+    lines = "".join(site.url(f"/p/{n}\n") for n in (1, 2, 3)).encode()
+    site.extra |= {"/1.xml": lambda *_: Reply(body=index), "/2.xml": lambda *_: Reply(body=lines)}
+    rows = crawl(site, tmp_path, "/p/38", find=True, max_depth=0)
+    assert rows["/1.xml"]["detail"] == "left out: 2 sitemaps, for 1 are known"
+    assert rows["/2.xml"]["detail"] == "left out: 1 URLs after the first 2"
+    assert set(rows) == {"/1.xml", "/2.xml", "/p/1", "/p/2", "/p/38"}
+
+
 def test_sitemaps_may_be_relative(site: Site, tmp_path: Path):
     # The protocol wants whole URLs, of robots.txt too, and many write paths.
     site.robots = "Sitemap: /maps/1.xml\n"
