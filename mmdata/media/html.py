@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -90,6 +91,8 @@ class Page:
         canonical: the URL that it would rather have.
         licence: of all that it shows: a URL or a name.
         media: without repeats; empty where only the outline was asked for.
+        media_beyond: of each kind, how many there are beyond `Limits.media`.
+        is_cut: whether its tags are more than are read.
     """
 
     url: str
@@ -100,6 +103,8 @@ class Page:
     canonical: str | None
     licence: str | None
     media: list[Media] = field(default_factory=list)
+    media_beyond: Counter[str] = field(default_factory=Counter)
+    is_cut: bool = False
 
 
 def outline(html: bytes, url: str, charset: str | None, limits: Limits) -> Page:
@@ -119,6 +124,7 @@ def extract(html: bytes, url: str, charset: str | None, limits: Limits) -> Page:
     reader = _Reader(html, url, charset, limits)
     page = reader.page()
     page.media = reader.media()
+    page.media_beyond = Counter(kind for kind, _ in reader.beyond)
     return page
 
 
@@ -128,10 +134,12 @@ class _Reader:
     def __init__(self, html: bytes, url: str, charset: str | None, limits: Limits) -> None:
         self.url = url
         self.limits = limits
-        self.tree = parse(html, charset, limits.page_bytes)
+        self.tree, self.is_cut = parse(html, charset, limits.page_bytes)
         base = self.tree.css_first("base[href]")
         self.base = (absolute(url, base.attributes["href"]) if base else None) or url
         self.found: dict[tuple[str, str], Media] = {}
+        # Hashes of URLs: each may be as long as the page's own, which stands in the page once.
+        self.beyond: set[tuple[str, int]] = set()
 
     def page(self) -> Page:
         title = self.tree.css_first("head > title")
@@ -145,11 +153,13 @@ class _Reader:
             self._links(),
             absolute(self.base, canonical.attributes["href"]) if canonical else None,
             self._licence(),
+            is_cut=self.is_cut,
         )
 
     def media(self) -> list[Media]:
         # Some stand in a page more than once.
-        nodes = self.tree.css(",".join((*_SHOWN, *_HEADINGS)))[: 3 * self.limits.media]
+        everything = self.tree.css(",".join((*_SHOWN, *_HEADINGS)))
+        nodes, others = everything[: 3 * self.limits.media], everything[3 * self.limits.media :]
         urls = {node.mem_id: url for node in nodes if (url := self._url(node))}
         around = Around(self.tree, self.base, self.limits, nodes, urls)
         for node in nodes:
@@ -159,6 +169,9 @@ class _Reader:
                 self._add_shown(node, urls[node.mem_id], around)
         self._add_open_graph()
         self._add_json_ld()
+        for node in others:
+            if url := self._url(node):
+                self._is_new(_kind(node), url)
         return list(self.found.values())
 
     def clean(self, text: str | None) -> str:
@@ -224,7 +237,7 @@ class _Reader:
 
     def _add(self, more: Media) -> None:
         """Add what is found; of what stands twice in a page the texts of both count."""
-        if len(self.found) >= self.limits.media and (more.kind, more.url) not in self.found:
+        if len(self.found) >= self.limits.media and self._is_new(more.kind, more.url):
             return
         known = self.found.setdefault((more.kind, more.url), Media(more.kind, more.url))
         for name, text in more.texts.items():
@@ -235,6 +248,13 @@ class _Reader:
         known.transcript = known.transcript or more.transcript
         known.transcript_url = known.transcript_url or more.transcript_url
         known.licence = known.licence or more.licence
+
+    def _is_new(self, kind: str, url: str) -> bool:
+        """Whether a media for which there is no room is none of those found; then it is noted."""
+        is_new = (kind, url) not in self.found
+        if is_new:
+            self.beyond.add((kind, hash(url)))
+        return is_new
 
     def _url(self, node: Node) -> str | None:
         """What an element shows; None of a heading, and of what only counts visitors."""
@@ -250,11 +270,11 @@ class _Reader:
     def _add_shown(self, node: Node, url: str, around: Around) -> None:
         texts = {"alt": self.clean(node.attributes.get("alt")), **around.texts(node)}
         if node.tag == "img":
-            self._add(Media("image", url, texts))
+            self._add(Media(_kind(node), url, texts))
         else:
             text, linked = around.transcript(node)
             tracks = self._tracks(node)
-            self._add(Media(str(node.tag), url, texts, tracks=tracks, transcript=text, transcript_url=linked))
+            self._add(Media(_kind(node), url, texts, tracks=tracks, transcript=text, transcript_url=linked))
 
     def _tracks(self, node: Node) -> list[Track]:
         tracks = []
@@ -273,7 +293,9 @@ class _Reader:
             for node in self.tree.css("meta[property^='og:' i][content], meta[name^='og:' i][content]")
         ]
         page = dict(reversed([(name, self.clean(node.attributes["content"])) for name, node in pairs]))
+        # It is said of the page: at most of the first media of a kind, which stands for it.
         about = page.get("og:title") or page.get("og:description") or ""
+        first: dict[str, str] = {}
         found: list[tuple[Media, dict[str, str]]] = []
         for name, node in pairs:
             _, kind, *more = name.split(":")
@@ -286,7 +308,8 @@ class _Reader:
         for media, told in found:
             # A video may be a page with a player.
             if told.get("type", media.kind).startswith(media.kind):
-                media.texts["og"] = self.clean(told.get("alt")) or about
+                of_page = about if first.setdefault(media.kind, media.url) == media.url else ""
+                media.texts["og"] = self.clean(told.get("alt")) or of_page
                 self._add(media)
 
     def _add_json_ld(self) -> None:
@@ -306,6 +329,10 @@ def _image_offers(node: Node) -> list[Offer]:
     lazy = [Offer(url) for name in _LAZY if (url := node.attributes.get(name)) and _is_place(url)]
     shown = node.attributes.get("src")
     return [*found, *lazy, *([Offer(shown)] if shown else [])]
+
+
+def _kind(node: Node) -> str:
+    return "image" if node.tag == "img" else str(node.tag)
 
 
 def _is_place(value: str) -> bool:

@@ -139,8 +139,8 @@ class Limits:
     max_width_px: int = 2048
 
 
-def parse(html: bytes, charset: str | None, max_bytes: int) -> LexborHTMLParser:
-    """The tree of a page; what lies beyond the bounds is not in it.
+def parse(html: bytes, charset: str | None, max_bytes: int) -> tuple[LexborHTMLParser, bool]:
+    """The tree of a page, and whether more tags or attributes stood there than are in it.
 
     Args:
         html: the page.
@@ -149,7 +149,11 @@ def parse(html: bytes, charset: str | None, max_bytes: int) -> LexborHTMLParser:
     """
     from selectolax.lexbor import LexborHTMLParser
 
-    return LexborHTMLParser(_bounded(_decoded(html[:max_bytes], charset)))
+    text = _decoded(html[:max_bytes], charset)
+    most = _bound(text)
+    # Not beyond the last tag: what searches for the end of one then always finds it.
+    end = text.rfind(">", 0, most) + 1
+    return LexborHTMLParser(_FORMATTING.sub(r"<\1span>", text[:end])), most < len(text)
 
 
 def _decoded(html: bytes, charset: str | None) -> str:
@@ -186,15 +190,13 @@ def _encoding(label: str | None) -> str | None:
         return None
 
 
-def _bounded(html: str) -> str:
-    """Cut where the parser would take more than linear time, and spare it elements that it opens again."""
+def _bound(html: str) -> int:
+    """Where the parser would begin to take more than linear time; the end where it does not."""
+    most = len(html)
     if html.count("<") > _MOST_TAGS:
-        html = html[: next(islice(re.finditer("<", html), _MOST_TAGS, None)).start()]
-    crowded = _CROWDED.search(html)
-    if crowded:
-        html = html[: crowded.start() + 1]
-    # Not beyond the last tag: what searches for the end of one then always finds it.
-    return _FORMATTING.sub(r"<\1span>", html[: html.rfind(">") + 1])
+        most = next(islice(re.finditer("<", html), _MOST_TAGS, None)).start()
+    crowded = _CROWDED.search(html, 0, most)
+    return crowded.start() + 1 if crowded else most
 
 
 def ancestors(node: Node, most: int) -> Iterator[Node]:

@@ -207,6 +207,30 @@ def test_a_seed_that_redirects_to_another_host_says_so(cli, site: Site):
     assert "`hosts`, `include` and `exclude` say what is visited" in said
 
 
+def test_a_page_that_shows_too_much_has_a_row_that_says_so(cli):
+    bodies = {
+        "/many": "".join(f'<img src="/i/{n % 3}.jpg#{n}" alt="a"><h2>b</h2>' for n in range(1490))
+        + "".join(f'<img src="/i/{n}.jpg" alt="a"><audio src="/a/{n}"></audio>' for n in range(20)),
+        "/tags": '<img src="/i/t.jpg" alt="t">' + "<i></i>" * 15_000 + '<img src="/i/u.jpg" alt="u">',
+    }
+    with Site() as site:
+        site.extra |= {path: lambda *_, b=body: Reply(body=b.encode(), headers=HTML) for path, body in bodies.items()}
+        spec(cli, site, web(site, seeds=[site.url(path) for path in bodies], max_depth=0))
+        assert "13 inputs = 11 kept + 2 failed" in cli.build().stdout
+    rows = cli.query(
+        "SELECT key, rule, f.detail FROM fates f JOIN samples s USING (sample_id) WHERE f.fate = 'failed' ORDER BY key"
+    )
+    beyond = "left out, for it shows too much:"
+    assert [(row["key"], row["rule"], row["detail"]) for row in rows] == [
+        (f"{site.url('/many')} beyond", "page_cut", f"{site.url('/many')}: {beyond} 10 images"),
+        (
+            f"{site.url('/tags')} beyond",
+            "page_cut",
+            f"{site.url('/tags')}: {beyond} what follows more tags than are read",
+        ),
+    ]
+
+
 def test_what_pages_say_of_pictures_together_or_in_several_ways(cli):
     """A figure of two, a picture with two texts, a page that is not to be indexed: each has its row."""
     hidden = '<meta name="robots" content="noindex"><img src="/i/x.jpg" alt="hidden"><img src="/i/a.jpg" alt="a fox">'

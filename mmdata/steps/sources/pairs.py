@@ -19,6 +19,7 @@ from mmdata.store.remote import opened
 
 if TYPE_CHECKING:
     from mmdata.crawl.records import Record
+    from mmdata.media.html import Page
     from mmdata.net.rights import Rights
 
 Taken = Literal["image", "video", "audio"]
@@ -40,7 +41,7 @@ class Pages(Discovered):
     true.
     """
 
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     merges: ClassVar[bool] = True
     take: list[Taken] = Field(default=["image"], min_length=1, description="media that are wanted")
     texts: list[TextKind] = Field(
@@ -116,6 +117,14 @@ class Pages(Discovered):
         for media in page.media:
             if media.kind in self.take:
                 yield from self._inputs(media, {k: v for k, v in about.items() if v}, rights, inside)
+        if beyond := self._beyond(page):
+            yield Input(f"{record.url} beyond", (), {}, ("page_cut", f"{record.url}: {beyond}"))
+
+    def _beyond(self, page: Page) -> str | None:
+        """What of a page was not looked at, in a sentence."""
+        counts = [f"{page.media_beyond[kind]} {kind}s" for kind in self.take if page.media_beyond[kind]]
+        counts += ["what follows more tags than are read"] if page.is_cut else []
+        return f"left out, for it shows too much: {', '.join(counts)}" if counts else None
 
     def _inputs(self, media: Any, about: dict[str, str], rights: Rights, inside: _Inside) -> Iterator[Input]:
         """One for each caption that the page has of a media, as where several pages show it."""

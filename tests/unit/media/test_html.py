@@ -243,9 +243,22 @@ def test_open_graph() -> None:
         <meta property="og:video" content="/v.mp4"><meta property="og:video:type" content="video/mp4">
         <img src="/2.jpg" alt="two">""")
     assert page.media == [
-        Media("image", "https://example.org/2.jpg", {"alt": "two", "og": "The title"}),
+        Media("image", "https://example.org/2.jpg", {"alt": "two"}),
         Media("image", "https://example.org/1.jpg", {"og": "one"}),
         Media("video", "https://example.org/v.mp4", {"og": "The title"}),
+    ]
+
+
+def test_the_title_of_a_page_is_said_of_the_media_that_stands_for_it_alone() -> None:
+    page = read("""<meta property="og:title" content="The title">
+        <meta property="og:image" content="/1.jpg"><meta property="og:image:url" content="/1.jpg">
+        <meta property="og:image" content="/2.jpg"><meta property="og:image" content="/3.jpg">
+        <meta property="og:image:alt" content="three"><meta property="og:video" content="/v.mp4">""")
+    assert [(one.url.rpartition("/")[2], one.texts.get("og")) for one in page.media] == [
+        ("1.jpg", "The title"),
+        ("2.jpg", None),
+        ("3.jpg", "three"),
+        ("v.mp4", "The title"),
     ]
 
 
@@ -374,6 +387,17 @@ def test_everything_is_bounded() -> None:
     assert [len(page.media), len(page.links), page.media[0].texts["alt"]] == [7, 5, "x" * 10]
     assert len(urls(many, page_bytes=200)) == 2
     assert read(ld('{"@type":"ImageObject","url":"x"}'), json_ld_characters=10).media == []
+
+
+def test_what_is_beyond_the_bounds_is_counted() -> None:
+    shown = "".join(f"<img src=i{n % 50}>" for n in range(60)) + "<video src=v></video><img src=i0>"
+    page = read(shown + ld('{"@type":"ImageObject","url":"i1"}') + ld('{"@type":"ImageObject","url":"x"}'), media=7)
+    assert (len(page.media), dict(page.media_beyond), page.is_cut) == (7, {"image": 44, "video": 1}, False)
+    assert dict(read(shown, media=51).media_beyond) == {}
+    assert read("<i>" * 29_999 + "<p>").is_cut is False
+    assert read("<i>" * 30_000 + "<p>").is_cut is True
+    assert read("<p " + " ".join(f"a{n}" for n in range(301)) + ">").is_cut is True
+    assert read("<p>broken <").is_cut is False
 
 
 HOSTILE = {
