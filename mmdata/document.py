@@ -98,8 +98,8 @@ def closest(name: str, known: Iterable[str]) -> str | None:
 def read_yaml(path: Path | None, overrides: Sequence[str] = ()) -> Document:
     """Read a YAML file with `${NAME:-default}` filled in and `a.b=c` overrides applied; without a file, those alone.
 
-    Raises SpecError for a file that cannot be read, is not YAML, has a key twice, uses an unset variable, or for an
-    override that leads nowhere.
+    Raises SpecError for a file that cannot be read, is not YAML, has a key twice, uses a variable that is not set or
+    empty, or for an override that leads nowhere.
     """
     document = _Reader(path).read() if path else Document(Path("settings"), {}, {})
     for override in overrides:
@@ -181,8 +181,9 @@ class _Reader:
             return "$"
         value = os.environ.get(name) or fallback
         if value is None:
+            state = "is empty" if name in os.environ else "is not set"
             fix = f"set it, or write ${{{name}:-default}}"
-            raise SpecError([self._at(node, f"the environment variable {name} is not set; {fix}")])
+            raise SpecError([self._at(node, f"the environment variable {name} {state}; {fix}")])
         return value
 
     def _at(self, node: yaml.Node, message: str) -> str:

@@ -154,10 +154,15 @@ def test_variables(read: Any, monkeypatch: pytest.MonkeyPatch, written: str, val
     assert (found, type(found)) == (value, type(value))
 
 
-def test_a_variable_that_is_not_set(problems: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("UNSET", raising=False)
-    assert problems(GOOD + "seed: ${UNSET}\n") == [
-        "p.yaml:4:7 the environment variable UNSET is not set; set it, or write ${UNSET:-default}"
+@pytest.mark.parametrize(("value", "state"), [(None, "is not set"), ("", "is empty")])
+def test_a_variable_that_is_not_set_or_is_empty(
+    problems: Any, monkeypatch: pytest.MonkeyPatch, value: str | None, state: str
+) -> None:
+    monkeypatch.delenv("V", raising=False)
+    if value is not None:
+        monkeypatch.setenv("V", value)
+    assert problems(GOOD + "seed: ${V}\n") == [
+        f"p.yaml:4:7 the environment variable V {state}; set it, or write ${{V:-default}}"
     ]
 
 
