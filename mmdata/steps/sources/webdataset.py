@@ -193,9 +193,12 @@ class _Reader:
             name = f"{key}#{next(iter(files.values())).at}"
             problem = ("duplicate_key", f"{self.name} has '{key}' more than once")
         self.seen.add(key)
-        about = _object(files["json"].text) if "json" in files else {}
+        about, unread = self._about(files)
         parts = self.source.parts
-        refs = [self._ref(member, part, files, about) for member, part in parts.items()]
+        refs = [
+            self._of_json(member, part, about, unread) if part.from_json else self._ref(member, part, files)
+            for member, part in parts.items()
+        ]
         used = {part.from_json for part in parts.values()}
         attributes = {
             _text(str(column)): _text(str(value)[:_MOST_TEXT])
@@ -212,10 +215,26 @@ class _Reader:
                 return "too_large", f"{self.name}: '{printable(file.name)}' has {file.size} bytes, {most}"
         return None
 
-    def _ref(self, name: str, part: TarMember, files: Mapping[str, _File], about: Mapping[str, Any]) -> Ref:
-        if part.from_json:
-            found = _at(about, part.from_json)
-            return text_ref(name, found, f"json '{part.from_json}'", required=part.required, lang=part.lang)
+    def _about(self, files: Mapping[str, _File]) -> tuple[dict[str, Any], str | None]:
+        """What a sample's JSON says, and why that cannot be read; nothing where it has none."""
+        file = files.get("json")
+        if file is None:
+            return {}, None
+        if file.size > _MOST_JSON:
+            return {}, f"{self.name}: '{printable(file.name)}' has {file.size} bytes, more than {_MOST_JSON}"
+        about = _object(file.text)
+        return about or {}, None if about is not None else f"{self.name}: '{printable(file.name)}' is no JSON object"
+
+    def _of_json(self, name: str, part: TarMember, about: Mapping[str, Any], unread: str | None) -> Ref:
+        path = str(part.from_json)
+        found = _at(about, path)
+        text = _text(found) if isinstance(found, str) else None
+        if unread is None and found is not None and text is None:
+            unread = f"a value of type '{type(found).__name__}', no text"
+        ref = text_ref(name, text, f"json '{path}'", required=part.required, lang=part.lang)
+        return replace(ref, problem=("bad_json", unread)) if unread else ref
+
+    def _ref(self, name: str, part: TarMember, files: Mapping[str, _File]) -> Ref:
         kind = _kind(name, part) or "tensor"
         file = _chosen(part, files)
         if file is None or file.place is None:
@@ -225,13 +244,13 @@ class _Reader:
         return Ref(name, kind, url, None, part.lang, required=part.required, version=file.version, span=span)
 
 
-def _object(text: bytes) -> dict[str, Any]:
-    """A sample's JSON; an empty object where it is none."""
+def _object(text: bytes) -> dict[str, Any] | None:
+    """A sample's JSON; None where it is no object."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def _text(value: str) -> str:
@@ -284,11 +303,11 @@ def _chosen(part: TarMember, files: Mapping[str, _File]) -> _File | None:
     return next((files[ext.lower()] for ext in part.ext if ext.lower() in files), None)
 
 
-def _at(about: Mapping[str, Any], path: str) -> str | None:
+def _at(about: Mapping[str, Any], path: str) -> Any:
     value: Any = about
     for part in path.split("."):
         value = value.get(part) if isinstance(value, dict) else None
-    return _text(value) if isinstance(value, str) else None
+    return value
 
 
 def _kind(name: str, part: TarMember) -> Modality | None:

@@ -253,8 +253,22 @@ def test_a_key_that_comes_twice_is_an_input_of_its_own(tmp_path: Path):
 
 @pytest.mark.parametrize("text", [b"{", b"[1]", b'"x"', b"[" * 100_000, b"null"])
 def test_json_that_is_no_object_is_none(tmp_path: Path, text: bytes):
-    (found,) = look(write(tmp_path / "a.tar", {"1.jpg": b"x", "1.json": text, "1.txt": b"t"}))
-    assert found.attributes == {}
+    path = write(tmp_path / "a.tar", {"1.jpg": b"x", "1.json": text, "1.txt": b"t"})
+    (found,) = look(path, {**MEMBERS, "note": {"json": "a"}})
+    assert (found.attributes, found.problem) == ({}, None)
+    assert [ref.problem for ref in found.refs] == [None, None, ("bad_json", "a.tar: '1.json' is no JSON object")]
+
+
+def test_json_that_cannot_give_a_text_says_why(tmp_path: Path):
+    large = b'{"a": "x"}' + b" " * (1 << 20)
+    files = {"1.json": b'{"a": {"b": 7}}', "2.json": large, "3.json": b"{}", "4.json": b'{"a": {"b": "x"}}'}
+    found = look(write(tmp_path / "a.tar", files), {"note": {"json": "a.b"}})
+    assert [(one.refs[0].version is not None, one.refs[0].problem) for one in found] == [
+        (False, ("bad_json", "a value of type 'int', no text")),
+        (False, ("bad_json", f"a.tar: '2.json' has {len(large)} bytes, more than 1048576")),
+        (False, None),
+        (True, None),
+    ]
 
 
 def test_a_sample_that_comes_twice_in_a_row_is_an_input_of_its_own(tmp_path: Path):
