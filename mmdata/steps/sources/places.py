@@ -53,12 +53,20 @@ def _told_apart(paths: Iterable[str]) -> dict[str, str]:
 
 def _found(step: str, pattern: str, *, remote: bool) -> list[str]:
     if not is_remote(pattern):
-        # A folder may be called like the files are; a link that leads nowhere is one of them, which cannot be read.
-        found = glob.iglob(str(Path(pattern).expanduser()), recursive=True)
-        return sorted(path for path in found if not os.path.isdir(path))
+        return matching(pattern)
     if not remote:
         raise PlanError([f"{step}: {pattern}: only files of this machine are read; copy it first"])
     return find(step, pattern)
+
+
+def matching(pattern: str) -> list[str]:
+    """Files of this machine by their name or by a pattern, sorted; a name may look like a pattern: `data[1].csv`.
+
+    A folder may be called like the files are; a link that leads nowhere is one of them, which cannot be read.
+    """
+    path = os.path.expanduser(pattern)
+    found = [path] if os.path.lexists(path) else glob.iglob(path, recursive=True)
+    return sorted(one for one in found if not os.path.isdir(one))
 
 
 def file_place(path: str) -> Place:

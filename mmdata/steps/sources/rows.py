@@ -7,6 +7,7 @@ import csv
 import glob
 import gzip
 import json
+import os
 import zlib
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from mmdata.errors import PlanError
+from mmdata.steps.sources.places import matching, printable
 from mmdata.store import remote, sql
 
 # Every line is looked at for its columns: what only later ones have would be lost. Values stay JSON, for DuckDB would
@@ -88,7 +90,9 @@ class Rows:
         self._suffix = format_of(called[0])
         # A table larger than memory is sorted on the disk.
         self._connection = sql.connect(temp_directory=str(scratch), memory_limit=_SORT_MEMORY)
-        self._files = [path for name in called for path in _here(name, scratch)]
+        # A file that several patterns name is one.
+        places = dict.fromkeys(place for name in called for place in _places(name))
+        self._files = [_plain(place, scratch) for place in places]
         self._scratch = scratch
         self._as_written = False
         self._broken: list[BadRow] = []
@@ -162,7 +166,7 @@ class Rows:
 
     @property
     def _listed(self) -> str:
-        return ", ".join(map(sql.quoted, self._files))
+        return ", ".join(map(_exactly, self._files))
 
     def _described(self) -> list[str]:
         """The names of the columns; from now on a value that was JSON is its text, without quotes where it is one.
@@ -203,7 +207,7 @@ class Rows:
         if not names or len(set(names)) < len(names):
             raise ValueError("no header, or a name twice")
         columns = "{" + ", ".join(f"{sql.quoted(name)}: 'VARCHAR'" for name in names) + "}"
-        return _AS_WRITTEN.format(file=sql.quoted(file), delimiter=sql.quoted(delimiter), columns=columns)
+        return _AS_WRITTEN.format(file=_exactly(file), delimiter=sql.quoted(delimiter), columns=columns)
 
     def _sift(self, number: int, file: Path) -> Path:
         """A copy without the lines that are no JSON object, which are noted. Raises OSError."""
@@ -219,6 +223,11 @@ class Rows:
 
     def _unreadable(self, error: Exception) -> PlanError:
         return PlanError([f"table {self._called}: cannot be read: {str(error).splitlines()[0]}"])
+
+
+def _exactly(path: str) -> str:
+    """A literal of the path of this one file: DuckDB takes every path for a pattern, `[1]` in a name for a `1`."""
+    return sql.quoted(glob.escape(path))
 
 
 def _first_line(file: str) -> bytes:
@@ -266,20 +275,24 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _here(name: str, scratch: Path) -> list[str]:
-    """Files of this machine: those of a name or pattern, or copies of what is elsewhere or packed. Raises PlanError."""
-    if not remote.is_remote(name):
-        path = str(Path(name).expanduser())
-        # What is not there is told by who reads it.
-        found = sorted(glob.glob(path, recursive=True)) or [path]
-    else:
+def _places(name: str) -> list[str]:
+    """Paths or URLs of a name or a pattern. Raises PlanError."""
+    if remote.is_remote(name):
         found = remote.find("table", name)
+    else:
+        found = matching(name)
+        for one in found:
+            if printable(one) != one:
+                raise PlanError([f"table {printable(one)}: its name is not UTF-8; rename it"])
+            if not os.path.isfile(one):
+                raise PlanError([f"table {one}: cannot be read: it is no plain file"])
     if not found:
         raise PlanError([f"table: there is no file {name}"])
-    return [_plain(one, scratch) for one in found]
+    return found
 
 
 def _plain(place: str, scratch: Path) -> str:
+    """A file of this machine: itself, or a copy of what is elsewhere or packed. Raises PlanError."""
     path = Path(place)
     if remote.is_remote(place):
         path = _new_folder(scratch) / place.rpartition("/")[2]

@@ -294,12 +294,13 @@ def test_files_that_are_too_large_cost_their_sample_and_say_so(tmp_path: Path):
 
 
 def test_ranges_and_patterns_name_files(tmp_path: Path):
-    for n in range(12):
-        write(tmp_path / f"{n:03d}.tar", {})
+    for name in (*(f"{n:03d}" for n in range(12)), "copy[1]", "copy1"):
+        write(tmp_path / f"{name}.tar", {})
     for files, names in (
         (["{000..003}.tar"], ["000", "001", "002", "003"]),
         (["{009..011}.tar", "000.tar"], ["000", "009", "010", "011"]),
         (["00[12].tar"], ["001", "002"]),
+        (["copy[1].tar"], ["copy[1]"]),
     ):
         source = WebDataset.model_validate({"files": [str(tmp_path / f) for f in files], "members": MEMBERS})
         assert [place.key for place in source.places(Path())] == [f"{name}.tar" for name in names]
