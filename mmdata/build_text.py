@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from mmdata.steps.curate import unknown
 
 if TYPE_CHECKING:
-    from mmdata.engine.build import Outcome
+    from mmdata.engine.outcome import Outcome
     from mmdata.plan import Plan
 
 

@@ -229,7 +229,10 @@ def plan_to_build(
     """`make_plan`, with the listing that workers read: it lies in the build folder until the block ends."""
     document, pipeline = _resolved(path, overrides)
     folder = _folder(pipeline, output)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PlanError([f"{folder}: cannot be made: {error.strerror}"]) from None
     # Of this process alone: a second build of the folder must not change what the first one reads.
     listing = folder / f"listing{SCRATCH_MARK}{os.getpid()}"
     try:
@@ -245,7 +248,19 @@ def _resolved(path: Path, overrides: Sequence[str]) -> tuple[Document, Pipeline]
 
 
 def _folder(pipeline: Pipeline, output: Path | None) -> Path:
-    return output or Path("builds") / pipeline.spec.name
+    """Raises PlanError where no build folder can be."""
+    folder = output or Path("builds") / pipeline.spec.name
+    try:
+        whole = folder.resolve()
+        there = next(path for path in (whole, *whole.parents) if path.exists())
+        problem = None if there.is_dir() else f"{there} is no folder"
+    except (OSError, RuntimeError) as error:  # too long a name; links that lead to themselves
+        whole, problem = folder, str(getattr(error, "strerror", None) or error)
+    if "?" in str(whole):
+        problem = "DuckDB takes what follows a '?' in a path for no part of it"
+    if problem:
+        raise PlanError([f"{folder}: no build can be here: {problem}; give another folder with --output"])
+    return folder
 
 
 def _listed(plan: Plan, *, reopening: bool = False) -> Plan:

@@ -57,8 +57,12 @@ class Call(Frozen):
 class EngineSpec(Frozen):
     """How a build runs; nothing here changes what it produces, except where parts begin and end."""
 
-    workers: int | Literal["auto"] = Field("auto", description="processes that decode; auto is one a core")
-    device: str = Field("auto", description="where models run: auto, cpu, cuda, cuda:1, mps")
+    workers: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        "auto", description="processes that decode; auto is one a core"
+    )
+    device: str = Field(
+        "auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="where models run: auto, cpu, cuda, cuda:1, mps"
+    )
     part_samples: int = Field(256, ge=1, description="samples in a part, the unit of work and of resuming, on average")
     memory: ByteSize = Field(ByteSize(4_000_000_000), description="that deciding takes, about; more goes to the disk")
     max_failures_in_a_row: int = Field(

@@ -12,7 +12,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
@@ -22,16 +22,18 @@ from mmdata.engine.deaths import Arguments, despite_death
 from mmdata.engine.discover import discover
 from mmdata.engine.events import Reporter, StepProgress
 from mmdata.engine.fetch import Asked, fetch_part, fetched_parts, wanted
+from mmdata.engine.outcome import Outcome, outcome
 from mmdata.engine.pools import Pools
 from mmdata.engine.record import recorded
 from mmdata.engine.stopping import Streak, stoppable, told
 from mmdata.engine.tasks import in_order
+from mmdata.errors import FatalError
 from mmdata.listing import Chunk
 from mmdata.models.device import accelerators
 from mmdata.net.fetcher import Fetcher
 from mmdata.plan import Plan, is_mapped
 from mmdata.steps.base import Align, Augment, Fitted, Linked, Measure
-from mmdata.store import catalog, embeddings, partners, shards, versions
+from mmdata.store import catalog, embeddings, partners, shards, sql, versions
 from mmdata.store.files import keep_only, locked, sweep_scratch
 from mmdata.store.selection import ShardPlan, read_shard_plans
 
@@ -40,32 +42,6 @@ _BATCHES_AHEAD: Final = 2
 # Chunks that are fetched while others are worked on: the slowest hosts of some chunks must not leave the rest idle.
 _CHUNKS_AHEAD: Final = 6
 _CATALOG_EVERY_S: Final = 10.0
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a build came to: `fates` counts the `inputs`, children apart; the lists of rows as the catalog has them.
-
-    `failures` counts the inputs that failed by their reason.
-
-    `version` and `before` are titles, of what was decided and of what was decided before that, if it was.
-    """
-
-    inputs: int
-    fates: dict[str, int]
-    failures: dict[str, int]
-    children: dict[str, int]
-    splits: dict[str, int]
-    calibrations: list[dict[str, Any]]
-    operators: list[dict[str, Any]]
-    crossings: list[dict[str, Any]]
-    unknown: list[dict[str, Any]]
-    moved: int
-    gave_way_to_dropped: int
-    wall_s: float
-    did_nothing: bool
-    version: str
-    before: str | None
 
 
 def build(plan: Plan, reporter: Reporter) -> Outcome:
@@ -79,7 +55,7 @@ def build(plan: Plan, reporter: Reporter) -> Outcome:
         # First of all: a build may be killed after its last file was in place and before it has cleaned up.
         sweep_scratch(plan.output, catalog.path_of(plan.output).name)
         if plan.is_complete and plan.written() and catalog.is_fresh(plan.output, plan.selection):
-            return _outcome(plan, began, did_nothing=True)
+            return outcome(plan, began, did_nothing=True)
         run = _Run(plan, reporter)
         with reporter, recorded(lambda: run.plan, run.steps):
             try:
@@ -89,7 +65,7 @@ def build(plan: Plan, reporter: Reporter) -> Outcome:
             finally:
                 # Of workers that were ended in the middle of a part.
                 sweep_scratch(plan.output, catalog.path_of(plan.output).name)
-        return _outcome(run.plan, began, did_nothing=False)
+        return outcome(run.plan, began, did_nothing=False)
 
 
 class _Run:
@@ -343,8 +319,12 @@ class _Run:
         scratch = self.plan.output / "scratch"
         shutil.rmtree(scratch, ignore_errors=True)
         began = time.time()
-        memory = int(self.plan.pipeline.spec.engine.memory)
-        self._moved(label, await self.pools.work(work.measured, function, self.plan, scratch, memory), began)
+        memory = self.plan.pipeline.spec.engine.memory
+        try:
+            gone: work.Done = await self.pools.work(work.measured, function, self.plan, scratch, int(memory))
+        except sql.OutOfMemoryError as error:
+            raise FatalError(f"{label}: {str(error).splitlines()[0]}; engine.memory is {memory}: set more") from None
+        self._moved(label, gone, began)
         shutil.rmtree(scratch, ignore_errors=True)
 
     async def _write(self, plans: list[ShardPlan]) -> None:
@@ -395,24 +375,3 @@ class _Run:
         if force or time.monotonic() - self._catalog_at > _CATALOG_EVERY_S:
             catalog.refresh(self.plan.output)
             self._catalog_at = time.monotonic()
-
-
-def _outcome(plan: Plan, began: float, *, did_nothing: bool) -> Outcome:
-    counts, before = catalog.counts(plan.output), versions.before(plan.decided)
-    return Outcome(
-        inputs=plan.inputs,
-        fates=counts["fates"],
-        failures=catalog.failures(plan.output),
-        children=counts["children"],
-        splits=counts["splits"],
-        calibrations=catalog.calibrations(plan.output),
-        operators=catalog.operators(plan.output),
-        crossings=catalog.crossings(plan.output),
-        unknown=decide.read_unknown(plan.decided),
-        moved=catalog.moved(plan.output),
-        gave_way_to_dropped=catalog.gave_way_to_dropped(plan.output),
-        wall_s=time.time() - began,
-        did_nothing=did_nothing,
-        version=versions.open_version(str(plan.output)).title,
-        before=before.title if before else None,
-    )

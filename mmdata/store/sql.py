@@ -18,6 +18,7 @@ except ImportError:
     import duckdb as engine  # type: ignore[no-redef]
 
 Error = engine.Error
+OutOfMemoryError = engine.OutOfMemoryException
 
 
 def connect(database: str = ":memory:", **config: Any) -> duckdb.DuckDBPyConnection:

@@ -178,6 +178,13 @@ def test_a_build_that_keeps_nothing_says_why(scenes):
     assert said == f"shards: none, for no sample is kept; failed: empty_file {SCENES}; {asked}"
 
 
+def test_too_little_memory_to_decide_is_told(scenes):
+    scenes.spec(engine={"workers": 1, "memory": "1MB"})
+    said = scenes.build(code=1).stderr.splitlines()[-1]
+    assert said.startswith("mmdata: gather: Out of Memory Error: ")
+    assert said.endswith("; engine.memory is 1000000: set more")
+
+
 def test_a_split_that_gets_no_sample_is_named(scenes):
     scenes.spec(curate=[{"splits": {"by": "source", "shares": {"train": 0.5, "val": 0.5}}}])
     said = scenes.build().stdout.splitlines()

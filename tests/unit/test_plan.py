@@ -489,6 +489,44 @@ def test_a_member_of_a_table_is_called_as_files_can_be(name: str) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("output", "problem"),
+    [
+        ("file", "no build can be here: {0}/file is no folder; give another folder with --output"),
+        ("file/below", "no build can be here: {0}/file is no folder; give another folder with --output"),
+        ("x" * 300, "no build can be here: File name too long; give another folder with --output"),
+        ("loop/out", ""),  # pathlib tells it differently in each version
+        ("a?b", "no build can be here: DuckDB takes what follows a '?' in a path for no part of it; give another"),
+        ("/proc/none", "cannot be made: No such file or directory"),
+    ],
+)
+def test_a_folder_that_can_hold_no_build(tmp_path: Path, output: str, problem: str) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "p.yaml").write_text(HEAD)
+    with pytest.raises(PlanError) as caught, plan_to_build(Path("p.yaml"), output=Path(output)):
+        pass
+    assert str(caught.value).startswith(f"{output}: {problem.format(tmp_path)}")
+    if problem.startswith("no build"):
+        with pytest.raises(PlanError, match="no build can be here"):
+            make_plan(Path("p.yaml"), output=Path(output))
+
+
+@pytest.mark.parametrize("table", [False, True])
+def test_the_home_of_nobody_is_a_folder_that_is_not_there(tmp_path: Path, table: bool) -> None:
+    root = "~nobody-has-this-name/x"
+    head = HEAD.replace("root: media", f"root: {root}")
+    if table:
+        head = f"name: t\nsources:\n  - table: {{file: t.csv, root: {root}, members: {{image: {{path: a}}}}}}\n"
+    (tmp_path / "t.csv").write_text("a\nx.png\n")
+    (tmp_path / "p.yaml").write_text(head)
+    if table:
+        assert make_plan(Path("p.yaml")).inputs == 1
+    else:
+        with pytest.raises(PlanError, match=f"the folder {root} is not there"):
+            make_plan(Path("p.yaml"))
+
+
 def test_a_folder_that_is_not_there() -> None:
     assert problems(HEAD, "sources.files.root=none") == ["p.yaml:2:1 sources: files: the folder none is not there"]
 

@@ -202,6 +202,14 @@ def test_set_changes_one_value(read: Any, override: str, keys: tuple[Any, ...], 
     [
         ("sed=3", "unknown key 'sed'; did you mean 'seed'?"),
         ("seed=-1", "input should be greater than or equal to 0, not -1"),
+        (
+            "engine.workers=0",
+            "input should be greater than or equal to 1 or input should be 'auto', not 0",
+        ),
+        (
+            "engine.device=gpu",
+            "string should match pattern '^(auto|cpu|mps|cuda(:\\d+)?)$', not 'gpu'",
+        ),
         ("engine.workers.x=2", "input should be a valid integer or input should be 'auto'"),
         ("sources.1.files.root=x", "there is no '1' here; known here: files"),
         ("sources.fils.root=x", "there is no 'fils' here; did you mean 'files'?"),

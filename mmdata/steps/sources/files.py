@@ -147,7 +147,7 @@ class Files(Source):
 
     def inputs(self) -> Iterator[Input]:
         """Walk the folder; sort by stem in a database on disk, so that memory stays bounded."""
-        root = self.root.rstrip("/") if is_remote(self.root) else str(Path(self.root).expanduser())
+        root = self.root.rstrip("/") if is_remote(self.root) else str(Path(os.path.expanduser(self.root)))
         with closing(sqlite3.connect("")) as listing:
             listing.execute("CREATE TABLE files (stem TEXT, template INTEGER, lang TEXT, path TEXT, version TEXT)")
             listing.executemany("INSERT INTO files VALUES (?, ?, ?, ?, ?)", self._matches(root))

@@ -202,7 +202,7 @@ class Table(Source):
 
     def _folder(self) -> str:
         folder = self.root or (self.file[0].rpartition("/")[0] or ".")
-        return folder.rstrip("/") if is_remote(folder) else str(Path(folder).expanduser())
+        return folder.rstrip("/") if is_remote(folder) else str(Path(os.path.expanduser(folder)))
 
 
 def _among(name: str, names: Sequence[str]) -> str:
