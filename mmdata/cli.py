@@ -272,13 +272,15 @@ def fetch(names: tuple[str, ...]) -> None:
 
 @cli.command("demo-data")
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--count", default=500, show_default=True, help="How many scenes.")
+@click.option("--count", type=click.IntRange(min=1), default=500, show_default=True, help="How many scenes.")
 @click.option("--seed", default=0, show_default=True, help="Other seeds draw other scenes.")
 def demo_data(folder: Path, count: int, seed: int) -> None:
     """Draw scenes with captions and sound into a folder: media for machines that can fetch none."""
     from mmdata.demo.scenes import write_scenes
+    from mmdata.query import writable
 
-    write_scenes(folder, count, seed)
+    with writable(folder):
+        write_scenes(folder, count, seed)
     click.echo(f"{count} scenes in {folder}")
 
 

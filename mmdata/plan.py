@@ -233,6 +233,8 @@ def plan_to_build(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise PlanError([f"{folder}: cannot be made: {error.strerror}"]) from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PlanError([f"{folder}: nothing can be written there; give another folder with --output"])
     # Of this process alone: a second build of the folder must not change what the first one reads.
     listing = folder / f"listing{SCRATCH_MARK}{os.getpid()}"
     try:

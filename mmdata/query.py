@@ -52,7 +52,7 @@ def write_rows(names: Sequence[str], rows: Rows, shape: str, out: Path | None = 
         _WRITERS[shape](names, rows, sys.stdout)
         return
     # First beside it: what goes wrong at a late row leaves no half of an answer.
-    with _writable(out), tempfile.TemporaryDirectory(dir=out.parent) as folder:
+    with writable(out), tempfile.TemporaryDirectory(dir=out.parent) as folder:
         scratch = Path(folder) / out.name
         with scratch.open("w", encoding="utf-8", newline="") as file:
             _WRITERS[shape](names, rows, file)
@@ -60,7 +60,8 @@ def write_rows(names: Sequence[str], rows: Rows, shape: str, out: Path | None = 
 
 
 @contextmanager
-def _writable(out: Path) -> Iterator[None]:
+def writable(out: Path) -> Iterator[None]:
+    """While something is written where a user said: that this cannot be is no defect. Raises MmdataError."""
     try:
         yield
     except OSError as error:
@@ -76,7 +77,7 @@ def _write_parquet(connection: Any, query: str, out: Path | None) -> None:
         if out is None:
             sys.stdout.buffer.write(scratch.read_bytes())
             return
-        with _writable(out):
+        with writable(out):
             shutil.copyfile(scratch, out)
 
 

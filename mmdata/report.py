@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from mmdata.errors import MmdataError, SampleError
 from mmdata.media.image import small_rgb
+from mmdata.query import writable
 from mmdata.store import sql
 from mmdata.store.catalog import open_catalog
 from mmdata.store.files import appearing
@@ -53,7 +54,10 @@ td.n, th.n {{ text-align: right; font-variant-numeric: tabular-nums; }}
 
 
 def write_report(build: Path, out: Path | None = None) -> Path:
-    """Write the page, beside the build where `out` does not say otherwise. Raises MmdataError where no build is."""
+    """Write the page, beside the build where `out` does not say otherwise.
+
+    Raises MmdataError where no build is, or where nothing can be written.
+    """
     catalog = open_catalog(build)
     try:
         body = "\n".join(_sections(catalog))
@@ -63,7 +67,7 @@ def write_report(build: Path, out: Path | None = None) -> Path:
     finally:
         catalog.close()
     path = out or build / "report.html"
-    with appearing(path) as scratch:
+    with writable(path), appearing(path) as scratch:
         scratch.write_text(_PAGE.format(title=html.escape(str(title)), body=body), encoding="utf-8")
     return path
 

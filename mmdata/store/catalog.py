@@ -203,22 +203,22 @@ def refresh(output: Path) -> None:
     scratch.unlink(missing_ok=True)
     connection = sql.connect(str(scratch))
     try:
-        for name, query in _queries(output.resolve(), build).items():
-            connection.execute(f"CREATE VIEW {name} AS {query}")
-        _fill(
-            connection,
-            "build",
-            {"name": "VARCHAR", "selection": "VARCHAR", "folder": "VARCHAR", "layout": "VARCHAR"},
-            [_whose(output, build)],
-        )
-        _fill(connection, "shards", _SHARD, _shards(output))
-        runs = [_read_run(file) for file in sorted((output / "log").glob("*.json"))]
-        _fill(connection, "runs", _RUN, [_timed(run["run"]) for run in runs])
-        steps = [{"run_id": run["run"]["run_id"], **step} for run in runs for step in run["steps"]]
-        _fill(connection, "steps", {"run_id": "VARCHAR", **_STEP}, steps)
+        _make(connection, output, build)
     finally:
         connection.close()
     scratch.replace(path)
+
+
+def _make(connection: Any, output: Path, build: dict[str, Any]) -> None:
+    for name, query in _queries(output.resolve(), build).items():
+        connection.execute(f"CREATE VIEW {name} AS {query}")
+    whose = {"name": "VARCHAR", "selection": "VARCHAR", "folder": "VARCHAR", "layout": "VARCHAR"}
+    _fill(connection, "build", whose, [_whose(output, build)])
+    _fill(connection, "shards", _SHARD, _shards(output))
+    runs = [_read_run(file) for file in sorted((output / "log").glob("*.json"))]
+    _fill(connection, "runs", _RUN, [_timed(run["run"]) for run in runs])
+    steps = [{"run_id": run["run"]["run_id"], **step} for run in runs for step in run["steps"]]
+    _fill(connection, "steps", {"run_id": "VARCHAR", **_STEP}, steps)
 
 
 def is_fresh(output: Path, selection: str) -> bool:
@@ -237,23 +237,28 @@ def is_fresh(output: Path, selection: str) -> bool:
 def open_catalog(output: Path) -> Any:
     """A read-only connection; the catalog is made anew first where it is missing or not fresh.
 
-    Raises MmdataError where `output` holds no build, or one whose files this version of mmdata cannot show.
+    Where nothing can be written (a build that others share) that is done in memory. Raises MmdataError where `output`
+    holds no build, or one whose files this version of mmdata cannot show.
     """
     build = _read_build(output)
-    if not is_fresh(output, build["selection"]):
-        try:
-            refresh(output)
-        except (sql.Error, KeyError) as error:
-            fix = "build it anew: mmdata build, with its pipeline file"
-            why = f"no catalog can be made of the files here, which another version may have written: {error}"
-            raise MmdataError(f"{output}: {why}; {fix}") from None
-    connection = sql.connect(str(path_of(output)), access_mode="READ_ONLY")
-    running = connection.execute("SELECT run_id FROM runs WHERE status = 'running'").fetchall()
-    if all(_status(_read_run(output / "log" / f"{name}.json")) == "running" for (name,) in running):
-        return connection
-    connection.close()
-    refresh(output)
-    return sql.connect(str(path_of(output)), access_mode="READ_ONLY")
+    if is_fresh(output, build["selection"]):
+        connection = sql.connect(str(path_of(output)), access_mode="READ_ONLY")
+        running = connection.execute("SELECT run_id FROM runs WHERE status = 'running'").fetchall()
+        if all(_status(_read_run(output / "log" / f"{name}.json")) == "running" for (name,) in running):
+            return connection
+        connection.close()
+    try:
+        refresh(output)
+        return sql.connect(str(path_of(output)), access_mode="READ_ONLY")
+    except (sql.Error, OSError, KeyError):
+        connection = sql.connect()
+    try:
+        _make(connection, output, build)
+    except (sql.Error, KeyError) as error:
+        fix = "build it anew: mmdata build, with its pipeline file"
+        why = f"no catalog can be made of the files here, which another version may have written: {error}"
+        raise MmdataError(f"{output}: {why}; {fix}") from None
+    return connection
 
 
 def counts(output: Path) -> dict[str, dict[str, int]]:

@@ -178,6 +178,13 @@ def test_a_build_that_keeps_nothing_says_why(scenes):
     assert said == f"shards: none, for no sample is kept; failed: empty_file {SCENES}; {asked}"
 
 
+def test_where_nothing_can_be_written_is_told(built):
+    (built.folder / "file").write_text("")
+    said = built.run("report", "out", "--out", "media", code=1)
+    assert said.stderr == "mmdata: media: cannot be written: Is a directory\n"
+    assert built.run("demo-data", "file", code=1).stderr == "mmdata: file: cannot be written: File exists\n"
+
+
 def test_too_little_memory_to_decide_is_told(scenes):
     scenes.spec(engine={"workers": 1, "memory": "1MB"})
     said = scenes.build(code=1).stderr.splitlines()[-1]

@@ -512,6 +512,14 @@ def test_a_folder_that_can_hold_no_build(tmp_path: Path, output: str, problem: s
             make_plan(Path("p.yaml"), output=Path(output))
 
 
+def test_a_folder_in_which_nothing_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "p.yaml").write_text(HEAD)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    plan = plan_to_build(Path("p.yaml"), output=Path("out"))
+    with pytest.raises(PlanError, match=r"^out: nothing can be written there"), plan:
+        pass
+
+
 @pytest.mark.parametrize("table", [False, True])
 def test_the_home_of_nobody_is_a_folder_that_is_not_there(tmp_path: Path, table: bool) -> None:
     root = "~nobody-has-this-name/x"

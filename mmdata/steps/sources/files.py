@@ -248,9 +248,12 @@ def _local(root: Path) -> Iterator[tuple[str, str]]:
     if not root.is_dir():
         raise PlanError([f"files: the folder {root} is not there"])
     real_root = os.path.realpath(root) + os.sep
-    for path, entry in _walk(root):
-        shown = printable(path)
-        yield shown, _version(entry, real_root) if shown == path else _NO_TEXT
+    try:
+        for path, entry in _walk(root):
+            shown = printable(path)
+            yield shown, _version(entry, real_root) if shown == path else _NO_TEXT
+    except OSError as error:
+        raise PlanError([f"files: {printable(str(error.filename))} cannot be read: {error.strerror}"]) from None
 
 
 def _walk(root: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:

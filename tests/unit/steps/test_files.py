@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mmdata.engine.payloads import Payloads
-from mmdata.errors import SampleError
+from mmdata.errors import PlanError, SampleError
 from mmdata.sample import sample_id
 from mmdata.steps.exchange import Declared, Input
 from mmdata.steps.sources.files import Files
@@ -183,6 +183,22 @@ def test_names_with_signs_that_patterns_know_are_taken_literally(tmp_path: Path)
     touch(tmp_path, "a+(1).png", "a+(1).x.txt", "a+(1).xxtxt")
     (found,) = source(tmp_path, image="{stem}.png", caption="{stem}.x.txt").inputs()
     assert there(found) == {"image": "a+(1).png", "caption": "a+(1).x.txt"}
+
+
+def test_a_folder_that_cannot_be_read_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "locked").mkdir()
+    (tmp_path / "a.png").write_text("a")
+    scandir = os.scandir
+
+    def refused(path: Path) -> Any:
+        if Path(path).name == "locked":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    source = Files.model_validate({"root": str(tmp_path), "members": {"image": "{stem}.png"}})
+    with pytest.raises(PlanError, match=f"files: {tmp_path}/locked cannot be read: Permission denied"):
+        list(source.inputs())
 
 
 def test_the_version_of_a_file_changes_with_size_and_time(tmp_path: Path) -> None:

@@ -127,6 +127,21 @@ def test_files_of_another_version_are_told_with_the_way_out(build: Any, tmp_path
         open_catalog(tmp_path / "out")
 
 
+def test_a_build_in_which_nothing_can_be_written_is_shown_all_the_same(
+    build: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(tmp_path / "out")
+    before = rows(tmp_path / "out", "SELECT * FROM samples ORDER BY sample_id")
+    path_of(tmp_path / "out").unlink()
+
+    def refused(_: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("mmdata.store.catalog.refresh", refused)
+    assert rows(tmp_path / "out", "SELECT * FROM samples ORDER BY sample_id") == before
+    assert not path_of(tmp_path / "out").exists()
+
+
 def test_a_moved_folder_works(build: Any, tmp_path: Path) -> None:
     build(tmp_path / "out")
     before = rows(tmp_path / "out", "SELECT * FROM members ORDER BY ALL")
