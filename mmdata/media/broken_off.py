@@ -1,7 +1,7 @@
 """Whether a file ends before its container says that it does: what decodes it keeps silent, and gives what is there.
 
-By the bytes alone, in containers that tell the size of what they hold. MPEG's program streams, FLV, AAC and most MP3 do
-not, nor does what was written by somebody who could not go back.
+By the bytes alone, in containers that tell the size of what they hold. AAC and most MP3 do not, nor does what was
+written by somebody who could not go back; MPEG's streams and FLV only tell of what breaks off within a packet.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ _HOLDERS: Final = {_SEGMENT: "segment", b"\x1f\x43\xb6\x75": "last cluster"}
 # Ids of what a file and a segment hold are of four bytes, but for those of Void (1) and CRC-32 (1).
 _SHORT: Final = frozenset({b"\xec", b"\xbf"})
 _ID_BYTES: Final = 4
+_PACK: Final = b"\x00\x00\x01\xba"
+_FIRST_PACKET: Final = 0xBB
+_FLV_TAGS: Final = frozenset({8, 9, 18})
 _SYNC: Final = 0x47
 _TS_PACKETS: Final = (188, 192, 204)
 _TS_TRIED: Final = 5
@@ -34,7 +37,9 @@ def broken_off(data: bytes) -> str | None:
         return _of_ogg(data)
     if data[4:8] == b"ftyp":
         return _of_mp4(data)
-    return _of_ts(data)
+    if data.startswith(b"FLV\x01"):
+        return _of_flv(data)
+    return _of_ps(data) if data.startswith(_PACK) else _of_ts(data)
 
 
 def _missing(what: str, end: int, data: bytes) -> str | None:
@@ -108,6 +113,32 @@ def _of_mp4(data: bytes) -> str | None:
             break
         at += size
     return None
+
+
+def _of_flv(data: bytes) -> str | None:
+    """Adobe's FLV 10.1, annex E: a header, then tags of a kind, a size and so many bytes, each with its size behind."""
+    at = int.from_bytes(data[5:9], "big") + 4
+    while at < len(data):
+        if data[at] & 0x1F not in _FLV_TAGS:
+            return None
+        at += 11 + int.from_bytes(data[at + 1 : at + 4], "big") + 4
+    return _missing("last tag", at, data)
+
+
+def _of_ps(data: bytes) -> str | None:
+    """ITU-T H.222.0, 2.5.3: packs, of packets of a size and so many bytes; MPEG-1's begin another way."""
+    at = 0
+    while data[at : at + 3] == _PACK[:3] and at + 4 < len(data):
+        kind = data[at + 3]
+        if kind == _PACK[3]:
+            # 01 begins the time of MPEG-2, 0010 that of MPEG-1.
+            at += 14 + (data[at + 13] & 7 if at + 13 < len(data) else 0) if data[at + 4] >> 6 == 1 else 12
+        elif kind < _FIRST_PACKET:
+            # The end of the stream, or what no file has there.
+            return None
+        else:
+            at += 6 + int.from_bytes(data[at + 4 : at + 6], "big")
+    return _missing("last packet", at, data)
 
 
 def _of_ts(data: bytes) -> str | None:
