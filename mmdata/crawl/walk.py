@@ -199,7 +199,9 @@ class _Walker:
         follow = "nofollow" not in {*says.robots, *answer.robots} and visit.depth < self.scope.max_depth
         recorded = self.recorder.write(answer, says)
         links = self._inside(link.url for link in page.links if not link.nofollow) if follow else []
-        self.frontier.settle(visit, _outcome("done", answer), links, recorded)
+        left_out = f"left out: {page.links_beyond} links after the first {limits.links}" if page.links_beyond else None
+        outcome = _outcome("done", answer, detail=left_out if follow else None)
+        self.frontier.settle(visit, outcome, links, recorded)
 
     def _no_page(self, visit: Visit, answer: Answer) -> tuple[str, str] | None:
         kind = sniff(answer.data, answer.declared)

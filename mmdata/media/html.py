@@ -92,6 +92,7 @@ class Page:
         licence: of all that it shows: a URL or a name.
         media: without repeats; empty where only the outline was asked for.
         media_beyond: of each kind, how many there are beyond `Limits.media`.
+        links_beyond: how many elements with links there are beyond `Limits.links`.
         is_cut: whether its tags are more than are read.
     """
 
@@ -104,6 +105,7 @@ class Page:
     licence: str | None
     media: list[Media] = field(default_factory=list)
     media_beyond: Counter[str] = field(default_factory=Counter)
+    links_beyond: int = 0
     is_cut: bool = False
 
 
@@ -140,6 +142,7 @@ class _Reader:
         self.found: dict[tuple[str, str], Media] = {}
         # Hashes of URLs: each may be as long as the page's own, which stands in the page once.
         self.beyond: set[tuple[str, int]] = set()
+        self.links_beyond = 0
 
     def page(self) -> Page:
         title = self.tree.css_first("head > title")
@@ -153,6 +156,7 @@ class _Reader:
             self._links(),
             absolute(self.base, canonical.attributes["href"]) if canonical else None,
             self._licence(),
+            links_beyond=self.links_beyond,
             is_cut=self.is_cut,
         )
 
@@ -184,11 +188,13 @@ class _Reader:
 
     def _links(self) -> list[Link]:
         follow: dict[str, bool] = {}
-        for node in self.tree.css("a[href], area[href]"):
+        nodes = self.tree.css("a[href], area[href]")
+        for number, node in enumerate(nodes, 1):
             url = absolute(self.base, node.attributes["href"])
             if url:
                 follow[url] = follow.get(url, False) or "nofollow" not in _words(node, "rel")
             if len(follow) >= self.limits.links:
+                self.links_beyond = len(nodes) - number
                 break
         for url in filter(None, (absolute(self.base, shown) for shown in self._shown_instead())):
             follow.setdefault(url, True)

@@ -343,6 +343,15 @@ def test_sitemaps_beyond_the_bounds_are_told(site: Site, tmp_path: Path, monkeyp
     assert set(rows) == {"/1.xml", "/2.xml", "/p/1", "/p/2", "/p/38"}
 
 
+def test_links_beyond_the_bounds_are_told(site: Site, tmp_path: Path):
+    links = "".join(f'<a href="/p/{n % 3}?{n}">n</a>' for n in range(2003))
+    site.extra |= {"/all": lambda *_: Reply(body=f"<p>{links}".encode(), headers={"Content-Type": "text/html"})}
+    rows = crawl(site, tmp_path, "/all", max_depth=1, max_pages=1)
+    assert rows["/all"]["detail"] == "left out: 3 links after the first 2000"
+    assert len(rows) == 2001
+    assert crawl(site, tmp_path / "b", "/all", max_depth=0)["/all"]["detail"] is None
+
+
 def test_sitemaps_may_be_relative(site: Site, tmp_path: Path):
     # The protocol wants whole URLs, of robots.txt too, and many write paths.
     site.robots = "Sitemap: /maps/1.xml\n"

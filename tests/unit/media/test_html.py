@@ -385,6 +385,8 @@ def test_everything_is_bounded() -> None:
     many = "".join(f"<a href=l{n}></a><img src=i{n} alt='{'x' * 50}'>" for n in range(50))
     page = read(many, media=7, links=5, text_characters=10)
     assert [len(page.media), len(page.links), page.media[0].texts["alt"]] == [7, 5, "x" * 10]
+    assert page.links_beyond == 45
+    assert read(many, links=50).links_beyond == 0
     assert len(urls(many, page_bytes=200)) == 2
     assert read(ld('{"@type":"ImageObject","url":"x"}'), json_ld_characters=10).media == []
 
