@@ -191,11 +191,33 @@ def open_audio(data: bytes) -> Any:
 _WHITELIST = ",".join(_KINDS)
 
 
+# From telemetry to ultrasound. FLAC has no more (RFC 9639, section 8.2); far beyond, FFmpeg's resampler fails.
+_LEAST_RATE_HZ: Final = 100
+_MOST_RATE_HZ: Final = (1 << 20) - 1
+
+
 def frames_of(container: Any) -> Iterator[Any]:
-    """Its decoded frames. Raises SampleError `bad_audio`."""
+    """Its decoded frames, all of one rate, layout and format: resamplers take no others.
+
+    Raises SampleError `bad_audio`, also where they differ, as those of files that were put one behind the other may.
+    """
     import av
 
+    begins = None
     try:
-        yield from container.decode(audio=0)
+        for frame in container.decode(audio=0):
+            kind = (frame.sample_rate, frame.layout.name, frame.format.name)
+            if begins is None:
+                begins = kind
+                if not _LEAST_RATE_HZ <= frame.sample_rate <= _MOST_RATE_HZ:
+                    bounds = f"from {_LEAST_RATE_HZ} to {_MOST_RATE_HZ}"
+                    raise SampleError("bad_audio", f"a rate of {frame.sample_rate} Hz; those {bounds} are read")
+            if kind != begins:
+                raise SampleError("bad_audio", f"it begins as {_kind(begins)}, and goes on as {_kind(kind)}")
+            yield frame
     except av.FFmpegError as error:
         raise SampleError("bad_audio", f"cannot be decoded: {error.strerror}") from None
+
+
+def _kind(kind: tuple[int, str, str]) -> str:
+    return f"{kind[0]} Hz {kind[1]} {kind[2]}"

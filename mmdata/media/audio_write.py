@@ -70,6 +70,8 @@ def _encoded(data: bytes, target: Target, max_duration_s: float, clip: Clip) -> 
     buffer = io.BytesIO()
     with open_audio(data) as source:
         context = source.streams.audio[0].codec_context
+        if context.format is None:
+            raise SampleError("bad_audio", "its header does not say what its samples are")
         rate = _rate(target, codec, context.sample_rate)
         layout = _layout(target, codec, context.layout)
         samples = _sample_format(codec, context.format.name)

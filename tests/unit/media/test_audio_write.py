@@ -74,6 +74,46 @@ def test_sound_with_samples_that_are_no_numbers_is_none(value: float):
     assert caught.value.reason == "not_finite"
 
 
+def header(at: int, value: int, size: int) -> bytes:
+    """A second of sound in a WAV file, with another value at an offset of its header."""
+    data = bytearray(steps(1.0))
+    data[at : at + size] = value.to_bytes(size, "little")
+    return bytes(data)
+
+
+EACH = [Target(), Target("flac"), Target("opus"), Target(mono=True), Target(rate_hz=8000)]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [header(24, 1, 4), header(24, (1 << 31) - 1, 4), header(24, 1 << 20, 4), header(22, 0, 2), header(22, 32767, 2)],
+    ids=["1 Hz", "2147483647 Hz", "1048576 Hz", "no channel", "32767 channels"],
+)
+@pytest.mark.parametrize("target", EACH, ids=str)
+def test_a_header_that_lies_costs_the_sound_alone(data: bytes, target: Target):
+    with pytest.raises(SampleError) as caught:
+        normalise(data, target, 10**6)
+    assert caught.value.reason == "bad_audio"
+
+
+@pytest.mark.parametrize("rate", [100, (1 << 20) - 1])
+@pytest.mark.parametrize("target", EACH, ids=str)
+def test_the_bounds_of_rates_are_inclusive(rate: int, target: Target):
+    _, info = normalise(header(24, rate, 4), target, 10**6)
+    assert info.duration_s == pytest.approx(RATE / rate, rel=0.1)
+    assert len(decode_mono(header(24, rate, 4), 1e6)) == pytest.approx(RATE * RATE / rate, rel=0.1)
+
+
+@pytest.mark.parametrize("target", EACH, ids=str)
+@pytest.mark.parametrize(("rate", "channels"), [(8000, 1), (RATE, 2)])
+def test_sounds_of_two_kinds_one_behind_the_other_are_told(target: Target, rate: int, channels: int):
+    data = steps(1.0, kind="FLAC") + steps(1.0, rate, channels, kind="FLAC")
+    with pytest.raises(SampleError, match=r"^it begins as 16000 Hz mono s16, and goes on as \d+ Hz (mono|stereo) s16$"):
+        normalise(data, target, 10)
+    with pytest.raises(SampleError, match="it begins as"):
+        decode_mono(data, 10)
+
+
 def test_long_sound_is_decoded_in_linear_time():
     # 20,000 frames, of which each once looked at all before it: ten seconds.
     buffer = io.BytesIO()
