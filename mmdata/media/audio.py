@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 SCORING_RATE_HZ = 16_000
+UNKNOWN_CODEC: Final = "its codec is none that FFmpeg knows"
 
 # What a container's short name is stored as.
 _KINDS = {
@@ -161,13 +162,13 @@ def decode_mono(
     with open_audio(data) as container:
         for frame in frames_of(container):
             frame.pts = None
-            more = [out.to_ndarray()[0] for out in resampler.resample(frame)]
+            more = [out.to_ndarray()[0] for out in resampled(resampler, frame)]
             blocks += more
             there += sum(map(len, more))
             if there >= limit:
                 break
         else:
-            blocks += [out.to_ndarray()[0] for out in resampler.resample(None)]
+            blocks += [out.to_ndarray()[0] for out in resampled(resampler, None)]
     if not blocks:
         raise SampleError("no_audio", "0.00 s of audio")
     return np.concatenate(blocks)[:limit]
@@ -179,12 +180,17 @@ def open_audio(data: bytes) -> Any:
 
     try:
         # Only formats of one self-contained stream of bytes: a playlist or a concat script would open other files.
-        container = av.open(io.BytesIO(data), options={"protocol_whitelist": "", "format_whitelist": _WHITELIST})
+        # Tags are in whatever encoding a player of their time had; nobody reads them here.
+        options = {"protocol_whitelist": "", "format_whitelist": _WHITELIST}
+        container: Any = av.open(io.BytesIO(data), options=options, metadata_errors="replace")
     except av.FFmpegError as error:
         raise SampleError("not_audio", f"not audio that FFmpeg reads: {error.strerror}") from None
     if not container.streams.audio:
         container.close()
         raise SampleError("not_audio", f"a '{container.format.name}' file without an audio stream")
+    if container.streams.audio[0].codec_context is None:
+        container.close()
+        raise SampleError("not_audio", UNKNOWN_CODEC)
     return container
 
 
@@ -204,6 +210,9 @@ def frames_of(container: Any) -> Iterator[Any]:
     import av
 
     begins = None
+    # Of a film, whose pictures may be read all the same.
+    if container.streams.audio[0].codec_context is None:
+        raise SampleError("bad_audio", UNKNOWN_CODEC)
     try:
         for frame in container.decode(audio=0):
             kind = (frame.sample_rate, frame.layout.name, frame.format.name)
@@ -215,8 +224,19 @@ def frames_of(container: Any) -> Iterator[Any]:
             if kind != begins:
                 raise SampleError("bad_audio", f"it begins as {_kind(begins)}, and goes on as {_kind(kind)}")
             yield frame
+    # The last is PyAV's of a stream that FFmpeg only finds within.
+    except (av.FFmpegError, IndexError) as error:
+        raise SampleError("bad_audio", f"cannot be decoded: {getattr(error, 'strerror', error)}") from None
+
+
+def resampled(resampler: Any, frame: Any) -> list[Any]:
+    """What a resampler makes of a frame, or of the end (None). Raises SampleError `bad_audio`."""
+    import av
+
+    try:
+        return list(resampler.resample(frame))
     except av.FFmpegError as error:
-        raise SampleError("bad_audio", f"cannot be decoded: {error.strerror}") from None
+        raise SampleError("bad_audio", f"cannot be resampled: {error.strerror}") from None
 
 
 def _kind(kind: tuple[int, str, str]) -> str:

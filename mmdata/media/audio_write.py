@@ -13,7 +13,7 @@ from itertools import chain
 from typing import Any, Final, Literal
 
 from mmdata.errors import SampleError
-from mmdata.media.audio import AudioInfo, check_length, check_piece, frames_of, measure_audio, open_audio
+from mmdata.media.audio import AudioInfo, check_length, check_piece, frames_of, measure_audio, open_audio, resampled
 from mmdata.media.clock import seek, since_beginning
 
 Encode = Literal["keep", "flac", "opus"]
@@ -70,7 +70,7 @@ def _encoded(data: bytes, target: Target, max_duration_s: float, clip: Clip) -> 
     buffer = io.BytesIO()
     with open_audio(data) as source:
         context = source.streams.audio[0].codec_context
-        if context.format is None:
+        if context.format is None or not context.layout.channels:
             raise SampleError("bad_audio", "its header does not say what its samples are")
         rate = _rate(target, codec, context.sample_rate)
         layout = _layout(target, codec, context.layout)
@@ -142,7 +142,7 @@ def _placed(source: Any, resampler: Any, rate: int, from_s: float) -> Iterator[t
             at = round(since_beginning(source, frame) * rate) if frame else 0
         if frame:
             frame.pts = None
-        for out in resampler.resample(frame):
+        for out in resampled(resampler, frame):
             yield at, out
             at += out.samples
 

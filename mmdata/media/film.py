@@ -102,7 +102,7 @@ def _watch(container: Any, limits: Limits, cuts: _Cuts, frame_s: float) -> tuple
 
 
 def _shown(container: Any, limits: Limits, frame_s: float) -> Iterator[tuple[NDArray[np.uint8], float]]:
-    """Frames made smaller, each with how long it is shown; the last as long as most."""
+    """Frames made smaller, all to one size, each with how long it is shown; the last as long as most."""
     held, since, first = None, 0.0, None
     for number, frame in enumerate(decoded(container, limits)):
         at = float(frame.time or 0.0)
@@ -111,14 +111,17 @@ def _shown(container: Any, limits: Limits, frame_s: float) -> Iterator[tuple[NDA
             raise SampleError("too_long", f"more than {limits.max_duration_s:g} s or {limits.max_frames} frames")
         if held is not None:
             yield held, max(at - since, 0.0) or frame_s
-        held, since = _small(frame), at
+        held, since = _small(frame, held), at
     if held is not None:
         yield held, frame_s
 
 
-def _small(frame: Any) -> NDArray[np.uint8]:
+def _small(frame: Any, like: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
+    """A frame made as small as the one before: films that were put one behind the other may be of several sizes."""
     scale = min(1.0, _WIDTH_PX / frame.width)
     width, height = (max(2, round(side * scale)) for side in (frame.width, frame.height))
+    if like is not None:
+        height, width = like.shape[:2]
     small: NDArray[np.uint8] = frame.reformat(
         width=width, height=height, format="bgr24", interpolation="AREA"
     ).to_ndarray()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from mmdata.errors import SampleError
-from mmdata.media.audio import frames_of, open_audio
+from mmdata.media.audio import frames_of, open_audio, resampled
 from mmdata.media.loudness import Loudness
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def _blocks(container: Any, max_duration_s: float) -> Iterator[tuple[int, Floats
             resampler = av.AudioResampler(format="flt", layout=layout, rate=rate_hz)
             meter = Loudness(rate_hz, layout.name)
         frame.pts = None
-        for out in resampler.resample(frame):
+        for out in resampled(resampler, frame):
             meter.add(out)
             samples_TC: Floats = out.to_ndarray().reshape(-1, len(layout.channels)).astype(np.float32, copy=False)
             held.append(samples_TC.T)

@@ -15,6 +15,7 @@ from itertools import chain
 from typing import Any, BinaryIO, Final
 
 from mmdata.errors import SampleError
+from mmdata.media.audio import UNKNOWN_CODEC
 from mmdata.media.audio_write import WHOLE, Clip, cut_samples
 from mmdata.media.broken_off import broken_off
 from mmdata.media.clock import last_key_frame, seek_key_frame, since_beginning, told_length_s
@@ -102,13 +103,18 @@ def open_video(source: bytes | BinaryIO) -> Any:
 
     file = io.BytesIO(source) if isinstance(source, bytes) else source
     try:
-        container = av.open(file, options={"protocol_whitelist": "", "format_whitelist": ",".join(_KINDS)})
+        # As of sounds: tags may be in any encoding.
+        options = {"protocol_whitelist": "", "format_whitelist": ",".join(_KINDS)}
+        container: Any = av.open(file, options=options, metadata_errors="replace")
     except (av.FFmpegError, ValueError) as error:
         raise SampleError("not_video", f"not video that FFmpeg reads: {error}") from None
     streams = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
     if not streams:
         container.close()
         raise SampleError("not_video", f"a '{container.format.name}' file without moving pictures")
+    if container.streams.video[0].codec_context is None:
+        container.close()
+        raise SampleError("not_video", UNKNOWN_CODEC)
     return container
 
 
@@ -235,8 +241,9 @@ def decoded(container: Any, limits: Limits) -> Iterator[Any]:
         for frame in container.decode(stream):
             _check_size(frame, limits)
             yield frame
-    except av.FFmpegError as error:
-        raise SampleError("bad_video", f"cannot be decoded: {error.strerror}") from None
+    # The last is PyAV's of a stream that FFmpeg only finds within.
+    except (av.FFmpegError, IndexError) as error:
+        raise SampleError("bad_video", f"cannot be decoded: {getattr(error, 'strerror', error)}") from None
 
 
 def _check_piece(whole: bytes, there_s: float, clip: Clip) -> None:

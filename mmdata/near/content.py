@@ -7,7 +7,7 @@ import io
 import unicodedata
 from typing import TYPE_CHECKING, Final
 
-from mmdata.media.audio import frames_of, open_audio
+from mmdata.media.audio import frames_of, open_audio, resampled
 from mmdata.media.image import ANY_SIZE, open_image
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def of_audio(data: bytes) -> str:
         digest.update(f"{context.sample_rate} {len(context.layout.channels)} ".encode())
         for frame in frames_of(container):
             frame.pts = None
-            for out in resampler.resample(frame):
+            for out in resampled(resampler, frame):
                 digest.update(out.to_ndarray().tobytes())
     return digest.hexdigest()
 

@@ -109,7 +109,7 @@ def decode_audio(data: bytes, max_s: float) -> npt.NDArray[np.int16]:
         raise SampleError("bad_audio", "cannot be decoded: no Ogg, WAV, FLAC, MP3, MP4 or WebM")
     limit = max(1, round(max_s * SAMPLE_RATE_HZ))
     try:
-        with av.open(io.BytesIO(data), format=container_format) as container:
+        with av.open(io.BytesIO(data), format=container_format, metadata_errors="replace") as container:
             chunks = list(_chunks(container, limit))
     except (av.FFmpegError, ValueError, IndexError, MemoryError) as error:
         raise SampleError("bad_audio", f"cannot be decoded: {error}") from None

@@ -36,7 +36,7 @@ def decode_video(data: bytes, side_px: int, frames: int, max_s: float, max_pixel
     if container_format is None:
         raise SampleError("bad_video", "cannot be decoded: no MP4 or WebM")
     try:
-        with av.open(io.BytesIO(data), format=container_format) as container:
+        with av.open(io.BytesIO(data), format=container_format, metadata_errors="replace") as container:
             chosen = list(_frames(container, frames, max_s, max_pixels))
     except (av.FFmpegError, ValueError, IndexError, MemoryError) as error:
         raise SampleError("bad_video", f"cannot be decoded: {error}") from None

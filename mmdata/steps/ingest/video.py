@@ -19,7 +19,7 @@ class Video(Ingest):
     """
 
     step: ClassVar[str] = "video"
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
     modality: ClassVar[Modality] = "video"
     max_bytes: ByteSize = Field(ByteSize(1 << 30), description="larger files have failed, unread")
     max_duration_s: float = Field(3600.0, gt=0, description="longer video has failed")

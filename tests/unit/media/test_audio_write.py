@@ -4,6 +4,8 @@ import dataclasses
 import io
 import struct
 import time
+import types
+from typing import Any
 
 import av
 import numpy as np
@@ -11,7 +13,7 @@ import pytest
 import soundfile
 
 from mmdata.errors import SampleError
-from mmdata.media.audio import decode_mono
+from mmdata.media.audio import decode_mono, frames_of, resampled
 from mmdata.media.audio_write import Target, normalise
 
 RATE = 16_000
@@ -79,6 +81,36 @@ def header(at: int, value: int, size: int) -> bytes:
     data = bytearray(steps(1.0))
     data[at : at + size] = value.to_bytes(size, "little")
     return bytes(data)
+
+
+@pytest.mark.parametrize("error", [av.error.ArgumentError(22, "Invalid argument"), IndexError("list index")])
+def test_what_a_decoder_raises_within_costs_the_sound_alone(error: Exception):
+    class Broken:
+        """As PyAV does of damaged MPEG-TS and Matroska, a byte in ten thousand."""
+
+        def __getattr__(self, _: str) -> Any:
+            return lambda *_, **__: (_ for _ in ()).throw(error)
+
+        streams = types.SimpleNamespace(audio=[types.SimpleNamespace(codec_context=1)])
+
+        def resample(self, _: Any) -> Any:
+            raise error
+
+    with pytest.raises(SampleError, match="cannot be decoded: "):
+        list(frames_of(Broken()))
+    if isinstance(error, av.FFmpegError):
+        with pytest.raises(SampleError, match="cannot be resampled: Invalid argument"):
+            resampled(Broken(), None)
+
+
+def test_tags_in_any_encoding_are_none_of_the_sound():
+    name = b"Caf\xe9 M\xfcller\0".ljust(14, b"\0")
+    info = b"INFOINAM" + struct.pack("<I", len(name)) + name
+    data = steps(1.0) + b"LIST" + struct.pack("<I", len(info)) + info
+    data = data[:4] + struct.pack("<I", len(data) - 8) + data[8:]
+    for target in EACH:
+        assert normalise(data, target, 10)[1].duration_s == pytest.approx(1, abs=0.1)
+    assert len(decode_mono(data, 10)) == RATE
 
 
 EACH = [Target(), Target("flac"), Target("opus"), Target(mono=True), Target(rate_hz=8000)]

@@ -63,6 +63,20 @@ def test_the_share_that_is_black(tmp_path: Path) -> None:
     assert measure_film(film(tmp_path / "g.mp4", [("move", 1)]), LIMITS, 27).static < 0.1
 
 
+def test_films_of_two_sizes_one_behind_the_other_are_one_film(tmp_path: Path) -> None:
+    films = []
+    for number, height in enumerate((64, 48)):
+        with av.open(str(tmp_path / f"{number}.ts"), "w") as out:
+            picture = out.add_stream("mpeg4", rate=25, width=64, height=height, pix_fmt="yuv420p")
+            for _ in range(25):
+                pixels = np.full((height, 64, 3), 200, np.uint8)
+                out.mux(picture.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+            out.mux(picture.encode(None))
+        films.append((tmp_path / f"{number}.ts").read_bytes())
+    found = measure_film(b"".join(films), LIMITS, 27)
+    assert (found.black, found.static) == (0, pytest.approx(1, abs=0.1))
+
+
 def test_cuts_of_a_minute_and_the_loudness_of_the_sound(tmp_path: Path) -> None:
     found = measure_film(write_film(tmp_path / "f.mp4", [1.0, 1.0, 1.0, 1.0]).read_bytes(), LIMITS, 27)
     assert found.cuts_per_minute == pytest.approx(3 / 4 * 60, rel=0.02)

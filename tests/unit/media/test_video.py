@@ -246,6 +246,19 @@ def test_no_film(data: bytes):
             normalise(data, target, LIMITS)
 
 
+def test_a_codec_that_nobody_knows_is_told(tmp_path: Path):
+    data = write_film(tmp_path / "a.mkv", [1.0]).read_bytes()
+    blind, deaf = data.replace(b"V_MPEG4/ISO/ASP", b"V_NOBODY/KNOWS/"), data.replace(b"A_AAC", b"A_XYZ")
+    assert len({data, blind, deaf}) == 3
+    for target in (Target(), Target(encode=True)):
+        with pytest.raises(SampleError, match="its codec is none that FFmpeg knows"):
+            normalise(blind, target, LIMITS)
+    assert normalise(deaf, Target(), LIMITS)[1].duration_s == pytest.approx(1, abs=0.2)
+    for encode in ("keep", "flac"):
+        with pytest.raises(SampleError, match="its codec is none that FFmpeg knows"):
+            audio_write.normalise(deaf, audio_write.Target(encode), 60)
+
+
 @pytest.fixture(scope="module", params=["mkv", "avi", "ts", "mp4", "mov", "streamed mkv", "fragmented mp4"])
 def container(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """Four seconds."""
