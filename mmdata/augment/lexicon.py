@@ -1,8 +1,13 @@
-"""The words of each language, as patterns; the data stand in `words/`, one file a language."""
+"""The words of each language, as patterns; the data stand in `words/`, one file a language.
+
+All patterns are for `fold(text)`, not for the text: to look for lower case alone is what makes them fast, as the engine
+then goes by the first letter. A fold is as long as its text, so what is found there has the same place in both.
+"""
 
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,6 +20,16 @@ _FOLDER: Final = Path(__file__).with_name("words")
 LANGUAGES: Final = frozenset(path.stem for path in _FOLDER.glob("*.yaml"))
 # A number written with digits counts as a number word does, in every language.
 _DIGITS: Final = r"\d+(?:[.,:]\d+)*"
+# What `lower` leaves, or makes two letters of, and is equal to another letter but for case.
+_ODD_CASES: Final = str.maketrans(
+    "\u0130\u0131\u017f\u1c80\u1c81\u1c82\u1c83\u1c84\u1c85", "iis\u0432\u0434\u043e\u0441\u0442\u0442"
+)
+_ODD: Final = re.compile(f"[{''.join(map(chr, _ODD_CASES))}]")
+
+
+def fold(text: str) -> str:
+    """A text in lower case, of equal length: one character for each."""
+    return (text.translate(_ODD_CASES) if _ODD.search(text) else text).lower()
 
 
 @dataclass(frozen=True)
@@ -23,13 +38,13 @@ class Swap:
 
     Attributes:
         pairs: each word's other half, in lower case.
-        definite: phrases in which it is that word for sure; the group `word` is the word.
+        definite: matches from a word's first letter on, in phrases in which it is that word for sure.
         suspect: every use of the words, and words that may mean the same and cannot be exchanged.
         capitals: whether one that begins with a capital within a sentence is another word, a noun.
     """
 
     pairs: Mapping[str, str]
-    definite: tuple[re.Pattern[str], ...]
+    definite: re.Pattern[str]
     suspect: re.Pattern[str]
     capitals: bool = False
 
@@ -57,6 +72,7 @@ class Language:
     spaceless: bool
 
 
+@functools.lru_cache(maxsize=256)
 def language(tag: str | None) -> Language | None:
     """By the primary subtag of a BCP 47 tag; None where there is no file."""
     return _load(primary(tag)) if primary(tag) in LANGUAGES else None
@@ -72,13 +88,13 @@ def _load(tag: str) -> Language:
     data = yaml.safe_load((_FOLDER / f"{tag}.yaml").read_text(encoding="utf-8"))
     edge = "" if data.get("spaceless") else r"\b"
     words = {name: _any_of(listed, edge) for name, listed in data["words"].items()}
-    words["count"] = re.compile(f"{words['count'].pattern}|{_DIGITS}", re.IGNORECASE)
+    words["count"] = re.compile(f"{words['count'].pattern}|{_DIGITS}")
     blanks = r"\s*" if data.get("spaceless") else r"\s+"
     return Language(
         {effect: _swap(entry, edge) for effect, entry in data["swap"].items()},
         words,
         # "isn't" ends in a negation without a blank before it.
-        re.compile(f"{_any_of(data['negations'], edge).pattern}|n['\u2019]t\\b", re.IGNORECASE),
+        re.compile(f"{_any_of(data['negations'], edge).pattern}|n['\u2019]t\\b"),
         _any_of(data["mutual"], edge),
         re.compile(rf"\s*(?:{'|'.join(map(re.escape, data['list_marks']))})\s*"),
         re.compile(rf"{blanks}(?:{'|'.join(map(re.escape, data['joins']))}){blanks}", re.IGNORECASE),
@@ -88,38 +104,45 @@ def _load(tag: str) -> Language:
 
 def _any_of(words: Iterable[str], edge: str) -> re.Pattern[str]:
     """Longest first; `*` stands for any beginning or ending."""
-    return re.compile("|".join(_stem(word, edge) for word in sorted(words, key=len, reverse=True)), re.IGNORECASE)
+    listed = sorted(words, key=len, reverse=True)
+    plain = sorted((word for word in listed if word[0] != "*"), key=_first)
+    # By the first letter: a word of a text is held against some of them, not against all.
+    each = [
+        f"{re.escape(letter)}(?:{'|'.join(_rest(word, edge) for word in group)})"
+        for letter, group in itertools.groupby(plain, key=_first)
+    ]
+    if endings := [word[1:] for word in listed if word[0] == "*" != word[-1]]:
+        # To the end of the word at once, and a look back from there.
+        each.append(rf"\w++(?:{'|'.join(f'(?<={re.escape(ending)})' for ending in endings)})")
+    each += [rf"\w*{re.escape(word.strip('*'))}\w*" for word in listed if word[0] == "*" == word[-1]]
+    return re.compile(f"{edge}(?:{'|'.join(each)})")
 
 
-def _stem(word: str, edge: str) -> str:
+def _first(word: str) -> str:
+    return word[0]
+
+
+def _rest(word: str, edge: str) -> str:
+    """Of a word, what comes behind its first letter."""
     # An apostrophe at the end ("n'") is no word character: there is no edge after it.
     after = "\\w*" if word.endswith("*") else edge if word[-1].isalnum() else ""
-    before = r"\b\w*" if word.startswith("*") else edge
-    return before + re.escape(word.strip("*")) + after
+    return re.escape(word.rstrip("*")[1:]) + after
 
 
 def _swap(entry: Mapping[str, Any], edge: str) -> Swap:
     pairs = {a: b for pair in entry["pairs"] for a, b in (pair, pair[::-1])}
     each = "|".join(map(re.escape, sorted(pairs, key=len, reverse=True)))
-    plain = [_phrase(phrase, each, edge) for phrase in entry.get("in", [] if "before" in entry else ["{}"])]
-    followed = [
-        _phrases(group["in"], each, edge + _followed(group["words"], edge), edge) for group in entry.get("before", ())
-    ]
+    groups = [(entry.get("in", [] if "before" in entry else ["{}"]), edge)]
+    groups += [(group["in"], edge + _followed(group["words"], edge)) for group in entry.get("before", ())]
+    definite = "|".join(_phrase(phrase, each, after, edge) for phrases, after in groups for phrase in phrases)
     suspect = _any_of([*pairs, *entry.get("also", [])], edge)
-    return Swap(pairs, (*plain, *followed), suspect, bool(entry.get("capitals")))
+    return Swap(pairs, re.compile(definite), suspect, bool(entry.get("capitals")))
 
 
-def _phrase(phrase: str, words: str, edge: str) -> re.Pattern[str]:
-    before, after = map(re.escape, phrase.split("{}"))
-    return re.compile(f"{edge}{before}(?P<word>{words}){after}{edge}", re.IGNORECASE)
-
-
-def _phrases(phrases: Iterable[str], words: str, after: str, edge: str) -> re.Pattern[str]:
-    """Several as one pattern: they hold the word once each, and so are never within each other."""
-    each = (tuple(map(re.escape, phrase.split("{}"))) for phrase in phrases)
-    # What precedes the word, and what then must come behind it.
-    told = "|".join(f"{start}(?=(?:{words}){end}{after})" for start, end in each)
-    return re.compile(f"{edge}(?:{told})(?P<word>{words})", re.IGNORECASE)
+def _phrase(phrase: str, words: str, after: str, edge: str) -> str:
+    """The word, where the phrase is around it: what precedes it is looked back at."""
+    start, end = map(re.escape, phrase.split("{}"))
+    return f"(?<={edge}{start})(?:{words})(?={end}{after})"
 
 
 def _followed(words: Iterable[str], edge: str) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from mmdata.augment.base import EFFECTS, VetoError
-from mmdata.augment.lexicon import LANGUAGES, Language, Swap, language
+from mmdata.augment.lexicon import LANGUAGES, Language, Swap, fold, language
 from mmdata.models.part_of_speech import tagger
 
 __all__ = ["LANGUAGES", "MINDS", "check_written", "protected", "rewrite", "told", "unclaim"]
@@ -72,8 +72,9 @@ def rewrite(text: str, lang: str | None, effects: frozenset[str]) -> str:
     words = language(lang)
     if words is None:
         raise VetoError("unknown_language", f"nothing is known of what words of '{lang}' say: '{text[:80]}'")
+    folded = fold(text)
     for effect in sorted(effects):
-        _check(text, words, effect)
+        _check(text, folded, words, effect)
     for effect in sorted(effects & words.swaps.keys()):
         text = _swapped(text, words.swaps[effect], _AMBIGUOUS[effect])
     return text
@@ -93,29 +94,36 @@ def _check_signs(text: str, effect: str) -> None:
         raise VetoError(MINDS[effect][0], f"'{found[0]}' may not be true any more: '{text[:80]}'")
 
 
-def _check(text: str, words: Language, effect: str) -> None:
+def _check(text: str, folded: str, words: Language, effect: str) -> None:
     reason, classes = MINDS[effect]
     for name in classes:
-        if found := words.words[name].search(text):
-            raise VetoError(reason, f"'{found[0]}' may not be true any more: '{text[:80]}'")
+        if found := words.words[name].search(folded):
+            raise VetoError(reason, f"'{_as_written(text, found)}' may not be true any more: '{text[:80]}'")
+
+
+def _as_written(text: str, match: re.Match[str]) -> str:
+    """What was found in its fold."""
+    return text[match.start() : match.end()]
 
 
 def _swapped(text: str, swap: Swap, reason: str) -> str:
-    suspects = list(swap.suspect.finditer(text))
-    if not suspects:
-        return text
-    sure = {match.span("word") for phrase in swap.definite for match in phrase.finditer(text)}
-    for match in suspects:
+    folded = fold(text)
+    pieces, done = [], 0
+    for match in swap.suspect.finditer(folded):
+        word, sure = _as_written(text, match), swap.definite.match(folded, match.start())
         # Equal but for case is more than `lower` undoes: a long s is found as s.
-        known = match.span() in sure and match[0].lower() in swap.pairs
+        known = sure and sure.end() == match.end() and word.lower() in swap.pairs
         if not known or (swap.capitals and _is_noun(text, match)):
-            raise VetoError(reason, f"'{match[0]}' in '{text[:80]}' may mean something else")
-    return swap.suspect.sub(lambda match: _cased_like(match[0], swap.pairs[match[0].lower()]), text)
+            raise VetoError(reason, f"'{word}' in '{text[:80]}' may mean something else")
+        pieces += [text[done : match.start()], _cased_like(word, swap.pairs[word.lower()])]
+        done = match.end()
+    return "".join(pieces) + text[done:]
 
 
 def _is_noun(text: str, match: re.Match[str]) -> bool:
     """Where nouns alone begin with a capital within a sentence: "die Rechte der Kinder" are no side."""
-    return match[0][0].isupper() and not match[0].isupper() and not _starts_sentence(text, match.start())
+    word = _as_written(text, match)
+    return word[0].isupper() and not word.isupper() and not _starts_sentence(text, match.start())
 
 
 def _starts_sentence(text: str, at: int) -> bool:
@@ -140,7 +148,7 @@ def unclaim(text: str, lang: str | None, phrase: str) -> str:
     words = language(lang)
     body, mark = _without_mark(text)
     # Of two that play together, or of a cat and its tail, one cannot go.
-    items = _items(body, words) if words and not words.mutual.search(body) else []
+    items = _items(body, words) if words and not words.mutual.search(fold(body)) else []
     lists = [n for n, item in enumerate(items) if item.casefold() == phrase.strip().casefold()]
     if words is None or len(items) < 2 or len(lists) != 1:  # noqa: PLR2004 - one must stay
         raise VetoError("claim_cannot_go", f"'{phrase}' is not seen any more, and cannot be taken out of '{text[:80]}'")
@@ -190,7 +198,9 @@ def protected(text: str, lang: str | None, phrases: Sequence[str] = ()) -> list[
     words = language(lang)
     if words is None:
         return [(0, len(text))] if text else []
-    spans = [match.span() for pattern in (*_minded(words), _ADDRESS) for match in pattern.finditer(text)]
+    folded = fold(text)
+    spans = [match.span() for pattern in _minded(words) for match in pattern.finditer(folded)]
+    spans += [match.span() for match in _ADDRESS.finditer(text)]
     spans += [
         match.span() for phrase in phrases if phrase for match in re.finditer(re.escape(phrase), text, re.IGNORECASE)
     ]
@@ -200,9 +210,9 @@ def protected(text: str, lang: str | None, phrases: Sequence[str] = ()) -> list[
 
 def told(text: str, lang: str | None) -> list[str]:
     """What a text says that any effect minds, and its negations, sorted; numbers in digits aside."""
-    words = language(lang)
-    found = (match[0].lower() for pattern in _minded(words) for match in pattern.finditer(text)) if words else ()
-    return sorted(one for one in found if not one[0].isdigit())
+    words, folded = language(lang), fold(text)
+    found = (match for pattern in _minded(words) for match in pattern.finditer(folded)) if words else ()
+    return sorted(_as_written(text, one).lower() for one in found if not one[0][0].isdigit())
 
 
 def _minded(words: Language) -> list[re.Pattern[str]]:

@@ -15,7 +15,7 @@ from pydantic import Field, field_validator
 from mmdata.augment.audio_own import in_order
 from mmdata.augment.base import Change, Picture, Sound, Text, VetoError, View
 from mmdata.augment.image import SAME
-from mmdata.augment.lexicon import language, primary
+from mmdata.augment.lexicon import fold, language, primary
 from mmdata.augment.meaning import rewrite
 from mmdata.augment.notes import check_found
 from mmdata.sample import Modality
@@ -235,7 +235,7 @@ def _join(name: str, mine: Text, theirs: Text | None, effects: frozenset[str], *
     words = language(mine.lang)
     if words is not None and not is_said:
         for text in (first, second):
-            if found := words.negations.search(text):
+            if found := words.negations.search(fold(text)):
                 raise VetoError("negated", f"'{found[0]}' in '{text[:80]}': the other sample may have it")
     spaceless = primary(mine.lang) in _SPACELESS
     if first[-1:] in _ENDS:

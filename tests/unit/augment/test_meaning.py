@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 
 import mmdata.augment
 from mmdata.augment.base import EFFECTS, VetoError
-from mmdata.augment.lexicon import language
+from mmdata.augment.lexicon import fold, language
 from mmdata.augment.meaning import LANGUAGES, MINDS, protected, rewrite, unclaim
 
 WORDS = Path(mmdata.augment.__file__).parent / "words"
@@ -275,6 +277,28 @@ def test_what_may_not_stay_true_is_a_veto(lang: str | None, given: str, reason: 
 )
 def test_each_effect_minds_its_words(lang: str | None, effect: str, given: str, expected: str) -> None:
     assert after(given, lang, effect) == expected
+
+
+def test_a_fold_is_what_case_does_not_tell_apart_in_the_letters_of_all_lists_at_the_same_place() -> None:
+    lists = "".join(path.read_text(encoding="utf-8").lower() for path in WORDS.glob("*.yaml"))
+    letters = set(filter(str.isalpha, lists))
+    alike = re.compile(f"[{''.join(sorted(letters))}]", re.IGNORECASE)
+    every = [chr(point) for point in range(sys.maxunicode + 1)]
+    assert [one for one in every if len(fold(one)) != 1] == []
+    assert [one for one in every if (fold(one) in letters) != bool(alike.fullmatch(one))] == []
+
+
+@pytest.mark.parametrize(
+    ("lang", "given", "word"),
+    [
+        ("en", "a \u0130mage of a ROUND table", "ROUND"),
+        ("fr", "\u0130ci un ch\u00e2teau Rond", "Rond"),
+        ("en", "a \u017fmall S\u0130GN", "S\u0130GN"),
+    ],
+)
+def test_a_reason_names_the_word_as_it_is_written(lang: str, given: str, word: str) -> None:
+    with pytest.raises(VetoError, match=f"^'{word}' may not be true"):
+        rewrite(given, lang, frozenset({"shape", "detail"}))
 
 
 def test_no_effect_touches_nothing_in_any_language() -> None:
