@@ -18,18 +18,26 @@ import yaml
 
 _FOLDER: Final = Path(__file__).with_name("words")
 LANGUAGES: Final = frozenset(path.stem for path in _FOLDER.glob("*.yaml"))
-# A number written with digits counts as a number word does, in every language.
-_DIGITS: Final = r"\d+(?:[.,:]\d+)*"
-# What `lower` leaves, or makes two letters of, and is equal to another letter but for case.
-_ODD_CASES: Final = str.maketrans(
-    "\u0130\u0131\u017f\u1c80\u1c81\u1c82\u1c83\u1c84\u1c85", "iis\u0432\u0434\u043e\u0441\u0442\u0442"
+# A number written with digits counts as a number word does, in every language, unless it is a measure: "5 cm".
+NUMBER: Final = re.compile(r"\d++(?:[.,:]\d++)*+")
+_UNITS: Final = "cm|mm|km|m|kg|mg|g|ml|cl|l|°|%|inch|inches|ft|lbs?|oz|km/h|mph|uhr|p\\.?m|a\\.?m|px|hz|mah|gb|tb|d|k"
+_COUNT: Final = rf"{NUMBER.pattern}(?![.,:]?\d|[\s-]?(?:{_UNITS})(?!\w))"
+# What `lower` leaves, or makes two letters of, and is equal to another letter but for case; and marks and blanks as
+# typesetters have them, for those of a keyboard.
+_ODD_ONES: Final = str.maketrans(
+    "\u0130\u0131\u017f\u1c80\u1c81\u1c82\u1c83\u1c84\u1c85\u2019\u02bc\u2010\u2011\u00a0\u202f\t\r\n",
+    "iis\u0432\u0434\u043e\u0441\u0442\u0442''--     ",
 )
-_ODD: Final = re.compile(f"[{''.join(map(chr, _ODD_CASES))}]")
+_ODD: Final = re.compile(f"[{''.join(map(chr, _ODD_ONES))}]")
+
+
+# What a mirror exchanges are words of these classes too.
+_SIDES: Final = {"side": "mirror", "height": "upside_down"}
 
 
 def fold(text: str) -> str:
-    """A text in lower case, of equal length: one character for each."""
-    return (text.translate(_ODD_CASES) if _ODD.search(text) else text).lower()
+    """A text in lower case and with plain marks, of equal length: one character for each."""
+    return (text.translate(_ODD_ONES) if _ODD.search(text) else text).lower()
 
 
 @dataclass(frozen=True)
@@ -87,14 +95,17 @@ def primary(tag: str | None) -> str:
 def _load(tag: str) -> Language:
     data = yaml.safe_load((_FOLDER / f"{tag}.yaml").read_text(encoding="utf-8"))
     edge = "" if data.get("spaceless") else r"\b"
-    words = {name: _any_of(listed, edge) for name, listed in data["words"].items()}
-    words["count"] = re.compile(f"{words['count'].pattern}|{_DIGITS}")
+    listed = dict(data["words"])
+    for name, effect in _SIDES.items():
+        listed[name] = [*listed[name], *_suspects(data["swap"][effect])]
+    words = {name: _any_of(each, edge) for name, each in listed.items()}
+    words["count"] = re.compile(f"{words['count'].pattern}|{_COUNT}")
     blanks = r"\s*" if data.get("spaceless") else r"\s+"
     return Language(
         {effect: _swap(entry, edge) for effect, entry in data["swap"].items()},
         words,
         # "isn't" ends in a negation without a blank before it.
-        re.compile(f"{_any_of(data['negations'], edge).pattern}|n['\u2019]t\\b"),
+        re.compile(f"{_any_of(data['negations'], edge).pattern}|n't\\b"),
         _any_of(data["mutual"], edge),
         re.compile(rf"\s*(?:{'|'.join(map(re.escape, data['list_marks']))})\s*"),
         re.compile(rf"{blanks}(?:{'|'.join(map(re.escape, data['joins']))}){blanks}", re.IGNORECASE),
@@ -134,17 +145,27 @@ def _swap(entry: Mapping[str, Any], edge: str) -> Swap:
     each = "|".join(map(re.escape, sorted(pairs, key=len, reverse=True)))
     groups = [(entry.get("in", [] if "before" in entry else ["{}"]), edge)]
     groups += [(group["in"], edge + _followed(group["words"], edge)) for group in entry.get("before", ())]
-    definite = "|".join(_phrase(phrase, each, after, edge) for phrases, after in groups for phrase in phrases)
-    suspect = _any_of([*pairs, *entry.get("also", [])], edge)
-    return Swap(pairs, re.compile(definite), suspect, bool(entry.get("capitals")))
+    # A pair of phrases is sure of itself.
+    sure = [re.escape(word) for word in pairs if " " in word]
+    definite = "|".join(
+        [*sure, *(_phrase(phrase, each, after, edge) for phrases, after in groups for phrase in phrases)]
+    )
+    return Swap(pairs, re.compile(definite), _any_of(_suspects(entry), edge), bool(entry.get("capitals")))
+
+
+def _suspects(entry: Mapping[str, Any]) -> list[str]:
+    return [*(word for pair in entry["pairs"] for word in pair), *entry.get("also", [])]
 
 
 def _phrase(phrase: str, words: str, after: str, edge: str) -> str:
     """The word, where the phrase is around it: what precedes it is looked back at."""
-    start, end = map(re.escape, phrase.split("{}"))
-    return f"(?<={edge}{start})(?:{words})(?={end}{after})"
+    start, end = phrase.split("{}")
+    # A mark has no edge of a word.
+    before = edge if (start or "a")[0].isalnum() else ""
+    behind = after if (end or "a")[-1].isalnum() else ""
+    return f"(?<={before}{re.escape(start)})(?:{words}){edge}(?={re.escape(end)}{behind})"
 
 
 def _followed(words: Iterable[str], edge: str) -> str:
     """By one of some words, or by no word: a mark, a number, the end."""
-    return rf"(?:(?!['\u2019-]|\s+[^\W\d_])|(?=\s+(?:{_any_of(words, edge).pattern})))"
+    return rf"(?:(?!['-]|\s+[^\W\d_])|(?=\s+(?:{_any_of(words, edge).pattern})))"

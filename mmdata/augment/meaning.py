@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import bisect
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from mmdata.augment.base import EFFECTS, VetoError
-from mmdata.augment.lexicon import LANGUAGES, Language, Swap, fold, language
+from mmdata.augment.lexicon import LANGUAGES, NUMBER, Language, Swap, fold, language
 from mmdata.models.part_of_speech import tagger
 
 __all__ = ["LANGUAGES", "MINDS", "check_written", "protected", "rewrite", "told", "unclaim"]
@@ -47,6 +48,11 @@ _TURNING: Final = frozenset({"mirror", "upside_down", "turn"})
 _ARROWS: Final = "\u2190-\u21ff\u27f0-\u27ff\u2900-\u297f\u2b00-\u2b11"
 _ARROW: Final = re.compile(f"[{_ARROWS}\u261a-\u261f\U0001f446-\U0001f449\U0001f519-\U0001f51d]")
 _DIGITS_ALONE: Final = re.compile(r"[\W_]*\d[\d\W_]*")
+# "(L)", "L-R", "L to R" say who is on which side; what stands in quotes may be read in the picture, 24" is a length.
+_SIDE_LETTER: Final = re.compile(r"\([lr]\.?\)|\bl\W{1,3}(?:to\W{1,2})?r\b", re.IGNORECASE)
+_QUOTED: Final = re.compile(
+    r"(?<!\d)[\"\u201c\u201d\u201e\u00ab\u00bb][^\W\d_][^\"\u201c\u201d\u00ab\u00bb]*|[\u300c\u300e]"
+)
 _MARKS: Final = ".!?。！？…"  # noqa: RUF001 - full-width marks on purpose
 _ADDRESS: Final = re.compile(r"\S+@\S+\.\w+|\w+://\S+|www\.\S+")
 _WORD: Final = re.compile(r"[^\W\d_]+(?:['\u2019-][^\W\d_]+)*")
@@ -65,19 +71,21 @@ def rewrite(text: str, lang: str | None, effects: frozenset[str]) -> str:
     assert effects <= EFFECTS
     if not effects:
         return text
-    for effect in sorted(effects & _TURNING):
+    for effect in sorted(effects):
         _check_signs(text, effect)
     if not any(map(str.isalpha, text)):
         return text
     words = language(lang)
     if words is None:
         raise VetoError("unknown_language", f"nothing is known of what words of '{lang}' say: '{text[:80]}'")
-    folded = fold(text)
+    # A letter and its accent may be two characters: no list has them so.
+    composed = changed = unicodedata.normalize("NFC", text)
+    folded = fold(composed)
     for effect in sorted(effects):
-        _check(text, folded, words, effect)
+        _check(composed, folded, words, effect)
     for effect in sorted(effects & words.swaps.keys()):
-        text = _swapped(text, words.swaps[effect], _AMBIGUOUS[effect])
-    return text
+        changed = _swapped(changed, words.swaps[effect], _AMBIGUOUS[effect])
+    return text if changed == composed else changed
 
 
 def check_written(text: str, effects: frozenset[str]) -> None:
@@ -89,9 +97,15 @@ def check_written(text: str, effects: frozenset[str]) -> None:
 
 
 def _check_signs(text: str, effect: str) -> None:
-    """What needs no words, and no language: arrows point to sides, and digits alone stand in the picture."""
-    if found := _DIGITS_ALONE.fullmatch(text.strip()) or _ARROW.search(text):
-        raise VetoError(MINDS[effect][0], f"'{found[0]}' may not be true any more: '{text[:80]}'")
+    """What needs no language: arrows and letters name sides, digits alone and quotes stand in the picture."""
+    reason, classes = MINDS[effect]
+    found = (
+        (effect in _TURNING and (_DIGITS_ALONE.fullmatch(text.strip()) or _ARROW.search(text)))
+        or ((effect == "mirror" or "side" in classes) and _SIDE_LETTER.search(text))
+        or ("writing" in classes and _QUOTED.search(text))
+    )
+    if found:
+        raise VetoError(reason, f"'{found[0]}' may not be true any more: '{text[:80]}'")
 
 
 def _check(text: str, folded: str, words: Language, effect: str) -> None:
@@ -200,7 +214,7 @@ def protected(text: str, lang: str | None, phrases: Sequence[str] = ()) -> list[
         return [(0, len(text))] if text else []
     folded = fold(text)
     spans = [match.span() for pattern in _minded(words) for match in pattern.finditer(folded)]
-    spans += [match.span() for match in _ADDRESS.finditer(text)]
+    spans += [match.span() for pattern in (NUMBER, _ADDRESS) for match in pattern.finditer(text)]
     spans += [
         match.span() for phrase in phrases if phrase for match in re.finditer(re.escape(phrase), text, re.IGNORECASE)
     ]

@@ -87,7 +87,7 @@ class Joint(Augment):
     """
 
     step: ClassVar[str] = "joint"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     extras: ClassVar[tuple[str, ...]] = ("augment",)
     name: str | None = Field(None, description="names the children and the catalog's rows; default: joint")
     apply: list[Annotated[Applied, BeforeValidator(_spelled), WithJsonSchema(_SPELLED)]] = Field(

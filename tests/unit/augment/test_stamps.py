@@ -29,7 +29,7 @@ TABLE = [
     (EYE, "mirror", "zh_CN", "右眼"),
     (EYE, "mirror", "zh_TW", "右眼。"),
     (EYE, "mirror", "fr", "<ambiguous_side>"),
-    (EYE, "mirror", "es", "<ambiguous_side>"),
+    (EYE, "mirror", "es", "Un ojo derecho."),
     (EYE, "turn", "de", "<turned>"),
     (EYE, "move", "ru", "<moved>"),
     (EYE, "colour", "en", "Left eye."),
