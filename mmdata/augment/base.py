@@ -20,7 +20,7 @@ EFFECTS: Final = frozenset(
         # pictures
         "mirror",  # left and right change places, of what is heard too; writing is mirrored
         "upside_down",  # above and below change places
-        "turn",  # by so much that sides mean something else: a quarter, a diagonal
+        "turn",  # by so much that sides mean something else: a quarter, a diagonal; what is heard is in the middle then
         "move",  # things are elsewhere in the frame, or another part of the scene is the frame
         "colour",  # colours are others
         "grey",  # colours are gone

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -46,6 +47,7 @@ class Child:
         self.sizes = _sizes(self.view)
         self.changed: set[str] = set()
         self.mirrored = False
+        self.turned = False
         self.applied: list[dict[str, Any]] = []
         self.skipped: list[dict[str, str]] = []
         self.partner_id: str | None = None
@@ -67,12 +69,14 @@ class Child:
             raise VetoError("nothing_changed", "what was drawn changes nothing")
         if change.retimed:
             self._check_in_step(operator.name, change.view)
-        if "mirror" in change.effects:
+        if change.effects & {"mirror", "turn"}:
             self._check_sides()
+        if "mirror" in change.effects:
             change = replace(change, view=mirror.mirrored(change.view, self.view))
         self._check_masks(operator.name, change)
         self._goes_on(told(self.view, change))
         self.mirrored ^= "mirror" in change.effects
+        self.turned |= "turn" in change.effects
         self.partner_id = partner.sample_id if partner else self.partner_id
         row = {"op": operator.name, "params": dict(step.entry.params), "seed": step.seed, "drawn": dict(change.drawn)}
         self.applied.append(row)
@@ -144,21 +148,23 @@ class Child:
         return member if text == self.before.texts[member.name] else codec.encode_text(member, text)
 
     def _encoded(self, member: Member, after: Any) -> Member:
-        if member.modality == "audio" and self.mirrored:
-            return self._mirrored(member, after)
+        other_sides = self.mirrored or self.turned
+        if member.modality == "audio" and other_sides:
+            return self._heard(member, after)
         if member.name not in self.changed:
             return member
         if member.modality == "video":
-            return codec.encode_clip(member, after, mirrored=self.mirrored)
+            heard = partial(mirror.channels_heard, member.name, sides=mirror.STEREO, turned=self.turned)
+            return codec.encode_clip(member, after, heard if other_sides else None)
         if isinstance(after, Mask):
             return codec.encode_mask(member, after)
         encode: Callable[[Member, Any], Member] = codec.ENCODERS[member.modality]
         return encode(member, after)
 
-    def _mirrored(self, member: Member, sound: Sound | None) -> Member:
+    def _heard(self, member: Member, sound: Sound | None) -> Member:
         """A sound. Late, so that none is decoded that has no sides, or for a mirror that a second one undoes."""
         before = sound or (codec.decode_sound(member) if self._sides(member) != Sides() else None)
-        after = before and mirror.mirrored_sound(member.name, before, self._sides(member))
+        after = before and mirror.sound_heard(member.name, before, self._sides(member), turned=self.turned)
         if after is None or (after is before and member.name not in self.changed):
             return member
         return codec.encode_sound(member, after)

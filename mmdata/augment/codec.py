@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
@@ -139,11 +139,15 @@ def decode_clip(member: Member) -> tuple[Picture, ...]:
     return tuple(Picture(frame) for frame in frames_of_film(member.data, _film_limits(), _CLIP_BYTES))
 
 
-def encode_clip(member: Member, frames: tuple[Picture, ...], *, mirrored: bool = False) -> Member:
-    """H.264 in MP4 with the sound that it had, its left and right exchanged where it was mirrored."""
+def encode_clip(
+    member: Member,
+    frames: tuple[Picture, ...],
+    heard: Callable[[NDArray[np.float32]], NDArray[np.float32]] | None = None,
+) -> Member:
+    """H.264 in MP4 with the sound that it had, or what `heard` makes of its two channels."""
     from mmdata.media.video import redrawn
 
-    data = redrawn(member.data, [frame.rgb_HWC for frame in frames], _film_limits(), mirrored=mirrored)
+    data = redrawn(member.data, [frame.rgb_HWC for frame in frames], _film_limits(), heard)
     height, width = frames[0].rgb_HWC.shape[:2]
     width, height = even(width, height)
     measures = {**member.measures, "width": width, "height": height}

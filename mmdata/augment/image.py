@@ -41,13 +41,20 @@ class _Kind(NamedTuple):
     effects: frozenset[str]
     by: str | None
     boxes: bool
+    tears: bool
 
 
 @functools.cache
 def _table() -> dict[str, _Kind]:
     data = libraries.table("image_effects.yaml")
     return {
-        name: _Kind(group == "geometric", frozenset(row.get("effects", ())), row.get("by"), row.get("boxes", False))
+        name: _Kind(
+            geometric=group == "geometric",
+            effects=frozenset(row.get("effects", ())),
+            by=row.get("by"),
+            boxes=row.get("boxes", False),
+            tears=row.get("tears", False),
+        )
         for group in ("pixel", "geometric")
         for name, row in data[group].items()
     }
@@ -117,7 +124,7 @@ class ImageOperator:
     changes: frozenset[str] = frozenset({"image", "video"})
 
     def __call__(self, view: View, rng: np.random.Generator) -> Change:
-        """Apply. Raises VetoError `no_boxes`, `nothing_found`, SampleError `image_operator` for no picture."""
+        """Apply. Raises VetoError `no_boxes`, `nothing_found`, `torn`, SampleError `image_operator` for no picture."""
         if self.needs_boxes:
             check_found(self.name, view)
         seed = int(rng.integers(2**32))
@@ -162,6 +169,10 @@ class ImageOperator:
             fix = f"name a member that holds them under `boxes: {{{name}: ...}}`, of a film under `film_boxes:`"
             raise VetoError("no_boxes", f"{self.name} must know where the things of '{name}' are; {fix}")
         before = boxes or ()
+        if before and self.kind.tears:
+            raise VetoError(
+                "torn", f"{self.name} would tear the things of '{name}' apart: no box holds one of them then"
+            )
         # The seed alone decides, whatever was drawn before.
         compose = self.compose if before else self.plain
         # (The transform's generators: what composes it draws nothing for one that is always applied.)

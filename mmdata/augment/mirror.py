@@ -1,5 +1,7 @@
 """A mirror, of what is heard and felt: left and right change places there as they do in the picture.
 
+After a quarter turn nothing is on a side any more: what is heard is in the middle.
+
 Shapes: C channels, the first axis; T samples in time.
 """
 
@@ -16,7 +18,7 @@ from mmdata.augment.base import Sides, Sound, VetoError, View
 
 Array = NDArray[Any]
 _NONE: Final = Sides()
-_STEREO: Final = Sides(swap=((0, 1),))
+STEREO: Final = Sides(swap=((0, 1),))
 
 
 def sides_of(sound: str, channels: int, known: Mapping[str, Sides]) -> Sides:
@@ -24,16 +26,27 @@ def sides_of(sound: str, channels: int, known: Mapping[str, Sides]) -> Sides:
 
     Raises VetoError `sides_unknown`, `no_such_channel`.
     """
-    sides = known.get(sound) or {1: _NONE, 2: _STEREO}.get(channels)
+    sides = known.get(sound) or {1: _NONE, 2: STEREO}.get(channels)
     if sides is None:
         raise _unknown(sound, f"has {channels} channels")
     _check_channels(sound, channels, sides)
     return sides
 
 
-def mirrored_sound(name: str, sound: Sound, sides: Sides) -> Sound:
-    """The sound with its sides exchanged; the same one where both sound alike."""
-    audio_CT = _mirrored(name, sound.audio_CT, sides)
+def channels_heard(name: str, audio_CT: Array, sides: Sides, *, turned: bool) -> Array:
+    """Channels with their sides exchanged; where the picture was turned, both have the mean, and none points aside."""
+    if not turned:
+        return _mirrored(name, audio_CT, sides)
+    made = audio_CT.copy()
+    for left, right in sides.swap:
+        made[[left, right]] = audio_CT[[left, right]].mean(axis=0)
+    made[list(sides.negate)] = 0
+    return made
+
+
+def sound_heard(name: str, sound: Sound, sides: Sides, *, turned: bool) -> Sound:
+    """The same of a sound; the same one where both sides sound alike."""
+    audio_CT = channels_heard(name, sound.audio_CT, sides, turned=turned)
     return sound if np.array_equal(audio_CT, sound.audio_CT) else Sound(audio_CT, sound.rate_hz)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import chain
@@ -301,7 +301,9 @@ def _encoded(data: bytes, target: Target, limits: Limits, clip: Clip) -> bytes:
     return buffer.getvalue()
 
 
-def _copy_sound(out: Any, sound: Any, heard: Any, clip: Clip, limits: Limits, *, mirrored: bool = False) -> None:
+def _copy_sound(
+    out: Any, sound: Any, heard: Any, clip: Clip, limits: Limits, made_of: Callable[[Any], Any] | None = None
+) -> None:
     import av
 
     resampler = av.AudioResampler(format="fltp", layout="stereo", rate=_SOUND_HZ)
@@ -310,15 +312,15 @@ def _copy_sound(out: Any, sound: Any, heard: Any, clip: Clip, limits: Limits, *,
         part.pts = done
         done += part.samples
         _check(done / _SOUND_HZ - _OVERHANG_S, 0, limits)
-        out.mux(sound.encode(_sides_exchanged(part) if mirrored else part))
+        out.mux(sound.encode(_made_of(part, made_of) if made_of else part))
     out.mux(sound.encode(None))
 
 
-def _sides_exchanged(part: Any) -> Any:
-    """A frame of two planar channels with each in the place of the other."""
+def _made_of(part: Any, function: Callable[[Any], Any]) -> Any:
+    """A frame of planar channels with what a function makes of them, `[C, T]`."""
     import av
 
-    made = av.AudioFrame.from_ndarray(part.to_ndarray()[::-1].copy(), format=part.format.name, layout=part.layout.name)
+    made = av.AudioFrame.from_ndarray(function(part.to_ndarray()), format=part.format.name, layout=part.layout.name)
     made.rate, made.time_base, made.pts = part.rate, part.time_base, part.pts
     return made
 
@@ -334,10 +336,10 @@ def frames_of_film(data: bytes, limits: Limits, max_bytes: int) -> list[Any]:
     return frames
 
 
-def redrawn(data: bytes, frames: Sequence[Any], limits: Limits, *, mirrored: bool = False) -> bytes:
+def redrawn(data: bytes, frames: Sequence[Any], limits: Limits, made_of: Callable[[Any], Any] | None = None) -> bytes:
     """The film with another picture for each of its frames, as H.264 and AAC in MP4; times and sound stay.
 
-    Where it is `mirrored`, left and right of its sound change places.
+    `made_of` makes others of the two channels of its sound, float32 `[C, T]`, a stretch at a time.
     """
     import av
 
@@ -357,7 +359,7 @@ def redrawn(data: bytes, frames: Sequence[Any], limits: Limits, *, mirrored: boo
             out.mux(picture.encode(new))
         out.mux(picture.encode(None))
         if sound is not None:
-            _copy_sound(out, sound, heard, WHOLE, limits, mirrored=mirrored)
+            _copy_sound(out, sound, heard, WHOLE, limits, made_of)
     return buffer.getvalue()
 
 

@@ -127,7 +127,8 @@ class Joint(Augment):
     sides: dict[str, Mirrored] = Field(
         default={},
         description="tensor or audio member: what a mirror does to its channels; where it is not named, left and right "
-        "of stereo change places, and a tensor, or sound of more channels, is never mirrored along",
+        "of stereo change places (after a quarter turn both have the mean), and a tensor, or sound of more channels, "
+        "is never mirrored along",
     )
     max_match_loss: float | None = Field(
         None, ge=0, le=1, description="drop a child whose match is by more than this below its parent's"

@@ -282,6 +282,13 @@ def test_nothing_is_cropped_where_nothing_that_is_told_was_found() -> None:
     assert veto_of(mixed, sample(picture(), text("a dog"), boxes()), partners(other)) == "nothing_found"
 
 
+def test_things_that_have_boxes_are_not_torn_apart() -> None:
+    step = joint({"RandomGridShuffle": {"grid": [2, 2]}}, boxes={"image": "regions"})
+    parent = sample(picture(), text("a dog"), boxes(([2, 2, 14, 6], "a dog")))
+    assert veto_of(step, parent) == "torn"
+    assert child_of(step, sample(picture(), text("a dog"), boxes())).members["image"].measures["width"] == 16
+
+
 def test_boxes_go_with_their_picture() -> None:
     step = joint({"drop_modality": {"of": ["image"]}}, boxes={"image": "regions"})
     child = child_of(step, sample(picture(), text("a dog"), boxes(([1, 1, 6, 6], "a dog"))))
@@ -440,6 +447,23 @@ def test_what_is_heard_on_the_left_of_a_film_is_heard_on_the_right_of_its_mirror
     assert loudness(twice.members["film"].data) == pytest.approx([left, right], rel=0.1, abs=0.01)
     assert child_of(joint("VerticalFlip"), sample(film)).members["film"].measures == film.measures
     assert loudness(child_of(joint("VerticalFlip"), sample(film)).members["film"].data)[0] > 10 * right
+
+
+def test_what_is_heard_beside_a_picture_that_is_turned_is_in_the_middle(tmp_path: Path) -> None:
+    data = write_film(tmp_path / "film.mp4", [0.4], left_only=True).read_bytes()
+    film = Member("film", "video", "video/mp4", "mp4", data, None, {"width": 128, "height": 64, "duration_s": 0.4})
+    left, right = loudness(child_of(joint("Transpose"), sample(film)).members["film"].data)
+    assert left == pytest.approx(right, rel=0.01)
+    assert left == pytest.approx(loudness(data)[0] / 2, rel=0.1)
+    parent = sample(picture(), sound_of(TONE_T, 0 * TONE_T))
+    for apply in (["Transpose"], ["Transpose", "HorizontalFlip"]):
+        assert np.stack(heard(child_of(joint(*apply), parent))) == pytest.approx(np.stack([TONE_T / 2] * 2), abs=1e-4)
+    kept = child_of(joint("Transpose", sides={"sound": {}}), parent)
+    assert kept.members["sound"] == parent.members["sound"]
+    aside = sample(picture(), sound_of(TONE_T, 0 * TONE_T, TONE_T))
+    assert veto_of(joint("Transpose"), aside) == "sides_unknown"
+    turned = child_of(joint("Transpose", sides={"sound": {"swap": [[0, 1]], "negate": [2]}}), aside)
+    assert np.stack(heard(turned)) == pytest.approx(np.stack([TONE_T / 2, TONE_T / 2, 0 * TONE_T]), abs=1e-4)
 
 
 def sound_of(*channels: np.ndarray[Any, Any]) -> Member:
