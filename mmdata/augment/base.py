@@ -168,6 +168,7 @@ class View:
         gone: members that were taken away.
         sides: of tensors and sounds whose sides are known, by member name.
         written: texts that say what is written in a picture.
+        felt: for each tensor the texts that may tell what is felt in it.
         masks: by member name; what moves a picture's pixels moves those of its masks alike, and mixes no values.
     """
 
@@ -186,6 +187,7 @@ class View:
     sides: Mapping[str, Sides] = field(default_factory=dict)
     written: frozenset[str] = frozenset()
     masks: Mapping[str, Mask] = field(default_factory=dict)
+    felt: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -199,7 +201,7 @@ class Change:
         gone: phrases that left the picture, by text member: they may no longer be claimed.
         spoken_anew: texts that changed together with the sound that says them.
         retimed: whether what is heard at a time is at another time now, or gone.
-        shortened: sounds of which a part is gone or silent, and what was heard in it.
+        shortened: sounds and tensors of which a part is gone, silent or covered, and what was heard or felt in it.
     """
 
     view: View

@@ -137,9 +137,10 @@ class MaskTime(_Own):
             made[..., first:last] = _resting(value)
             return made
 
-        return Change(
-            self._changed(view, masked), frozenset({"gap"}), {"from": round(at, 4), "to": round(at + share, 4)}
-        )
+        changed = self._changed(view, masked)
+        covered = frozenset(name for name, one in changed.tensors.items() if one is not view.tensors[name])
+        drawn = {"from": round(at, 4), "to": round(at + share, 4)}
+        return Change(changed, frozenset({"gap"}), drawn, shortened=covered)
 
 
 def _resting(value: Array) -> Array:

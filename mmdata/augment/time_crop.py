@@ -151,7 +151,7 @@ class _Cut:
         view = replace(self.before, sounds=self.sounds, tensors=self.tensors, words=self.words, texts=self.texts)
         felt = any(name in self.tensors for name in self.drawn)
         effects = frozenset({"cut", "gap"} if felt else {"cut"})
-        shortened = frozenset(self.drawn.keys() & self.sounds.keys())
+        shortened = frozenset(self.drawn)
         anew = frozenset(self.anew)
         return Change(view, effects, self.drawn, spoken_anew=anew, retimed=True, shortened=shortened)
 

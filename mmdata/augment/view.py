@@ -25,7 +25,8 @@ class Notes:
         film_boxes: video member: the text member with the boxes of its frames.
         times: audio member: the text member with the times of its words.
         spoken: audio member: the texts that it says; None: every text may be what any sound says.
-        heard: audio member: the texts that tell what is heard in it; default: every text that it does not say.
+        heard: audio or tensor member: the texts that tell what is heard or felt in it; default: every text that
+            no sound says.
         sides: tensor or sound: what a mirror does to its channels.
         written: texts that say what is written in a picture.
         masks: image member: the image members that say something of each of its pixels.
@@ -73,6 +74,12 @@ def decoded(sample: Sample, known: Notes, changes: frozenset[str]) -> View:
     spoken = {s: tuple(texts if known.spoken is None else known.spoken.get(s, ())) for s in sounding}
     described = [name for name in texts if name not in known.written]
     heard = {s: tuple(t for t in known.heard.get(s, described) if t in texts and t not in spoken[s]) for s in sounding}
+    said = {name for texts_said in spoken.values() for name in texts_said}
+    felt = {
+        tensor: tuple(t for t in known.heard.get(tensor, described) if t in texts and t not in said)
+        for tensor, member in members.items()
+        if member.modality == "tensor"
+    }
     names = {str(kind): tuple(n for n, m in members.items() if m.modality == kind) for kind in MODALITIES}
     clips, tensors = parts.get("clips", {}), parts.get("tensors", {})
     film_boxes = {
@@ -81,7 +88,7 @@ def decoded(sample: Sample, known: Notes, changes: frozenset[str]) -> View:
         if name in sample.members and film in clips
     }
     view = View(pictures, clips, sounds, texts, tensors, boxes, film_boxes, words, spoken, heard, names)
-    return replace(view, sides=known.sides, written=known.written & texts.keys(), masks=masks)
+    return replace(view, sides=known.sides, written=known.written & texts.keys(), masks=masks, felt=felt)
 
 
 def _masks(members: Mapping[str, Member], known: Notes, pictures: Mapping[str, Picture]) -> Iterator[tuple[str, Mask]]:
@@ -144,6 +151,7 @@ def _untrue(before: View, change: Change, name: str) -> list[str]:
 def _unheard(before: View, change: Change, name: str) -> list[str]:
     """Phrases of a description that are heard no more. Raises VetoError where it is not known when they were."""
     text = before.texts[name].text.casefold() if name in before.texts else ""
+    _check_felt(before, change, name)
     unheard: list[str] = []
     for sound in sorted(change.shortened - change.view.gone):
         if name not in before.heard.get(sound, ()) or not any(map(str.isalpha, text)):
@@ -156,6 +164,24 @@ def _unheard(before: View, change: Change, name: str) -> list[str]:
         told = [phrase for phrase in phrases if phrase.casefold() in text]
         unheard += [phrase for phrase in told or phrases if phrase not in left]
     return list(dict.fromkeys(unheard))
+
+
+def _check_felt(before: View, change: Change, name: str) -> None:
+    """Raises VetoError where a text tells what may have been felt in a part that is gone.
+
+    Where a sound of the same clock has times of what the text tells, these say what is left of it.
+    """
+    text = before.texts[name].text if name in before.texts else ""
+    timed = any(
+        name in before.heard.get(sound, ()) and sound in before.words and not before.spoken.get(sound)
+        for sound in change.shortened
+    )
+    if timed or not any(map(str.isalpha, text)):
+        return
+    for tensor in sorted(change.shortened - change.view.gone):
+        if name in before.felt.get(tensor, ()):
+            fix = f"give `heard: {{{tensor}: []}}` if no text tells of it, or if what it tells goes on all the time"
+            raise VetoError("may_be_cut", f"when what '{text[:80]}' tells is felt in '{tensor}' is not known; {fix}")
 
 
 def _renamed(box: Box, texts: Mapping[str, Text]) -> Box:

@@ -250,7 +250,7 @@ def test_sensors_are_taken_in_measured_augmented_written_and_made_again_online(c
         "curate": [{"rules": {"keep": {"short": "imu.duration_s <= 2 AND imu.shape[1] = 2 AND imu.max <= 9"}}}],
     }
     apply = [{"time_crop": {"min_s": 1, "max_s": 1.5, "clock": ["imu"]}}, "mirror_channels", "jitter"]
-    joint = {"apply": apply, "sides": {"imu": {"negate": [0]}}}
+    joint = {"apply": apply, "sides": {"imu": {"negate": [0]}}, "heard": {"imu": []}}
     cli.spec(**blocks, augment=[{"joint": joint}])
     cli.build(output="out")
     about = "count(*) AS n, min(shape[2]) AS least, max(rate_hz) AS hz"

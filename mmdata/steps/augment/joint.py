@@ -117,7 +117,8 @@ class Joint(Augment):
     )
     heard: dict[str, list[str]] = Field(
         default={},
-        description="audio member: the texts that tell what is heard in it; default: every text that it does not say",
+        description="audio or tensor member: the texts that tell what is heard or felt in it; default: every text that "
+        "it does not say",
     )
     written: list[str] = Field(
         default=[],
@@ -175,6 +176,9 @@ class Joint(Augment):
         for name in self.sides:
             if (kind := members.get(name)) not in {None, "tensor", "audio"}:
                 yield ("sides", name), f"'{name}' is {kind}, and sides are of the channels of a tensor or audio"
+        for name in self.heard:
+            if (kind := members.get(name)) not in {None, "tensor", "audio"}:
+                yield ("heard", name), f"'{name}' is {kind}, and texts tell what is heard or felt in audio or a tensor"
         if self.max_match_loss is not None and not aligners:
             fix = "add an aligner under `align:`, or take it out"
             yield ("max_match_loss",), f"nothing says how well members match: no child is dropped; {fix}"
@@ -239,7 +243,9 @@ class Joint(Augment):
         found: dict[str, Modality | None] = {}
         for kind, notes in (("image", self.boxes), ("video", self.film_boxes), ("audio", self.times)):
             found |= dict.fromkeys(notes, kind) | dict.fromkeys(notes.values(), "text")  # type: ignore[arg-type]
-        for sound, texts in (*(self.spoken or {}).items(), *self.heard.items()):
+        for name, texts in self.heard.items():
+            found |= {name: found.get(name), **dict.fromkeys(texts, "text")}
+        for sound, texts in (self.spoken or {}).items():
             found |= {sound: "audio", **dict.fromkeys(texts, "text")}
         for image, masks in self.masks.items():
             found |= dict.fromkeys([image, *masks], "image")

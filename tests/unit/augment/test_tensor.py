@@ -296,6 +296,28 @@ def test_what_has_no_clock_or_another_is_not_cut() -> None:
     assert reason(sample(tensor(), text("walks, then sits")), {"time_crop": {"clock": ["imu"]}}) == "may_be_cut"
 
 
+@pytest.mark.parametrize("apply", [{"time_crop": {"max_s": 2, "clock": ["imu"]}}, "mask_time"])
+def test_what_a_text_tells_of_sensors_is_not_cut_out(apply: Any) -> None:
+    parent = sample(tensor(), text("walks and jumps"))
+    assert reason(parent, apply) == "may_be_cut"
+    assert reason(parent, apply, heard={"imu": ["caption"]}) == "may_be_cut"
+    for free in ({"heard": {"imu": []}}, {"written": ["caption"]}):
+        assert child_of(parent, apply, **free).members["imu"] != tensor()
+    other = sample(tensor(), tensor(name="gyro"), text("walks and jumps"))
+    only = {"mask_time": {"members": ["gyro"]}}
+    assert reason(other, only, heard={"imu": []}) == "may_be_cut"
+    assert child_of(other, only, heard={"gyro": []}).members["gyro"] != tensor(name="gyro")
+
+
+def test_times_of_what_a_sound_tells_hold_of_the_sensors_of_its_clock() -> None:
+    heard = times([("a step", 0.1, 0.8), ("a jump", 3.0, 3.8)])
+    parent = sample(speech(), tensor(), text("a step and a jump"), heard)
+    crop = {"time_crop": {"min_s": 1.5, "max_s": 2.5, "clock": ["speech", "imu"]}}
+    samples = [replace(parent, sample_id=f"{n:032x}") for n in range(8)]
+    children = [child_of(one, crop, times={"speech": "times"}, spoken={}) for one in samples]
+    assert {child.members["caption"].text for child in children} == {"a step", "a jump"}
+
+
 def test_what_runs_along_is_never_left_behind() -> None:
     parent = sample(speech(), tensor())
     for op in ("speed", {"time_crop": {"max_s": 2}}, "TimeStretch", "Reverse"):
