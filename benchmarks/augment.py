@@ -2,17 +2,19 @@
 
 The same pictures and sounds go through the same operators: `bare` decodes, calls albumentations or audiomentations, and
 encodes, as a script would, and leaves texts alone; `joint` is `Policy.child`, with its records, notes and texts. Both
-in one process, one after the other, the cheapest of some rounds each. Then the policy by 1 and by all cores.
+in one process, one after the other, the cheapest of some rounds each. Then the policy by 1 and by all cores. Last, of
+the stamps (`mmdata fetch stamps`), what it takes to rewrite a caption, or to veto it.
 
 glibc gives large pieces of memory back, or keeps them, by what a process has done before: some thousand page faults a
 picture for the one or the other, a fifth of the time, and by chance. So here it keeps them, for both alike.
 
-Usage: python benchmarks/augment.py [--samples N] [--rounds N]. The last line printed is one JSON object.
+Usage: python benchmarks/augment.py [--samples N] [--rounds N] [--stamps FOLDER]. The last line printed is JSON.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import json
 import os
@@ -22,11 +24,15 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mmdata.augment.base import VetoError
+from mmdata.augment.lexicon import language
 from mmdata.augment.load import load_policy
+from mmdata.augment.meaning import rewrite
 from mmdata.augment.policy import Policy
 from mmdata.sample import Member, Sample
 
@@ -59,6 +65,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=60)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--stamps", type=Path, help="folder of the stamps")
     arguments = parser.parse_args()
     if not _KEEP_MEMORY.items() <= os.environ.items():
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **_KEEP_MEMORY})
@@ -73,7 +80,10 @@ def main() -> None:
         found[name] = {"joint_ms": each[0], "bare_ms": each[1], "ratio": round(each[0] / each[1], 3)}
         print(name, found[name], flush=True)
     scaling = scale(POLICIES["elastic_and_noise"], pictures, arguments.rounds)
-    print(json.dumps({"goal_ratio": _GOAL, "load": os.getloadavg(), **found, "scaling": scaling}))
+    found["scaling"] = scaling
+    if arguments.stamps:
+        found["rewriting_us"] = rewriting(captions(arguments.stamps), arguments.rounds)
+    print(json.dumps({"goal_ratio": _GOAL, "load": os.getloadavg(), **found}))
 
 
 def policy(apply: Sequence[dict[str, Any]]) -> Policy:
@@ -144,6 +154,31 @@ def scale(apply: Sequence[dict[str, Any]], samples: Sequence[Sample], rounds: in
                 times.append(time.perf_counter() - began)
         rates[workers] = round(len(samples) / min(times), 1)
     return {"children_per_s": rates, "times_one": round(rates[max(rates)] / rates[1], 2)}
+
+
+def captions(folder: Path) -> list[tuple[str, str]]:
+    """Language and text, in those languages whose words are known."""
+    found = []
+    for path in sorted(folder.rglob("*.txt")):
+        for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines()):
+            head, _, rest = line.partition(".utf8=")
+            tag, text = (head, rest) if number else ("en", line)
+            if text and language(tag):
+                found.append((tag, text))
+    return found
+
+
+def rewriting(texts: Sequence[tuple[str, str]], rounds: int) -> dict[str, float]:
+    """Microseconds a caption, by effect; a veto is the cheaper the sooner its word is found."""
+
+    def each(effects: frozenset[str]) -> None:
+        for tag, text in texts:
+            with contextlib.suppress(VetoError):
+                rewrite(text, tag, effects)
+
+    names = ("mirror", "colour", "move", "detail")
+    seconds = alternating([partial(each, frozenset({name})) for name in names], rounds)
+    return {name: round(1e6 * second / len(texts), 2) for name, second in zip(names, seconds, strict=True)}
 
 
 _made: dict[str, Policy] = {}

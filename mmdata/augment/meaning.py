@@ -49,10 +49,10 @@ _ARROWS: Final = "\u2190-\u21ff\u27f0-\u27ff\u2900-\u297f\u2b00-\u2b11"
 _ARROW: Final = re.compile(f"[{_ARROWS}\u261a-\u261f\U0001f446-\U0001f449\U0001f519-\U0001f51d]")
 _DIGITS_ALONE: Final = re.compile(r"[\W_]*\d[\d\W_]*")
 # "(L)", "L-R", "L to R" say who is on which side; what stands in quotes may be read in the picture, 24" is a length.
-_SIDE_LETTER: Final = re.compile(r"\([lr]\.?\)|\bl\W{1,3}(?:to\W{1,2})?r\b", re.IGNORECASE)
-_QUOTED: Final = re.compile(
-    r"(?<!\d)[\"\u201c\u201d\u201e\u00ab\u00bb][^\W\d_][^\"\u201c\u201d\u00ab\u00bb]*|[\u300c\u300e]"
-)
+# (Looks back stand behind the first character: what begins with one of few is found by them.)
+_SIDE_LETTER: Final = re.compile(r"\([lrLR]\.?\)|[lL](?<!\w[lL])\W{1,3}(?:[tT][oO]\W{1,2})?[rR]\b")
+_QUOTES: Final = r"\"\u201c\u201d\u201e\u00ab\u00bb"
+_QUOTED: Final = re.compile(rf"[{_QUOTES}](?<!\d[{_QUOTES}])[^\W\d_][^{_QUOTES}]*|[\u300c\u300e]")
 _MARKS: Final = ".!?。！？…"  # noqa: RUF001 - full-width marks on purpose
 _ADDRESS: Final = re.compile(r"\S+@\S+\.\w+|\w+://\S+|www\.\S+")
 _WORD: Final = re.compile(r"[^\W\d_]+(?:['\u2019-][^\W\d_]+)*")
