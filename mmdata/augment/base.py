@@ -30,7 +30,7 @@ EFFECTS: Final = frozenset(
         "weather",  # rain, snow, fog, sun flare were added
         "shape",  # things are distorted: straight, round and proportions may be others
         "style",  # no photograph any more, or another kind of picture
-        "more",  # other things are there too, those of another sample
+        "more",  # other things are there too, those of another sample; or the same ones twice
         # sounds
         "tempo",  # faster or slower
         "pitch",  # higher or lower: voices may be others

@@ -30,6 +30,8 @@ _MOST_SIDE_PX: Final = 16_384
 _SMALL_ANGLE: Final = 15.0
 # Proportions that differ by less are the same to the eye.
 SAME: Final = 0.02
+# OpenCV's BORDER_REFLECT, BORDER_WRAP and BORDER_REFLECT_101: what is near the frame is there a second time beyond it.
+_REPEATING: Final = frozenset({2, 3, 4})
 # Values beyond are arrays (displacements, masks) that a seed says better.
 _MOST_VALUES: Final = 16
 
@@ -68,6 +70,8 @@ def image_operators() -> list[str]:
 def image_operator(name: str, params: Mapping[str, Any]) -> ImageOperator:
     """A transform with its parameters checked. Raises ValueError that names the parameter."""
     kind = _table()[name]
+    if params.get("border_mode") in _REPEATING:
+        kind = kind._replace(effects=kind.effects | {"more"})
     plain = _compose(name, params, boxes=False)
     return ImageOperator(name, kind.boxes, _compose(name, params, boxes=True) if kind.geometric else plain, plain, kind)
 

@@ -289,6 +289,14 @@ def test_things_that_have_boxes_are_not_torn_apart() -> None:
     assert child_of(step, sample(picture(), text("a dog"), boxes())).members["image"].measures["width"] == 16
 
 
+@pytest.mark.parametrize(("border", "expected"), [(0, "made"), (1, "made"), (2, "more_is_there"), (4, "more_is_there")])
+def test_what_a_border_repeats_is_not_alone(border: int, expected: str) -> None:
+    pad = joint({"Pad": {"padding": 6, "border_mode": border}})
+    (found,) = made(pad, sample(picture(), text("a lone dog")))
+    assert (found.reason if isinstance(found, Veto) else "made") == expected
+    assert child_of(pad, sample(picture(), text("a dog"))).members["image"].measures["width"] == 28
+
+
 def test_boxes_go_with_their_picture() -> None:
     step = joint({"drop_modality": {"of": ["image"]}}, boxes={"image": "regions"})
     child = child_of(step, sample(picture(), text("a dog"), boxes(([1, 1, 6, 6], "a dog"))))
