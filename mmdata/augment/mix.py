@@ -236,7 +236,8 @@ def _join(name: str, mine: Text, theirs: Text | None, effects: frozenset[str], *
     if words is not None and not is_said:
         for text in (first, second):
             if found := words.negations.search(fold(text)):
-                raise VetoError("negated", f"'{found[0]}' in '{text[:80]}': the other sample may have it")
+                denied = text[found.start() : found.end()]
+                raise VetoError("negated", f"'{denied}' in '{text[:80]}': the other sample may have it")
     spaceless = primary(mine.lang) in _SPACELESS
     if first[-1:] in _ENDS:
         return Text(first + ("" if spaceless else " ") + second, mine.lang)

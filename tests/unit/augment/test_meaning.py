@@ -45,6 +45,13 @@ def test_every_language_has_every_class_and_both_swaps() -> None:
         assert data["mutual"], tag
 
 
+def test_every_word_is_written_as_a_fold_has_it() -> None:
+    # Another one is never found.
+    for tag in LANGUAGES:
+        text = re.sub(r"(?m)(^|\s)#.*", "", (WORDS / f"{tag}.yaml").read_text(encoding="utf-8"))
+        assert text.replace("\n", " ") == fold(text), tag
+
+
 def test_every_effect_has_its_words() -> None:
     assert set(MINDS) == EFFECTS
 
