@@ -2,7 +2,8 @@
 
 What is written for the eye is taken out of a cue: markup, descriptions of sounds in brackets, notes, the dash of a
 speaker; lines that stay on the screen while the next one rolls in (CEA-608's roll-up, and the automatic captions of
-video sites), and cues that are there twice. What is left is what should be heard.
+video sites), lines that grow while they are shown (live captions), and cues that are there twice. What is left is what
+should be heard.
 """
 
 from __future__ import annotations
@@ -36,6 +37,9 @@ _SEAM_S = 0.05
 # Two that speak at once overlap in some cues of a film. Where most cues run so far into the next one, ends are none.
 MAX_OVERLAP_S = 0.1
 _MOST = 0.5
+# In live captions all cues go on with the one before but those that begin a line; in others somebody says "Why" and
+# then, at once, "Why not".
+_GROWN = 0.25
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,7 @@ def parse_subtitles(text: str, max_cues: int = MAX_CUES) -> list[Cue]:
 
 def as_said(shown: Sequence[Shown]) -> list[Cue]:
     """Cues in the order of their starts; where most run into the next one, each ends where the next begins."""
-    return _ended(_new_lines(sorted(shown, key=lambda cue: (cue.start_s, cue.end_s))))
+    return _ended(_new_lines(_full_grown(sorted(shown, key=lambda cue: (cue.start_s, cue.end_s)))))
 
 
 def spoken_words(shown: str) -> str:
@@ -108,6 +112,22 @@ def _kind(text: str) -> str:
     if _ARROW.search(text):
         return "srt"
     raise SampleError("not_subtitles", "neither SRT, WebVTT, ASS or SSA, nor segments as JSON")
+
+
+def _full_grown(shown: list[Shown]) -> list[Shown]:
+    """Lines that come word by word, a cue for each word, as one cue: with all words, from the first one's time."""
+    growing = [_goes_on(one, after) for one, after in pairwise(shown)]
+    if sum(growing) <= _GROWN * len(growing):
+        return shown
+    whole: list[Shown] = []
+    for one, grows in zip(shown, [False, *growing], strict=True):
+        whole[-1:] = [one._replace(start_s=whole[-1].start_s)] if grows else [*whole[-1:], one]
+    return whole
+
+
+def _goes_on(before: Shown, one: Shown) -> bool:
+    """Whether a cue shows what the one before it does, and more words in the same line."""
+    return one.start_s <= before.end_s + _SEAM_S and one.text.strip().startswith(f"{before.text.strip()} ")
 
 
 def _new_lines(shown: Sequence[Shown]) -> list[Cue]:

@@ -46,7 +46,7 @@ class Timing(Align):
     """
 
     step: ClassVar[str] = "timing"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     extras: ClassVar[tuple[str, ...]] = ("timing",)
     modalities: ClassVar[tuple[Modality, Modality]] = ("audio", "text")
     batch_samples: ClassVar[int] = 1

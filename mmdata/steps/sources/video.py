@@ -58,7 +58,7 @@ class Video(Discovered):
     """Video files, cut into scenes or by their subtitles: the piece, its sound, its words and some of its frames."""
 
     step: ClassVar[str] = "video"
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
     extras: ClassVar[tuple[str, ...]] = ("video",)
     name: str | None = Field(None, description="names the source in every sample_id; default: video")
     files: Names = Field(min_length=1, description="video files, or patterns: talks/*.mp4")

@@ -127,6 +127,30 @@ def test_several_lines_may_stay():
     assert [cue.text for cue in parse_subtitles(shown)] == ["one two three", "four", "five"]
 
 
+def test_a_line_that_comes_word_by_word_is_said_once():
+    shown = [
+        (0.0, 0.4, "hello"),
+        (0.4, 0.8, "hello every one"),
+        (0.8, 2.3, "hello every one\nand"),
+        (2.3, 2.6, "hello every one\nand welcome"),
+        (2.6, 3.0, "hello every one\nand welcome back"),
+        (3.0, 3.5, "and welcome back\nto"),
+        (3.5, 4.0, "and welcome back\nto the"),
+        (6.0, 7.0, "and welcome back\nto the show"),
+    ]
+    assert [cue for cue in parse_subtitles(segments(*shown)) if cue.text] == [
+        Cue(0.0, 0.8, "hello every one"),
+        Cue(0.8, 3.0, "and welcome back"),
+        Cue(3.0, 4.0, "to the"),
+        Cue(6.0, 7.0, "and welcome back to the show"),
+    ]
+
+
+def test_who_begins_again_with_the_same_words_says_them_twice():
+    cues = [(0.0, 1.0, "Why"), (1.0, 2.0, "Why not"), *((n, n + 0.9, f"Line {n}") for n in range(3, 12))]
+    assert parse_subtitles(segments(*cues)) == [Cue(*cue) for cue in cues]
+
+
 def test_a_cue_that_is_there_twice_is_one():
     cues = [(0.0, 2.0, "one"), (2.5, 4.0, "two"), (4.5, 6.0, "three")]
     assert parse_subtitles(segments(*cues, *cues)) == [Cue(*cue) for cue in cues]
