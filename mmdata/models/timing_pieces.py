@@ -9,7 +9,6 @@ Shapes: K lines, Q cues.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -20,8 +19,9 @@ from mmdata.models.subtitles import MAX_OVERLAP_S, Cue
 from mmdata.models.timing_fit import Clock, Floats
 from mmdata.models.timing_search import MIN_CUES, Finder, Segment
 
-# So many cues in a row that are not heard may have been moved; fewer tell too little of where.
-_MIN_STRETCH = 5
+# So many cues in a row that are not heard may have been moved. The first start of a window is seldom seen, so that of
+# three no line is found.
+_MIN_STRETCH = 4
 _HALVINGS = 2
 _MIN_HALF = 10
 # Each takes as long as judging some hundred cues.
@@ -81,7 +81,7 @@ class _Search:
 
 
 def find_pieces(finder: Finder, cues: Sequence[Cue], judge: Judge, max_offset_s: float) -> list[Line]:
-    """Lines in the order in which they were found; none where no line is.
+    """Lines in the order in which they were found; none where no line is. Longer stretches are searched for first.
 
     Args:
         finder: it searches with some of `cues`.
@@ -91,10 +91,11 @@ def find_pieces(finder: Finder, cues: Sequence[Cue], judge: Judge, max_offset_s:
     """
     at = _positions(finder.cues, cues)
     lines: list[Line] = []
-    todo = deque([_Search(range(len(finder.cues)))])
+    todo = [_Search(range(len(finder.cues)))]
     searches = 0
     while todo and searches < _MOST_SEARCHES:
-        search, searches = todo.popleft(), searches + 1
+        search, searches = max(todo, key=lambda search: len(search.span)), searches + 1
+        todo.remove(search)
         span = search.span
         fit = finder.first_fit(span, search.base or Clock(0.0, 0.0), max_offset_s)
         if fit is None:

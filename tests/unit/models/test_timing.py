@@ -153,7 +153,8 @@ def judged(*scores: float | None) -> list[Segment]:
     [
         ("11111111", []),
         ("00000011", [range(6)]),
-        ("11000011", []),
+        ("1100011", []),
+        ("11000011", [range(2, 6)]),
         ("1100000111100000", [range(2, 7), range(11, 16)]),
         # One is heard by chance, two in a row are not.
         ("110010001", [range(2, 9)]),
@@ -241,6 +242,21 @@ def test_what_one_line_leaves_is_searched_for_from_there():
     assert [(line.clock.offset_s, line.first, len(line.segments)) for line in lines] == [(0.0, 0, 40), (30.0, 15, 25)]
     moved = displaced(cues[25:], 30.0)
     assert finder.taken == [(cue.start_s, cue.end_s) for cue in [*cues[:25], *moved]]
+
+
+def test_what_is_longest_is_searched_for_first():
+    cues = [Cue(2.0 * i, 2.0 * i + 1, "x") for i in range(110)]
+    finder = Searched(cues, 100, found_at_once=True)
+    unsaid = [cue for i, cue in enumerate(cues[:90]) if i % 6 < 4]
+
+    def judge(clock: Clock, some: Sequence[Cue]) -> list[Segment]:
+        placed = zip(finder.judge(clock, some), some, strict=True)
+        return [replace(s, reason="not_heard") if cue in unsaid else s for s, cue in placed]
+
+    lines = find_pieces(finder, cues, judge, 60.0)
+    assert finder.searches[:3] == [(range(110), 0.0), (range(100, 110), 0.0), (range(4), 0.0)]
+    assert len(finder.searches) == 12
+    assert 30.0 in [line.clock.offset_s for line in lines]
 
 
 def test_a_search_goes_on_from_the_line_under_which_nothing_was_heard():
