@@ -24,6 +24,7 @@ from mmdata.models.clip_text import text_tower
 from mmdata.models.clip_weights import CONFIG_NAME, as_folder, is_path, locate
 from mmdata.models.device import Precision, multiplies_bf16, resolve_device, whole_float32
 from mmdata.models.passes import passes_on
+from mmdata.models.weights import refusal
 
 if TYPE_CHECKING:
     import torch
@@ -193,12 +194,13 @@ def _load(model: str, pretrained: str | None) -> tuple[Any, Any, int]:
         ValueError,
         KeyError,
         AssertionError,
+        AttributeError,  # of a checkpoint that is no dict
         pickle.UnpicklingError,
         SafetensorError,
     ) as error:
         # A hub that cannot be reached, a checkpoint of another model, a pointer of Git LFS and a file that would run
         # code all end here. Another model's checkpoint is told by each of its tensors.
-        why = textwrap.shorten(str(error), 600, placeholder=" ...")
+        why = textwrap.shorten(refusal(error), 600, placeholder=" ...")
         raise WeightsError(f"model {model!r} (pretrained {pretrained!r}) does not load: {why}") from error
 
 

@@ -89,9 +89,9 @@ def _locate_folder(folder: Path) -> Weights:
 
 
 def _missing(folder: Path, what: str) -> str:
-    ours = folder.parent == cache_dir() / "models"
-    other = "give the folder of an open_clip model, or run: mmdata fetch lite"
-    fix = f"run: mmdata fetch {folder.name}" if ours else other
+    # The one that `fetch` makes.
+    ours = folder == cache_dir() / "models" / "lite"
+    fix = f"{'' if ours else 'give the folder of an open_clip model, or '}run: mmdata fetch lite"
     state = f"has no {what}" if folder.is_dir() else "is not there"
     return f"model folder {folder} {state}; {fix}"
 

@@ -23,6 +23,7 @@ from mmdata.models.clip_image import ImageRecipe
 from mmdata.models.device import resolve_device, whole_float32
 from mmdata.models.passes import passes_on
 from mmdata.models.tower_spec import Kind, TowerSpec
+from mmdata.models.weights import refusal
 
 if TYPE_CHECKING:
     import torch
@@ -174,24 +175,31 @@ def load_timm(spec: TowerSpec) -> Any:
         return network
     theirs, ours = _read_state(Path(spec.checkpoint).expanduser()), network.state_dict()
     if theirs.keys() != ours.keys():
-        if [tensor.shape for tensor in theirs.values()] != [tensor.shape for tensor in ours.values()]:
-            raise WeightsError(f"{spec.checkpoint} holds no {spec.model}: its tensors have other shapes")
-        theirs = dict(zip(ours, theirs.values(), strict=True))
+        theirs = dict(zip(ours, theirs.values(), strict=False)) if len(theirs) == len(ours) else {}
+    if not theirs or any(getattr(theirs[name], "shape", None) != tensor.shape for name, tensor in ours.items()):
+        raise WeightsError(f"{spec.checkpoint} holds no {spec.model}: its tensors have other shapes")
     network.load_state_dict(theirs)
     return network
 
 
 def _read_state(path: Path) -> dict[str, Any]:
-    import torch
+    """Tensors by name, also where a trainer keeps them beside its own state."""
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from timm.models import load_state_dict
 
     try:
-        if path.suffix == ".safetensors":
-            return dict(load_file(path))
-        return dict(torch.load(path, map_location="cpu", weights_only=True))
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, TypeError, ValueError, SafetensorError) as error:
-        raise WeightsError(f"{path} is no checkpoint: {error}") from error
+        return dict(load_state_dict(str(path), weights_only=True))
+    except (
+        OSError,
+        RuntimeError,
+        EOFError,
+        pickle.UnpicklingError,
+        AttributeError,  # what it holds is no dict
+        TypeError,
+        ValueError,
+        SafetensorError,
+    ) as error:
+        raise WeightsError(f"{path} is no checkpoint: {refusal(error)}") from error
 
 
 class _Sentence:

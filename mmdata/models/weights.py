@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pickle
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +32,16 @@ class Weights:
 def cache_dir() -> Path:
     """Where fetched media and weights live: `$MMDATA_CACHE`, else `~/.cache/mmdata`."""
     return Path(os.environ.get("MMDATA_CACHE") or "~/.cache/mmdata").expanduser()
+
+
+def refusal(error: Exception) -> str:
+    """Why a checkpoint does not load, in one line.
+
+    Of a file that holds more than tensors torch, and timm after it, go on to say how to let it run code.
+    """
+    if any(isinstance(one, pickle.UnpicklingError) for one in (error, error.__cause__)):
+        return "it is damaged, or holds objects that could run code, which are not read"
+    return " ".join(str(error).split())
 
 
 def content_identity(paths: list[Path]) -> str:

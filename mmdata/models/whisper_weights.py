@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from mmdata.errors import MissingExtraError, WeightsError
 from mmdata.models import ctranslate2
-from mmdata.models.weights import Weights, cache_dir, content_identity
+from mmdata.models.weights import Weights, cache_dir, content_identity, refusal
 
 if TYPE_CHECKING:
     import torch
@@ -127,7 +127,7 @@ def _missing(path: Path) -> str:
 
 
 def _fix(path: Path) -> str:
-    if path.parent == cache_dir() / "models":
+    if path.parent == cache_dir() / "models" and path.name.startswith("whisper-"):
         return f"run: mmdata fetch {path.name}"
     return "give a CTranslate2 folder, a .pt file or a name such as tiny.en, or run: mmdata fetch whisper-tiny.en"
 
@@ -194,7 +194,7 @@ def _read_pickle(path: Path) -> Checkpoint:
         content = torch.load(path, map_location="cpu", weights_only=True)
         return Checkpoint(dict(content["dims"]), content["model_state_dict"])
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, KeyError, TypeError, ValueError) as error:
-        raise WeightsError(f"{path}: not a checkpoint of openai-whisper: {error}") from error
+        raise WeightsError(f"{path}: not a checkpoint of openai-whisper: {refusal(error)}") from error
 
 
 def _build(checkpoint: Checkpoint, path: Path) -> Network:

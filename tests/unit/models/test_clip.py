@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from mmdata.errors import FatalError, MissingExtraError, WeightsError
@@ -204,6 +205,16 @@ def test_missing_folder_of_the_cache_says_how_to_fetch_it(tmp_path: Path, monkey
     monkeypatch.setenv("MMDATA_CACHE", str(tmp_path))
     with pytest.raises(WeightsError, match=r"lite is not there; run: mmdata fetch lite$"):
         locate(str(tmp_path / "models" / "lite"))
+    # What is there, and another kind of model, is not to be fetched again.
+    (tmp_path / "models" / "minilm").mkdir(parents=True)
+    with pytest.raises(WeightsError, match=r"minilm has no .*; give the folder .*, or run: mmdata fetch lite$"):
+        locate(str(tmp_path / "models" / "minilm"))
+
+
+def test_a_checkpoint_that_is_no_dict_is_refused(tmp_path: Path):
+    torch.save([1, 2], tmp_path / "list.pt")
+    with pytest.raises(WeightsError, match="does not load"):
+        Clip.load("RN50", str(tmp_path / "list.pt"), "cpu")
 
 
 @pytest.mark.parametrize("name", [CONFIG_NAME, "open_clip_model.safetensors"])

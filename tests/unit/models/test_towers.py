@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
+import torch
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
@@ -18,7 +20,8 @@ from mmdata.models.crossfit import CrossfitConfig, Features, crossfit
 from mmdata.models.crossfit_clip import save_open_clip
 from mmdata.models.crossfit_folds import ids_of
 from mmdata.models.tower_spec import TowerSpec
-from mmdata.models.towers import AudioRecipe, TextRecipe, Tower
+from mmdata.models.towers import AudioRecipe, TextRecipe, Tower, load_timm
+from mmdata.models.whisper_weights import load_network
 
 TEXTS = ["A frog.", "", "A very long caption of a bird " * 40, "A frog.", "Ünïcode 鳥", "A red bird."]
 
@@ -154,6 +157,37 @@ def test_missing_and_foreign_weights_are_named(tmp_path: Path, reader_spec: Towe
         TowerSpec("timm", "resnet18", str(half)).load("cpu")
     with pytest.raises(WeightsError, match="does not load"):
         TowerSpec("sentence", str(half.parent)).load("cpu")
+
+
+def test_checkpoints_of_a_trainer_are_read_and_those_of_other_classes_named(tmp_path: Path):
+    ours, theirs = (timm.create_model("resnet18", num_classes=classes).state_dict() for classes in (1000, 10))
+    torch.save({"epoch": 3, "state_dict": ours}, tmp_path / "trained.pth")
+    read = load_timm(TowerSpec("timm", "resnet18", str(tmp_path / "trained.pth"))).state_dict()
+    assert all(torch.equal(read[name], tensor) for name, tensor in ours.items())
+    for number, content in enumerate([theirs, {"epoch": 3}, {"weights": ours}, dict.fromkeys(ours, 0)]):
+        torch.save(content, tmp_path / f"{number}.pth")
+        with pytest.raises(WeightsError, match=r"holds no resnet18: its tensors have other shapes"):
+            load_timm(TowerSpec("timm", "resnet18", str(tmp_path / f"{number}.pth")))
+    torch.save([1, 2], tmp_path / "list.pth")
+    with pytest.raises(WeightsError, match="is no checkpoint"):
+        load_timm(TowerSpec("timm", "resnet18", str(tmp_path / "list.pth")))
+
+
+class _Bomb:
+    def __reduce__(self) -> tuple[type[Path], tuple[str]]:
+        return Path, ("bomb",)
+
+
+def test_nobody_is_told_how_to_let_a_stranger_s_file_run_code(tmp_path: Path):
+    path = str(tmp_path / "bomb.pth")
+    torch.save({"dims": _Bomb()}, path)
+    for load in (
+        lambda: load_timm(TowerSpec("timm", "resnet18", path)),
+        lambda: Clip.load("RN50", path, "cpu"),
+        lambda: load_network(path),
+    ):
+        with pytest.raises(WeightsError, match=r"objects that could run code, which are not read$"):
+            load()
 
 
 @pytest.fixture(scope="module")

@@ -213,6 +213,9 @@ def test_locate_names_what_is_missing(tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / "models" / "whisper-base").mkdir(parents=True)
     with pytest.raises(WeightsError, match=r"is missing; run: mmdata fetch whisper-base"):
         locate(str(tmp_path / "models" / "whisper-base"))
+    (tmp_path / "models" / "lite").mkdir()
+    with pytest.raises(WeightsError, match=r"lite: .* is missing; give a CTranslate2 folder"):
+        locate(str(tmp_path / "models" / "lite"))
     with pytest.raises(WeightsError, match=r"is not there; give a CTranslate2 folder"):
         locate("./nowhere.pt")
 
