@@ -23,6 +23,7 @@ from mmdata.steps import base, exchange, registry
 
 ROOT = Path(__file__).resolve().parents[2]
 PIPELINES = sorted((ROOT / "pipelines").glob("*.yaml"))
+TRAININGS = sorted((ROOT / "examples").glob("train_*.yaml"))
 HEAVY = {"torch", "transformers", "open_clip", "whisper", "pyarrow", "pandas", "PIL", "av"}
 # The share of a 0.5 s promise that is the machine's: the smallest of some runs is what the code itself takes.
 RUNS = 5
@@ -229,6 +230,20 @@ def test_every_pipeline_names_its_schema_and_is_valid_by_it(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert text.startswith("# yaml-language-server: $schema=../schemas/pipeline.schema.json\n")
     jsonschema.validate(yaml.safe_load(text), json.loads((ROOT / "schemas/pipeline.schema.json").read_text()))
+
+
+@pytest.mark.parametrize("path", TRAININGS, ids=lambda path: path.name)
+def test_every_training_of_the_examples_reads_members_that_its_build_has(path: Path) -> None:
+    data = yaml.safe_load(path.read_text(encoding="utf-8"))["data"]
+    _, name, _ = data["shards"].split("/")
+    pipeline = yaml.safe_load((ROOT / f"pipelines/{name}.yaml").read_text(encoding="utf-8"))
+    (source,) = pipeline["sources"]
+    members = set()
+    for member, where in source["files"]["members"].items():
+        langs = where.get("langs", []) if isinstance(where, dict) else []
+        members |= {member.format(lang=lang) for lang in langs} or {member}
+    wanted = {member for names in data["modalities"].values() for member in names}
+    assert wanted <= members
 
 
 GOOD: dict[str, Any] = {"name": "t", "sources": [{"files": {"root": "m", "members": {"image": "{stem}.png"}}}]}
