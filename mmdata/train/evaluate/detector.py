@@ -31,7 +31,7 @@ from mmdata.train.checkpoint import write_whole
 from mmdata.train.evaluate.config import EvalConfig
 from mmdata.train.evaluate.features import Run
 from mmdata.train.evaluate.forgeries import donors, kinds, stripped
-from mmdata.train.evaluate.intervals import Array, statistic_figure
+from mmdata.train.evaluate.intervals import Array, auc_figure
 from mmdata.train.export import write_json
 from mmdata.train.model.fused import Encoded, FusedModel
 
@@ -218,7 +218,7 @@ def _figure(head: DetectorHead, real: Shown, forged: Shown, config: EvalConfig) 
         real_N = head(real.agreement_NF[own_N]).double().numpy()
         forged_N = head(forged.agreement_NF).double().numpy()
     resamples = min(config.resamples, _MOST_RESAMPLES)
-    return statistic_figure(lambda row: auc(real_N[row], forged_N[row]), len(own_N), config.seed, resamples, 0.5)
+    return auc_figure(lambda row: auc(real_N[row], forged_N[row]), len(own_N), config.seed, resamples)
 
 
 def save_detector(folder: Path, head: DetectorHead, modalities: Sequence[str]) -> None:

@@ -15,8 +15,9 @@ from mmdata.errors import SpecError, TrainError
 from mmdata.train.config import load_config
 from mmdata.train.evaluate.config import EvalConfig, load_settings
 from mmdata.train.evaluate.consistency import consistency, derangements, gram_volume
+from mmdata.train.evaluate.detector import auc
 from mmdata.train.evaluate.features import Features, subsets
-from mmdata.train.evaluate.intervals import mean_figure, share_figure, statistic_figure
+from mmdata.train.evaluate.intervals import auc_figure, mean_figure, share_figure, statistic_figure
 from mmdata.train.evaluate.labels import probe
 from mmdata.train.evaluate.made import fid, kid, text_figure
 from mmdata.train.evaluate.retrieval import missing, retrieval
@@ -80,6 +81,27 @@ def test_a_share_of_all_or_none_is_not_known_for_sure():
     assert some["low"] == pytest.approx(20 / (20 + 1.959964**2))
     none = share_figure(np.zeros(20))
     assert (none["value"], none["low"], none["high"]) == (0, 0, pytest.approx(1 - some["low"]))
+
+
+def auc_of(real_N: np.ndarray, forged_N: np.ndarray, resamples: int = 300) -> dict[str, float]:
+    return auc_figure(lambda row: auc(real_N[row], forged_N[row]), len(real_N), 0, resamples)
+
+
+def test_an_auc_without_a_fault_is_not_known_for_sure():
+    apart = auc_of(np.zeros(20), np.ones(20))
+    assert (apart["value"], apart["high"], apart["chance"]) == (1, 1, 0.5)
+    assert apart["low"] == pytest.approx(20 / (20 + 1.959964**2))
+    turned = auc_of(np.ones(20), np.zeros(20))
+    assert (turned["value"], turned["low"], turned["high"]) == (0, 0, pytest.approx(1 - apart["low"]))
+    # One pair of 400 the wrong way round says no more.
+    assert auc_of(np.r_[np.zeros(19), 2], np.r_[np.ones(19), 3])["low"] <= apart["low"]
+
+
+def test_intervals_of_an_auc_near_1_hold_the_truth_as_often_as_they_say():
+    rng = np.random.default_rng(0)
+    # Of two normals this far apart: Phi(2.2 / sqrt(2)) = 0.940.
+    found = [auc_of(rng.normal(size=15), rng.normal(2.2, size=15), 100) for _ in range(200)]
+    assert np.mean([one["low"] <= 0.940 <= one["high"] for one in found]) >= 0.93
 
 
 def test_volumes_of_equal_and_orthogonal_vectors_are_0_and_1():
