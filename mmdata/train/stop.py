@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from types import FrameType, TracebackType
@@ -11,7 +12,11 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopSignals:
-    """While this context is open, the first signal sets `asked`; a second one acts as it always does."""
+    """While this context is open, a signal sets `asked`, and others change nothing.
+
+    Launchers and schedulers send them twice: to all processes, and torchrun each once more to its ranks. Who is out of
+    patience has SIGKILL. Only a person at a training of one process has not: a second Ctrl-C acts as it always does.
+    """
 
     def __init__(self) -> None:
         """Nothing is asked yet."""
@@ -26,13 +31,11 @@ class StopSignals:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         """Give them back."""
-        self._restore()
-
-    def _ask(self, _number: int, _frame: FrameType | None) -> None:
-        self.asked = True
-        self._restore()
-
-    def _restore(self) -> None:
         for which, handler in self._before.items():
             signal.signal(which, handler)
         self._before = {}
+
+    def _ask(self, number: int, _frame: FrameType | None) -> None:
+        self.asked = True
+        if number == signal.SIGINT and "LOCAL_RANK" not in os.environ:
+            signal.signal(number, self._before[signal.SIGINT])

@@ -26,6 +26,7 @@ from mmdata.train.export import load_model
 from mmdata.train.parallel import clip_gradients
 from mmdata.train.run import train
 from mmdata.train.stages import learning_rate
+from mmdata.train.stop import StopSignals
 
 
 class Lines(list[str]):
@@ -126,6 +127,38 @@ def test_a_signal_saves_and_the_same_command_goes_on_to_the_same_weights(straigh
     assert any("going on after step 2" in line for line in lines)
     assert_equal_weights(folder, tmp_path / "parts")
     assert steps_of(folder) == steps_of(tmp_path / "parts")
+
+
+@pytest.mark.parametrize(("which", "rank"), [(signal.SIGTERM, None), (signal.SIGINT, "0"), (signal.SIGTERM, "0")])
+def test_a_signal_that_is_sent_again_ends_nothing_before_it_is_saved(
+    monkeypatch: pytest.MonkeyPatch, which: signal.Signals, rank: str | None
+):
+    """torchrun passes on to its ranks what they have got already; the checkpoint was lost."""
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    if rank:
+        monkeypatch.setenv("LOCAL_RANK", rank)
+    before, heard = signal.getsignal(which), []
+    signal.signal(which, lambda *_: heard.append(which))
+    try:
+        with StopSignals() as stop:
+            assert not stop.asked
+            for _ in range(3):
+                signal.raise_signal(which)
+            assert stop.asked
+        assert heard == []
+        signal.raise_signal(which)
+        assert heard == [which]
+    finally:
+        signal.signal(which, before)
+
+
+def test_a_second_ctrl_c_of_a_person_ends_it_at_once(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    with StopSignals() as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert stop.asked
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
 
 
 @pytest.mark.slow
