@@ -49,7 +49,9 @@ def check_list(file: Path, column: str | None) -> None:
             _check_encoding(path)
         columns = _columns(path)
     except OSError as error:
-        raise ValueError(f"{file}: cannot be read: {error.strerror or error}") from None
+        # `mmdata whatif` asks for the lists of a build that may have run somewhere else.
+        where = "" if path.is_absolute() else f" in {Path.cwd()}, where mmdata runs"
+        raise ValueError(f"{file}: cannot be read: {error.strerror or error}{where}") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"{file}: is not UTF-8 ({error.reason}); save it as UTF-8") from None
     if not columns:
