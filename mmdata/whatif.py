@@ -25,7 +25,7 @@ from mmdata.steps.curate.clusters import Clusters
 from mmdata.steps.curate.expressions import check_number, written
 from mmdata.steps.curate.rules import Rules, Test
 from mmdata.store import sql
-from mmdata.store.curation import Curation, explained
+from mmdata.store.curation import Curation, explained_value
 from mmdata.store.sql import identifier, parquet
 from mmdata.store.versions import Kept, open_version
 
@@ -299,7 +299,7 @@ def _curve(curation: Curation, expression: str) -> list[tuple[float, float, int]
             for share, bound in zip(_QUANTILES, values, strict=False)
         ]
     except sql.Error as error:
-        raise SpecError([f"--curve {expression}: {explained(error, curation.columns)}"]) from None
+        raise SpecError([f"--curve {expression}: {explained_value(error, curation.columns)}"]) from None
 
 
 def _compared(

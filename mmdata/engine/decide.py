@@ -21,6 +21,7 @@ from mmdata.engine.calibrate import fit_curves
 from mmdata.engine.work import Done
 from mmdata.plan import Plan, is_mapped
 from mmdata.steps.base import Align, Augment, Curate, Fitted, Measure, Write
+from mmdata.steps.curate.faults import faults_told
 from mmdata.steps.curate.unknown import told, unknown
 from mmdata.store import versions
 from mmdata.store.crossings import write_crossings, write_moved
@@ -138,15 +139,19 @@ def gather_corpus(corpus: Corpus, folder: Path, memory: int) -> None:
 
 
 def decide_over(gathered: Path, what: Decisions, folder: Path, scratch: Path, memory: int) -> list[ShardPlan]:
-    """Decide who is kept and which shards there will be; writes into `folder`. Raises LedgerError."""
+    """Decide who is kept and which shards there will be; writes into `folder`. Raises LedgerError.
+
+    Raises FatalError for a value that an expression cannot take.
+    """
     curation = Curation.open(what.columns, what.seed, gathered, scratch, sql_memory(memory))
     for augment in what.augment:
         drop_losses(curation, augment.label, augment.most_match_loss())
     found: dict[str, dict[str, Any]] = {}
     for step in what.curate:
-        # Two steps of one kind may say the same.
-        found |= {told(row): row for row in unknown(curation, step)}
-        step.apply(curation)
+        with faults_told(curation, step):
+            # Two steps of one kind may say the same.
+            found |= {told(row): row for row in unknown(curation, step)}
+            step.apply(curation)
     decide_fates(curation, what.inputs, [step.label for step in what.augment if step.replaces])
     for step in {step.step: step for step in what.curate}.values():
         step.verify(curation)

@@ -212,6 +212,13 @@ def explained(error: Exception, columns: Columns) -> str:
     return f"{message}; write {carried}one of {', '.join(sorted(names))}"
 
 
+def explained_value(error: Exception, columns: Columns) -> str:
+    """The same of a value that an expression met and cannot take, with what to write."""
+    message = explained(error, columns)
+    is_cast = message.startswith("Conversion Error")
+    return f"{message}; TRY_CAST(... AS ...) is NULL where a value cannot be cast" if is_cast else message
+
+
 def base_rows(base: Sequence[Path], retried: Sequence[Path]) -> str:
     """A query of the rows of base parts; failed fetches of the parts in `retried` are spoken of by others."""
     query = f"SELECT * FROM {parquet(base, filename=True)}"

@@ -19,6 +19,8 @@ except ImportError:
 
 Error = engine.Error
 OutOfMemoryError = engine.OutOfMemoryException
+# A value is to blame, not the query.
+VALUE_ERRORS: Final = (engine.ConversionException, engine.OutOfRangeException, engine.InvalidInputException)
 
 
 def connect(database: str = ":memory:", **config: Any) -> duckdb.DuckDBPyConnection:

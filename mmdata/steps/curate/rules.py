@@ -24,7 +24,7 @@ from mmdata.steps.curate.expressions import (
     written,
 )
 from mmdata.store import sql
-from mmdata.store.curation import Columns, Curation, explained
+from mmdata.store.curation import Columns, Curation, explained_value
 from mmdata.store.sql import quoted
 
 # A name that no column of a pipeline can have.
@@ -334,12 +334,13 @@ class Rules(Curate):
             try:
                 tests += [(name, test) for test in rule.tests(curation, f"rule {number}")]
             except sql.Error as error:
-                raise FatalError(f"rule '{name}': {explained(error, curation.columns)}") from None
+                raise FatalError(f"rule '{name}': {explained_value(error, curation.columns)}") from None
         try:
             curation.connection.execute(_insertion(tests))
         except sql.Error as error:
             # What binds may still meet a value that it cannot take: a text that is no number, say.
-            raise FatalError(f"rule '{_culprit(curation, tests)}': {explained(error, curation.columns)}") from None
+            culprit = _culprit(curation, tests)
+            raise FatalError(f"rule '{culprit}': {explained_value(error, curation.columns)}") from None
 
 
 def _insertion(tests: list[tuple[str, Test]]) -> str:
