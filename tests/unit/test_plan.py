@@ -152,7 +152,7 @@ def test_a_good_plan_says_what_would_run() -> None:
         ),
         (
             "curate:\n  - splits: {shares: {train: 1.5, val: -0.5}}\n",
-            ["p.yaml:9:14 curate[0].splits.shares: the share of 'val' is negative"],
+            ["p.yaml:9:14 curate[0].splits.shares: the share of 'val' is -0.5, not 0 or more"],
         ),
         (
             "curate:\n  - splits: {shars: {train: 1}}\n",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -25,6 +25,8 @@ _ALIKE: Final = """{hash} IN (SELECT {hash} FROM undecided AS candidates WHERE p
 _IN_A_LINK: Final = """sample_id IN (SELECT sample_id FROM links WHERE other_source IS NULL
     UNION ALL SELECT other_id FROM links WHERE other_source IS NULL)"""
 
+_Distance = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
 
 class Duplicates(Curate):
     """Of samples with equal or close members the best stays, the others say of which they are duplicates.
@@ -38,7 +40,7 @@ class Duplicates(Curate):
         [],
         description="members or expressions (`content.image.digest`) that must all be equal; who lacks one is left",
     )
-    near: dict[str, float] = Field(
+    near: dict[str, _Distance] = Field(
         {}, description="measure and member, `pdq.image`: the largest distance; samples close by any of them are one"
     )
     best: str = Field("key", description="SQL order; the first of a group stays, for example `image.width DESC`")

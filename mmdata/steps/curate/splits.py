@@ -12,7 +12,7 @@ only to the later one of two groups that a newcomer joins.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, ClassVar, Final
+from typing import Annotated, Any, ClassVar, Final
 
 from pydantic import Field, field_validator
 
@@ -29,6 +29,8 @@ from mmdata.store.sql import quoted
 _SUM_TOLERANCE: Final = 1e-6
 _NO_LINKS: Final = "; under `measure:` stands none that does"
 
+_Distance = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
 
 class Splits(Curate):
     """Shares of the samples, by a hash of their group: what belongs together is in one split, children with parents."""
@@ -43,7 +45,7 @@ class Splits(Curate):
         default=["sample_id"],
         description="SQL expressions of originals (speaker, site, caption); samples where one is equal are one group",
     )
-    links: list[str] | dict[str, float] | None = Field(
+    links: list[str] | dict[str, _Distance] | None = Field(
         None,
         description="measures whose links keep samples together, or the largest distance of each; default: all, any",
     )
@@ -62,8 +64,8 @@ class Splits(Curate):
     @classmethod
     def _adds_up(cls, shares: dict[str, float]) -> dict[str, float]:
         for name, share in shares.items():
-            if share < 0:
-                raise ValueError(f"the share of '{name}' is negative")
+            if not share >= 0:
+                raise ValueError(f"the share of '{name}' is {share:g}, not 0 or more")
         if abs(sum(shares.values()) - 1) > _SUM_TOLERANCE:
             raise ValueError(f"the shares add up to {sum(shares.values()):g}, not to 1")
         for name in shares:

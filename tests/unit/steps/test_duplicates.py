@@ -14,6 +14,7 @@ from mmdata.sample import sample_id
 from mmdata.spec import ParameterError
 from mmdata.steps.curate.duplicates import Duplicates
 from mmdata.steps.curate.rules import Rules
+from mmdata.steps.curate.splits import Splits
 from mmdata.store.curation import LINKED, Columns, Curation
 
 Link = tuple[str, str, str, float]
@@ -147,6 +148,13 @@ def test_a_distance_that_the_measure_does_not_link_is_refused_at_its_place() -> 
     ]
     boundless = replace(LINKING, linked={"pdq": None})
     Duplicates(near={"pdq.image": 60}).check(Curation.empty(boundless))
+
+
+@pytest.mark.parametrize("distance", [-1.0, float("nan"), float("inf")])
+def test_what_is_no_distance_is_refused(distance: float) -> None:
+    for step in (lambda: Duplicates(near={"pdq.image": distance}), lambda: Splits(links={"pdq": distance})):
+        with pytest.raises(ValidationError, match=r"greater than or equal to 0|finite"):
+            step()
 
 
 def test_where_nothing_links_the_step_that_would_is_named() -> None:
