@@ -105,7 +105,7 @@ class ShardFolder:
 
 
 def open_folder(where: str | Path) -> ShardFolder:
-    """Read `manifest.json`. Raises TrainError where it is missing, damaged or of another format."""
+    """Read `manifest.json`. Raises TrainError where it is missing, damaged, of another format, or names no samples."""
     place = open_place(where)
     file = f"{place}/manifest.json"
     try:
@@ -119,6 +119,9 @@ def open_folder(where: str | Path) -> ShardFolder:
     except ValueError as error:
         raise TrainError(f"{file}: no manifest of shards of version 1: {_reason(error)}") from None
     _check_names(file, manifest)
+    if not any(split.samples for split in manifest.splits.values()):
+        why = 'why: mmdata query BUILD "SELECT rule, count(*) FROM fates GROUP BY rule"'
+        raise TrainError(f"{file}: no samples: its build kept none; {why}")
     return ShardFolder(place, manifest, hashlib.sha256(data).hexdigest())
 
 

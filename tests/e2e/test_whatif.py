@@ -139,6 +139,17 @@ def test_a_curve_is_of_finite_numbers(texts):
     assert answer["curves"]["-ln(text.words - 1)"][-1][2] == 2
 
 
+def test_numbers_that_json_has_none_for_are_null(texts):
+    answer = asked(texts, "--rule", "x: 1 / (text.words - 1) <= 1", "--examples", "9")
+    assert [row["value"] for row in answer["borders"] if not row["kept"]] == [None]
+
+
+def test_a_build_that_keeps_nothing_says_so(own):
+    assert own.build("--set", "curate.rules.keep.enough=text.words < 0").stdout.endswith(
+        "\nshards: none, no sample is kept\n"
+    )
+
+
 def test_nothing_of_the_build_changes(texts, layout, shard_digests):
     before = layout(texts.folder / "out"), shard_digests(texts.folder / "out")
     texts.run("whatif", "out", "--rule", "short: text.words <= 8", "--curve", "text.chars")

@@ -86,6 +86,8 @@ def test_shards_that_disagree_with_the_manifest_stop_the_start(write_shards: Cal
     assert "'../secret.tar' is not a plain file name" in error()
     shard["path"] = "gone.tar"
     assert "gone.tar: cannot be read" in error()
+    manifest["splits"] = {}
+    assert 'manifest.json: no samples: its build kept none; why: mmdata query BUILD "SELECT' in error()
     manifest["version"] = 9
     assert "no manifest of shards of version 1: version" in error()
 
