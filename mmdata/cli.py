@@ -143,11 +143,12 @@ def whatif(build_folder: str, as_json: bool, **asked: Any) -> None:
     """
     from dataclasses import asdict
 
+    from mmdata.query import finite
     from mmdata.whatif import Asked, what_if
 
     answer = what_if(build_folder, Asked(**asked))
     if as_json:
-        click.echo(json.dumps(asdict(answer), ensure_ascii=False, indent=1))
+        click.echo(json.dumps(finite(asdict(answer)), ensure_ascii=False, indent=1, allow_nan=False))
     else:
         from mmdata.whatif_text import tell
 

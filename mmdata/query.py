@@ -114,7 +114,7 @@ def _write_json(names: Sequence[str], rows: Rows, file: TextIO) -> None:
     names = _told_apart(names)
     start = "["
     for row in rows:
-        cells = {name: _finite(value) for name, value in zip(names, row, strict=True)}
+        cells = {name: finite(value) for name, value in zip(names, row, strict=True)}
         file.write(start + "\n " + json.dumps(cells, ensure_ascii=False, default=str, allow_nan=False))
         start = ","
     file.write("[]\n" if start == "[" else "\n]\n")
@@ -128,15 +128,15 @@ def _told_apart(names: Sequence[str]) -> list[str]:
     return own
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """The value, with null for what JSON has no number for; decimals as numbers."""
     if isinstance(value, Decimal):
         value = float(value)
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
-    return [_finite(inner) for inner in value] if isinstance(value, list | tuple) else value
+        return {key: finite(inner) for key, inner in value.items()}
+    return [finite(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 _WRITERS: dict[str, Callable[[Sequence[str], Rows, TextIO], None]] = {
