@@ -32,19 +32,24 @@ _BINS: Final = 20
 _PAGE: Final = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title>
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
+<meta name="viewport" content="width=device-width, initial-scale=1">
 <style>
 body {{ font: 15px/1.5 system-ui, sans-serif; color: #1c2733; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }}
 h1 {{ font-size: 1.6rem; margin-bottom: 0; }} h2 {{ font-size: 1.15rem; margin-top: 2.2rem; }}
-h3 {{ font-size: 1rem; margin: 1.4rem 0 .4rem; }} p {{ margin: .3rem 0; }} .dim {{ color: #667686; }}
+h3 {{ font-size: 1rem; margin: 1.4rem 0 .4rem; }} h3 span {{ font-weight: normal; }} p {{ margin: .3rem 0; }}
+h1, h2, h3, .dim {{ overflow-wrap: anywhere; }} .dim {{ color: #5d6c7b; }}
+.wide {{ overflow-x: auto; }}
 table {{ border-collapse: collapse; margin: .5rem 0; }}
 td, th {{ padding: .2rem .9rem .2rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid #e4e9ee; }}
-td.n, th.n {{ text-align: right; font-variant-numeric: tabular-nums; }}
-.bar {{ background: #3b7dd8; height: .8rem; display: inline-block; vertical-align: middle; border-radius: 2px; }}
-.hist {{ display: flex; align-items: flex-end; height: 60px; gap: 2px; width: 420px;
-  border-bottom: 1px solid #98a6b3; }}
-.hist i {{ background: #3b7dd8; flex: 1; }}
-.gallery {{ display: flex; flex-wrap: wrap; gap: .8rem; }}
-.card {{ width: 10.4rem; border: 1px solid #dfe5ea; border-radius: 6px; padding: .5rem; overflow-wrap: anywhere;
+td.n, th.n {{ text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }}
+.bars td:first-child {{ min-width: 4.5rem; }} .bars .n {{ min-width: 3.4rem; }}
+.bars .bar {{ width: min(20rem, 30vw); }}
+.bar i {{ background: #3b7dd8; height: .8rem; display: inline-block; vertical-align: middle; border-radius: 2px; }}
+.hist, .axis {{ display: flex; gap: 2px; max-width: 420px; }}
+.hist {{ align-items: flex-end; height: 60px; border-bottom: 1px solid #98a6b3; }}
+.hist i {{ background: #3b7dd8; flex: 1; }} .axis {{ justify-content: space-between; font-size: .8rem; }}
+.gallery {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(10rem, 1fr)); gap: .8rem; }}
+.card {{ border: 1px solid #dfe5ea; border-radius: 6px; padding: .5rem; overflow-wrap: anywhere;
   font-size: .8rem; line-height: 1.35; }}
 .card img {{ max-width: 100%; max-height: 120px; display: block; margin: 0 auto .4rem; }}
 </style></head><body>
@@ -101,7 +106,7 @@ def _matches(catalog: Any) -> Iterator[str]:
             continue
         share = f"{100 * noise:.1f} % of {pairs} pairs look mismatched (95 %: {100 * low:.1f} to {100 * high:.1f} %)"
         share += f"; {_text(problem)}" if problem else ""
-        yield f"<p>{share}</p><p class='dim'>probability that a pair belongs together, 0 to 1</p>"
+        yield f"<p>{share}</p>"
         counted = f"SELECT least(floor(match * {_BINS}), {_BINS - 1})::INTEGER AS bin, count(*) FROM scores"
         where = "WHERE aligner = ? AND edge = ? AND match IS NOT NULL GROUP BY 1"
         yield _histogram(dict(catalog.execute(f"{counted} {where}", [aligner, edge]).fetchall()))
@@ -111,7 +116,8 @@ def _histogram(count_of: dict[int, int]) -> str:
     most = max(count_of.values(), default=1)
     counts = [count_of.get(number, 0) for number in range(_BINS)]
     cells = (f"<i title='{count}' style='height:{100 * count / most:.1f}%'></i>" for count in counts)
-    return f"<div class='hist'>{''.join(cells)}</div>"
+    about = "<span>0</span><span>probability that a pair belongs together</span><span>1</span>"
+    return f"<div class='hist'>{''.join(cells)}</div><div class='axis dim'>{about}</div>"
 
 
 def _left_out(catalog: Any) -> Iterator[str]:
@@ -169,23 +175,34 @@ def _thumbnail(data: bytes) -> str | None:
 
 
 def _bars(catalog: Any, query: str) -> str:
+    """Names and counts, each with its share of all, as a number and as a bar."""
     rows = catalog.execute(query).fetchall()
-    most = max((count for _, count in rows), default=1)
+    total = sum(count for _, count in rows)
     cells = (
-        f"<tr><td>{_text(name)}</td><td class='n'>{count}</td>"
-        f"<td><span class='bar' style='width:{20 * count / most:.2f}rem'></span></td></tr>"
+        f"<tr><td>{_text(name)}</td><td class='n'>{count}</td><td class='n'>{100 * count / total:.1f} %</td>"
+        f"<td class='bar'><i style='width:{100 * count / total:.1f}%'></i></td></tr>"
         for name, count in rows
     )
-    return f"<table>{''.join(cells)}</table>"
+    return f"<table class='bars'>{''.join(cells)}</table>" if rows else "<p class='dim'>none</p>"
 
 
 def _table(catalog: Any, query: str, title: str) -> Iterator[str]:
     result = catalog.execute(query)
     names, rows = [column[0] for column in result.description], result.fetchall()
     if rows:
-        head = "".join(f"<th>{_text(name)}</th>" for name in names)
-        body = "".join(f"<tr>{''.join(f'<td>{_text(value)}</td>' for value in row)}</tr>" for row in rows)
-        yield f"<h2>{_text(title)}</h2><table><tr>{head}</tr>{body}</table>"
+        kinds = [" class='n'" if all(_is_number(row[n]) for row in rows) else "" for n in range(len(names))]
+        lines = [_cells("th", kinds, [name.replace("_", " ") for name in names])]
+        lines += [_cells("td", kinds, row) for row in rows]
+        yield f"<h2>{_text(title)}</h2><div class='wide'><table>{''.join(lines)}</table></div>"
+
+
+def _cells(tag: str, kinds: Sequence[str], values: Sequence[Any]) -> str:
+    cells = (f"<{tag}{kind}>{_text(value)}</{tag}>" for kind, value in zip(kinds, values, strict=True))
+    return f"<tr>{''.join(cells)}</tr>"
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or isinstance(value, int | float)
 
 
 def _one(catalog: Any, query: str) -> Any:

@@ -37,6 +37,10 @@ own AS (
         WHEN c.sign <> '' THEN rule || ': ' || c.one || ' was ' || shown || ', must be ' || c.sign || ' ' || c.other
             || c.more
         WHEN expression <> '' THEN rule || ': ' || detail || ' is not true'
+        WHEN step IN ('quota', 'mix') AND value IS NOT NULL THEN
+            step || ': place ' || shown || ' of its kind, ' || bound || ' stay' || coalesce(' (' || detail || ')', '')
+        WHEN step = 'terms' AND value IS NOT NULL THEN
+            'terms: its draw was ' || shown || ', must be < ' || bound || coalesce(' (' || detail || ')', '')
         WHEN value IS NOT NULL THEN step || ' by ' || rule || ': ' || shown || coalesce(', at most ' || bound, '')
             || coalesce(' (' || detail || ')', '')
         ELSE step || ': ' || rule || coalesce(': ' || detail, '') END AS sentence

@@ -28,6 +28,15 @@ def test_a_page_of_one_file_with_pictures_reasons_and_nothing_that_runs(cli):
     assert page.count("data:image/jpeg;base64,") == 2
     assert "<b>p4</b>" in page
     assert "ingest: bad_image" in page or "ingest: not_an_image" in page
+    # Each count is beside its share of all, as a bar and as a number.
+    assert re.findall(r"(\w+)</td><td class='n'>(\d+)</td><td class='n'>([\d.]+) %</td>.*?width:([\d.]+)%", page) == [
+        ("dropped", "2", "40.0", "40.0"),
+        ("kept", "2", "40.0", "40.0"),
+        ("failed", "1", "20.0", "20.0"),
+        ("train", "2", "100.0", "100.0"),
+    ]
+    # A phone shows it at its own width, and what is wider scrolls by itself.
+    assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in page
     # Nothing is fetched when it is opened.
     assert not re.search(r"(src|href)=['\"](?!data:)", page)
 

@@ -40,7 +40,22 @@ from mmdata.store.explained import EXPLAINED
             "(image IS NOT NULL)",
             "there: (image IS NOT NULL) is not true",
         ),
-        (("dropped", "quota", "source", 12.0, 10.0, None), None, "quota by source: 12, at most 10"),
+        (
+            ("dropped", "quota", "caption.lang", 12.0, 10.0, "caption.lang = en: 40 samples"),
+            None,
+            "quota: place 12 of its kind, 10 stay (caption.lang = en: 40 samples)",
+        ),
+        (
+            ("dropped", "mix", "source", 1.0, 0.0, "source = web"),
+            None,
+            "mix: place 1 of its kind, 0 stay (source = web)",
+        ),
+        (
+            ("dropped", "terms", "terms", 0.75, 0.5, "cat: 40 samples"),
+            None,
+            "terms: its draw was 0.75, must be < 0.5 (cat: 40 samples)",
+        ),
+        (("dropped", "own", "size", 12.0, 10.0, None), None, "own by size: 12, at most 10"),
         (("duplicate", "duplicates", "pdq", 4.0, 31.0, "ab"), None, "a duplicate of ab by pdq: 4 apart, at most 31"),
         (("duplicate", "duplicates", "image", None, None, "ab"), None, "a duplicate of ab by image"),
         (("failed", "ingest", "bad_image", None, None, "no pixels"), None, "ingest: bad_image: no pixels"),
