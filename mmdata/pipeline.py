@@ -352,6 +352,8 @@ class _Resolver:
 
     def _check_sql(self, columns: Columns, steps: list[tuple[Keys, Step]]) -> None:
         curation = Curation.empty(columns)
+        for keys in [keys for keys, step in steps if isinstance(step, Splits)][1:]:
+            self._problem(keys, "a `splits` above places the samples already; leave one")
         for keys, step in steps:
             if isinstance(step, Curate):
                 try:

@@ -151,6 +151,10 @@ def test_a_good_plan_says_what_would_run() -> None:
             ["p.yaml:9:14 curate[0].splits.shares: the shares add up to 1.1, not to 1"],
         ),
         (
+            "curate:\n  - splits\n  - splits: {shares: {a: 1}}\n",
+            ["p.yaml:10:5 curate[1].splits: a `splits` above places the samples already; leave one"],
+        ),
+        (
             "curate:\n  - splits: {shares: {train: 1.5, val: -0.5}}\n",
             ["p.yaml:9:14 curate[0].splits.shares: the share of 'val' is -0.5, not 0 or more"],
         ),
