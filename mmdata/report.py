@@ -81,11 +81,11 @@ def _sections(catalog: Any) -> Iterator[str]:
     name, folder = catalog.execute("SELECT name, folder FROM build").fetchone()
     yield f"<h1>{_text(name)}</h1><p class='dim'>{_text(folder)}</p>"
     yield "<h2>What became of the inputs</h2>"
-    yield _bars(catalog, "SELECT fate, count(*) FROM samples WHERE parent_id IS NULL GROUP BY 1 ORDER BY 2 DESC, 1")
+    fates = "SELECT coalesce(fate, 'not decided yet'), count(*) FROM samples WHERE {} GROUP BY 1 ORDER BY 2 DESC, 1"
+    yield _bars(catalog, fates.format("parent_id IS NULL"))
     if _one(catalog, "SELECT count(*) FROM samples WHERE parent_id IS NOT NULL"):
         yield "<h2>What became of their children</h2>"
-        query = "SELECT fate, count(*) FROM samples WHERE parent_id IS NOT NULL GROUP BY 1 ORDER BY 2 DESC, 1"
-        yield _bars(catalog, query)
+        yield _bars(catalog, fates.format("parent_id IS NOT NULL"))
     yield "<h2>Splits</h2>"
     yield _bars(catalog, "SELECT split, count(*) FROM samples WHERE fate = 'kept' GROUP BY 1 ORDER BY 2 DESC, 1")
     yield from _table(catalog, "SELECT * FROM crossings WHERE samples > 0", "Twins in two splits")

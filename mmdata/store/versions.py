@@ -164,6 +164,8 @@ def _current(build: Path) -> Kept:
         return _read(build, build / "decided" / described["selection"] / _FILE)
     except FileNotFoundError as error:
         fix = "give a folder that a build wrote to its end" if build.is_dir() else "there is no such folder"
+        if versions := list(iter_versions(build)):
+            fix = f"the last build did not come to its end; what was decided before: {versions[-1].title}"
         raise MmdataError(f"{build}: nothing decided here ({Path(error.filename).name} is missing); {fix}") from None
 
 

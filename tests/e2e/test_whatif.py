@@ -150,6 +150,15 @@ def test_a_build_that_keeps_nothing_says_so(own):
     )
 
 
+def test_a_build_that_did_not_come_to_its_end_is_told_with_what_was_decided_before(own):
+    own.build("--set", "curate.rules.keep.enough=CAST(text.text AS INTEGER) > 3", code=1)
+    for command in (["whatif", "out"], ["diff", "out@1", "out"]):
+        said = own.run(*command, code=1).stderr
+        assert said.endswith("the last build did not come to its end; what was decided before: out@1\n")
+    own.run("report", "out")
+    assert "<td>not decided yet</td>" in (own.folder / "out/report.html").read_text()
+
+
 def test_nothing_of_the_build_changes(texts, layout, shard_digests):
     before = layout(texts.folder / "out"), shard_digests(texts.folder / "out")
     texts.run("whatif", "out", "--rule", "short: text.words <= 8", "--curve", "text.chars")
@@ -256,7 +265,7 @@ def test_it_needs_no_reference_set_and_names_the_rule_whose_list_is_gone(cli):
     assert said.splitlines() == [f"pipeline.yaml:14:5 measure[0].minhash.reference: {there}"]
     (cli.folder / "deny.txt").unlink()
     said = cli.run("whatif", "out", "--rule", "unknown: text.words > 3", code=2).stderr
-    problem = "rule 'listed': deny.txt: cannot be read: No such file or directory"
+    problem = f"rule 'listed': deny.txt: cannot be read: No such file or directory in {cli.folder}, where mmdata runs"
     assert said.splitlines() == [f"out@1 curate[0].rules.keep.listed: {problem}"]
 
 
