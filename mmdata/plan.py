@@ -20,7 +20,7 @@ from mmdata.errors import PlanError
 from mmdata.listing import Chunk, Looked, crawl_folder, fingerprint, is_crawled, iter_chunks, iter_looked
 from mmdata.pipeline import Pipeline, resolve
 from mmdata.steps.base import Align, Augment, Crawled, Fitted, Linked, Measure, Step
-from mmdata.store.files import SCRATCH_MARK
+from mmdata.store.files import SCRATCH_MARK, make_folder
 
 
 @dataclass(frozen=True)
@@ -229,12 +229,7 @@ def plan_to_build(
     """`make_plan`, with the listing that workers read: it lies in the build folder until the block ends."""
     document, pipeline = _resolved(path, overrides)
     folder = _folder(pipeline, output)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise PlanError([f"{folder}: cannot be made: {error.strerror}"]) from None
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise PlanError([f"{folder}: nothing can be written there; give another folder with --output"])
+    make_folder(folder)
     # Of this process alone: a second build of the folder must not change what the first one reads.
     listing = folder / f"listing{SCRATCH_MARK}{os.getpid()}"
     try:

@@ -20,6 +20,7 @@ from typing import Final, Literal
 from PIL import Image, ImageDraw, ImageOps
 
 from mmdata.demo.sound import can_speak, melody_wav, speech_wav
+from mmdata.store.files import make_folder
 
 RGB = tuple[int, int, int]
 
@@ -109,7 +110,7 @@ def write_scenes(
     `sound`: `speech` is espeak-ng reading the caption, `tones` the melody of `mmdata.demo.sound`, and `auto` speech
     where the program is there. Raises MmdataError where `speech` is asked for and the program is missing or fails.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
 
     def write(n: int) -> None:
         scene = scene_of(seed, n)

@@ -16,6 +16,16 @@ from mmdata.errors import FatalError
 SCRATCH_MARK = ".partial-"
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder that somebody has named, with those above it. Raises FatalError where nothing can be put there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FatalError(f"{folder}: cannot be made a folder: {error.strerror}; name another") from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise FatalError(f"{folder}: nothing can be written there; name another")
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """One at a time builds in a folder or cleans it; the lock goes with the process. Raises FatalError."""

@@ -162,7 +162,7 @@ def _current(build: Path) -> Kept:
     try:
         described = json.loads((build / "build.json").read_text(encoding="utf-8"))
         return _read(build, build / "decided" / described["selection"] / _FILE)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         fix = "give a folder that a build wrote to its end" if build.is_dir() else "there is no such folder"
         if versions := list(iter_versions(build)):
             fix = f"the last build did not come to its end; what was decided before: {versions[-1].title}"

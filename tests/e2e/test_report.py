@@ -49,3 +49,23 @@ def test_it_is_written_where_asked_and_a_folder_without_a_build_is_told(cli):
     assert cli.run("report", "out", "--out", "page.html").stdout.strip() == "page.html"
     assert (cli.folder / "page.html").read_text(encoding="utf-8").startswith("<!doctype html>")
     assert "build.json is missing" in cli.run("report", "media", code=1).stderr
+    assert (
+        cli.run("report", "out", "--out", "media", code=1).stderr
+        == "mmdata: media: cannot be written: Is a directory\n"
+    )
+    assert not list(cli.folder.glob("*.partial-*"))
+
+
+def test_a_file_where_a_folder_should_be_is_told(cli):
+    (cli.folder / "media/p.txt").write_text("x")
+    Image.new("RGB", (40, 40)).save(cli.folder / "media/p.png")
+    cli.spec()
+    (cli.folder / "file").write_text("x")
+    no_folder = "mmdata: file: cannot be made a folder: File exists; name another\n"
+    assert cli.run("build", "pipeline.yaml", "--output", "file", code=1).stderr == no_folder
+    assert cli.run("demo-data", "file", "--count", "1", code=1).stderr == no_folder
+    for command in (["whatif", "file"], ["diff", "file", "file"]):
+        assert (
+            "file: nothing decided here (build.json is missing); there is no such folder"
+            in cli.run(*command, code=1).stderr
+        )
