@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mmdata.errors import MmdataError, PlanError
+from mmdata.errors import FatalError, MmdataError, PlanError
 from mmdata.listing import parse_line
 from mmdata.plan import Plan, make_plan, plan_to_build
 from mmdata.steps.exchange import Declared
