@@ -304,6 +304,15 @@ def test_a_good_plan_says_what_would_run() -> None:
             ],
         ),
         (
+            "augment:\n  - joint: {apply: [HorizontalFlip], heard: {image: []}}\n",
+            [
+                (
+                    "p.yaml:9:46 augment[0].joint.heard.image: 'image' is image, and texts tell what is heard or felt "
+                    "in audio or a tensor"
+                )
+            ],
+        ),
+        (
             "augment:\n  - joint: {apply: [HorizontalFlip], masks: {image: [image]}}\n",
             ["p.yaml:9:38 augment[0].joint.masks: 'image' is a mask of one image, and has none itself"],
         ),
