@@ -314,4 +314,4 @@ def test_a_duplicate_of_what_a_rule_then_drops_is_told(scenes):
     # Of who is one too many no twin is wanted either.
     scenes.spec(curate=[steps[0], {"quota": {"by": ["key"], "most": {"00000": 0}}}])
     assert "gave way" not in scenes.build().stdout
-    assert scenes.query(sentence)[0]["sentence"].startswith("a duplicate of 00000 by image, which is out: quota by ")
+    assert scenes.query(sentence)[0]["sentence"].startswith("a duplicate of 00000 by image, which is out: quota: ")
