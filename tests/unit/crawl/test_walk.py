@@ -259,6 +259,7 @@ def of_kind(kind: str, url: str) -> bytes:
         (packed(of_kind("warcinfo", "http://x/")), None),
         (b"", None),
     ],
+    ids=["wet", "wat", "requests", "nothing", "empty"],
 )
 def test_what_was_made_of_a_recording_is_told_from_one(tmp_path: Path, data: bytes, instead: str | None):
     path = tmp_path / "x.warc.gz"
