@@ -87,7 +87,7 @@ class Clip:
             pretrained: as in `locate`.
             device: as in `resolve_device`.
             precision: of weights and activations; `auto` is bf16 where `multiplies_bf16`, which moves cosines by about
-                0.001.
+                0.001, those of `lite` by some thousandths.
 
         Raises:
             MissingExtraError: open_clip is not installed.
