@@ -182,7 +182,8 @@ def test_where_nothing_can_be_written_is_told(built):
     (built.folder / "file").write_text("")
     said = built.run("report", "out", "--out", "media", code=1)
     assert said.stderr == "mmdata: media: cannot be written: Is a directory\n"
-    assert built.run("demo-data", "file", code=1).stderr == "mmdata: file: cannot be written: File exists\n"
+    no_folder = "mmdata: file: cannot be made a folder: File exists; name another\n"
+    assert built.run("demo-data", "file", code=1).stderr == no_folder
 
 
 def test_too_little_memory_to_decide_is_told(scenes):
