@@ -87,6 +87,7 @@ def parent_of(files: dict[str, bytes]) -> Sample:
     return Sample(record["sample_id"], record["source"], record["key"], members)
 
 
+@pytest.mark.slow
 def test_children_are_in_the_ledger_in_the_report_and_can_be_replayed(scenes):
     said = build(scenes, "out", children=3)
     rows = scenes.query("SELECT * FROM operators ORDER BY operator")
@@ -123,6 +124,7 @@ def test_the_number_of_workers_and_of_children_changes_no_child(scenes):
     assert one == three
 
 
+@pytest.mark.slow
 def test_online_makes_the_children_that_a_build_would_have_made(scenes):
     build(scenes, "made", children=3)
     build(scenes, "online", mode="online")
@@ -202,6 +204,7 @@ def online_child(shards: Path, row: int) -> Any:
     return online.child(1, row % len(index))
 
 
+@pytest.mark.slow
 def test_a_loader_without_the_list_of_partners_says_so(scenes):
     build(scenes, "out", mode="online", apply=["mixgen"])
     shards = scenes.folder / "out/shards"
@@ -237,6 +240,7 @@ def test_a_second_build_makes_nothing_and_a_new_policy_only_children(scenes):
     assert {path.name for path in (scenes.folder / "out/parts/ingest").iterdir()} == before
 
 
+@pytest.mark.slow
 def test_sensors_are_taken_in_measured_augmented_written_and_made_again_online(cli):
     media = cli.folder / "media"
     for n in range(12):

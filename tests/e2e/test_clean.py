@@ -36,6 +36,7 @@ def test_what_a_changed_pipeline_left_behind_goes(cli):
     assert "20 inputs = 20 kept" in cli.build().stdout
 
 
+@pytest.mark.slow
 def test_what_went_with_its_part_is_still_named(cli):
     """Of inputs that are no more, only parts that the build no longer needs know what they are called."""
     files = {"files": {"name": "texts", "root": "media", "members": {"text": "{stem}.txt"}}}

@@ -136,6 +136,7 @@ def test_queries_while_a_build_runs(cli):
     assert cli.query("SELECT status, (SELECT count(*) FROM samples) AS n FROM runs") == [{"status": "done", "n": 300}]
 
 
+@pytest.mark.slow
 def test_build_as_json_is_lines_of_json_that_end_with_the_fates(scenes):
     (scenes.folder / "media" / "bad.png").write_bytes(b"")
     (scenes.folder / "media" / "bad.txt").write_text("Bad.")
@@ -193,6 +194,7 @@ def test_too_little_memory_to_decide_is_told(scenes):
     assert said.endswith("; engine.memory is 1000000: set more")
 
 
+@pytest.mark.slow
 def test_a_split_that_gets_no_sample_is_named(scenes):
     scenes.spec(curate=[{"splits": {"by": "source", "shares": {"train": 0.5, "val": 0.5}}}])
     said = scenes.build().stdout.splitlines()
@@ -225,6 +227,7 @@ def test_on_a_terminal_it_draws_and_keeps_standard_output_clean(scenes):
     assert f"{SCENES} inputs = {SCENES} kept" in out.decode()
 
 
+@pytest.mark.slow
 def test_plan_shows_what_is_done_and_writes_nothing(scenes):
     scenes.spec(augment=FLIP)
     before = json.loads(scenes.run("plan", "pipeline.yaml", "--output", "out", "--json").stdout)
@@ -300,6 +303,7 @@ def test_a_wrong_option_and_a_missing_file_are_exit_code_2(cli):
     assert not (cli.folder / "builds").exists()
 
 
+@pytest.mark.slow
 def test_a_duplicate_of_what_a_rule_then_drops_is_told(scenes):
     (scenes.folder / "media" / "twin.png").write_bytes((scenes.folder / "media" / "00000.png").read_bytes())
     (scenes.folder / "media" / "twin.txt").write_text("the same again")

@@ -80,6 +80,7 @@ def record(site: Site, path: Path) -> None:
             one.raw_stream.close()
 
 
+@pytest.mark.slow
 def test_a_crawl_gives_pairs_and_every_page_its_outcome(cli, site: Site):
     spec(cli, site, web(site))
     assert "not known before it looks" in cli.run("plan", "pipeline.yaml", "--output", "out").stdout
@@ -157,6 +158,7 @@ SAID = {
 }
 
 
+@pytest.mark.slow
 def test_the_pipeline_of_web_sites_builds(cli):
     with Site(pages=4) as site:
         site.extra["/i/"] = lambda _, path, __: Reply(
@@ -182,6 +184,7 @@ def test_the_pipeline_of_web_sites_builds(cli):
     assert all(agent.endswith("(+mailto:test@example.org)") for agent in asked)
 
 
+@pytest.mark.slow
 def test_a_site_that_could_not_be_reached_says_why_and_is_asked_again(cli, site: Site):
     spec(cli, site, web(site, seeds=[site.url("/p/29")]))
     refused = ("--set", "fetch.allow_private=[]")
@@ -231,6 +234,7 @@ def test_a_page_that_shows_too_much_has_a_row_that_says_so(cli):
     ]
 
 
+@pytest.mark.slow
 def test_what_pages_say_of_pictures_together_or_in_several_ways(cli):
     """A figure of two, a picture with two texts, a page that is not to be indexed: each has its row."""
     hidden = '<meta name="robots" content="noindex"><img src="/i/x.jpg" alt="hidden"><img src="/i/a.jpg" alt="a fox">'

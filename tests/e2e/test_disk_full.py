@@ -24,6 +24,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(folder)], check=False)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_said_and_the_build_goes_on_when_there_is_room(cli, small_disk: Path, shard_digests):
     noise = random.Random(0)
     for n in range(60):

@@ -64,6 +64,7 @@ def shards(cli, folder: str = "out") -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted((cli.folder / folder / "shards").glob("*.tar"))}
 
 
+@pytest.mark.slow
 def test_each_url_has_the_outcome_it_should(cli, site: Site):
     good = [f"/i/{n}.jpg" for n in range(60)] + ["/hop/3"]
     urls = [*good, *HOSTILE, *BROKEN, "/i/secret.jpg"]

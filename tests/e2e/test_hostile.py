@@ -217,6 +217,7 @@ def assert_failed(entry: tuple[Any, ...], reason: str, where: str, detail: str) 
     assert len(entry[3]) > len(start) if "..." in detail else entry[3] == start + open_end
 
 
+@pytest.mark.slow
 def test_pictures_that_cannot_be_used_fail_with_their_reason_and_the_others_are_kept(cli):
     root = cli.folder / "media"
     for name, (extension, data, _, _) in BAD_IMAGES.items():
@@ -363,6 +364,7 @@ def test_an_svg_draws_nothing_that_lies_outside_of_it(cli):
     assert drawn == {name: {(0, 0, 255)} for name in drawings if name not in refused}
 
 
+@pytest.mark.slow
 def test_an_svg_cannot_take_for_ever(cli):
     root = cli.folder / "media"
     drawings = {

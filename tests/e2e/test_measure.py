@@ -111,6 +111,7 @@ def by_key(cli, query: str) -> dict[str, tuple[object, ...]]:
     return {row.pop("key"): tuple(row.values()) for row in cli.query(query)}
 
 
+@pytest.mark.slow
 def test_what_is_measured_is_there_for_rules_and_in_the_catalog(ruled):
     keep = {
         "says": "ruler.caption.letters <> 4",
@@ -164,6 +165,7 @@ def test_a_plan_shows_it_and_names_what_is_wrong(ruled):
     assert "did you mean 'letters'?" in said
 
 
+@pytest.mark.slow
 def test_children_are_measured_where_they_changed(ruled):
     keep = {"same": "ruler.caption.first = parent.ruler.caption.first"}
     ruled.spec(measure=MEASURE, augment=[{"joint": {"apply": ["HorizontalFlip"]}}], curate=[{"rules": {"keep": keep}}])

@@ -264,6 +264,7 @@ def test_what_was_removed_or_damaged_is_made_again_or_reported(scenes, shard_dig
     assert shard_digests(build) == digests
 
 
+@pytest.mark.slow
 def test_a_second_build_in_the_folder_is_refused(scenes):
     first = start_working(scenes, "out")
     # It stands still meanwhile: on a busy machine it would be done before the second has begun.

@@ -12,6 +12,7 @@ from small_clip import write_small_clip
 SRT = "1\n00:00:00,200 --> 00:00:01,200\nOne is red.\n\n2\n00:00:02,500 --> 00:00:03,900\nTwo is green.\n"
 
 
+@pytest.mark.slow
 def test_a_film_becomes_samples_of_its_scenes(cli):
     write_film(cli.folder / "media" / "talk.mp4", [2.0, 3.0, 2.0])
     (cli.folder / "media" / "talk.srt").write_text(SRT)
@@ -43,6 +44,7 @@ def test_a_film_becomes_samples_of_its_scenes(cli):
     assert "nothing to do" in cli.build().stdout
 
 
+@pytest.mark.slow
 def test_subtitles_that_cannot_be_read_cost_a_film_its_words_alone(cli):
     write_film(cli.folder / "media" / "talk.mp4", [2.0, 3.0])
     (cli.folder / "media" / "talk.srt").write_bytes(SRT.replace("red", "r\u00f6t").encode("latin-1"))

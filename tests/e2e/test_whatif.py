@@ -79,6 +79,7 @@ def test_rules_are_counted_in_their_order_and_alone_with_samples_at_the_border(t
     assert answer["borders"][1]["text"] == "w7x0 w7x1 w7x2 w7x3 w7x4 w7x5 w7x6"
 
 
+@pytest.mark.slow
 def test_rules_and_shares_keep_the_order_of_the_file(own):
     """Who fails several rules is dropped by the first; shares lie side by side in their order."""
     rules = {"keep": {"second_letter": "text.words >= 9", "a_first": "text.words >= 5"}}
@@ -94,6 +95,7 @@ def test_rules_and_shares_keep_the_order_of_the_file(own):
     assert "moved" in changed
 
 
+@pytest.mark.slow
 def test_members_and_rules_may_be_called_anything(cli):
     lines = [{"id": f"{n}", "text": "w " * n} for n in range(1, 9)]
     (cli.folder / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -181,6 +183,7 @@ def test_what_cannot_be_asked_is_said(texts, arguments, told):
     assert told in texts.run("whatif", "out", *arguments, code=2).stderr
 
 
+@pytest.mark.slow
 def test_versions_of_a_build_differ_by_who_came_went_and_moved_and_why(own):
     (own.folder / "media" / "040.txt").unlink()
     write_texts(own.folder / "media", range(41, 43))
@@ -203,6 +206,7 @@ def test_versions_of_a_build_differ_by_who_came_went_and_moved_and_why(own):
     assert "say how: --format" in own.run("diff", "out@1", "out@2", "--out", "rows.csv", code=2).stderr
 
 
+@pytest.mark.slow
 def test_a_rule_of_a_later_step_is_said_to_have_changed(own):
     def build(least: int) -> None:
         later = {"rules": {"keep": {"v1.1": f"text.words >= {least}"}}}
@@ -268,6 +272,7 @@ def test_it_needs_no_reference_set_and_names_the_rule_whose_list_is_gone(cli):
     assert said.splitlines() == [f"out@1 curate[0].rules.keep.listed: {problem}"]
 
 
+@pytest.mark.slow
 def test_an_attribute_that_no_sample_has_is_told_by_a_build_and_before_it(cli):
     """A plan cannot know which there are; misspelt it is NULL, which passes every rule and groups nothing."""
     lines = [{"text": f"words {n}", "score": n / 10, "speaker": f"s{n % 3}"} for n in range(10)]

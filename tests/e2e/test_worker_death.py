@@ -235,6 +235,7 @@ def test_a_programming_error_stops_the_build_and_is_shown(fragile, blocks):
     assert run["status"].startswith("failed: ")
 
 
+@pytest.mark.slow
 def test_many_failures_in_a_row_stop_the_build_and_say_what_they_share(fragile):
     add(fragile, 30, poisoned={f"q{n:02d}" for n in range(30)}, prefix="q")
     fragile.spec(

@@ -80,6 +80,7 @@ def kept(rows: list[dict[str, Any]], keep: dict[str, str]) -> set[str]:
 
 @settings(max_examples=12)
 @given(ROWS, st.integers(0, 20), st.integers(0, 5), st.floats(-1, 1))
+@pytest.mark.slow
 def test_everyone_has_one_fate_and_a_tighter_rule_never_keeps_more(
     rows: list[dict[str, Any]], width: int, more: int, score: float
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -49,6 +50,7 @@ def test_probabilities_rise_with_the_score_and_lie_in_0_1(corpus):
 
 @BOUNDED
 @given(corpora(), st.sampled_from([0.25, 2.0, 64.0]), st.sampled_from([-8.0, 0.0, 128.0]))
+@pytest.mark.slow
 def test_a_linear_change_of_the_scores_changes_nothing(corpus, factor, offset):
     scores_N, null_NR, strength_N = corpus
     found = calibrate(scores_N, null_NR, strength_N=strength_N)
@@ -60,6 +62,7 @@ def test_a_linear_change_of_the_scores_changes_nothing(corpus, factor, offset):
 
 @BOUNDED
 @given(corpora(), st.randoms(use_true_random=False))
+@pytest.mark.slow
 def test_neither_the_order_nor_the_run_matters(corpus, random):
     scores_N, null_NR, strength_N = corpus
     order = list(range(len(scores_N)))

@@ -82,6 +82,7 @@ def test_nothing_is_read_where_nothing_is_written(model: OcrModel) -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1280), (1280, 1), (10, 1280), (1, 1)])
+@pytest.mark.slow
 def test_a_line_is_read_in_bounded_memory(model: OcrModel, size: tuple[int, int]) -> None:
     image_HW3 = np.zeros((*size, 3), np.uint8)
     assert min(_for_engine(image_HW3).shape[:2]) * 16 >= max(size)

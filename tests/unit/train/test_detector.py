@@ -93,6 +93,7 @@ def pairs(cosine_NP: torch.Tensor) -> torch.Tensor:
     return torch.cat([cosine_NP, torch.ones_like(cosine_NP)], dim=1)
 
 
+@pytest.mark.slow
 def test_the_detector_is_measured_by_kind_also_on_families_it_was_not_shown():
     head, found = assess(shown(300, 0), shown(300, 1), EvalConfig(resamples=100))
     assert found["swap.audio"]["auc"]["low"] > 0.9
